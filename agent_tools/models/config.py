@@ -1,0 +1,211 @@
+"""How a cache is set: every setting an operator can read or ask to change.
+
+Sizes are MB = 2**20 bytes, lengths are tokens, shares are in (0, 1]. A setting that a deployment cannot know is ``None``.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agent_tools.errors import OutOfBoundsError
+
+MB = 2**20
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, documented by its attribute docstrings, closed to unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class CacheStatus(str, Enum):
+    """What state the cache as a whole is in."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+    INITIALIZING = "initializing"
+    ERROR = "error"
+
+
+class EvictionPolicy(str, Enum):
+    """Eviction policies of LMCache 0.5.6. ``lmcache server`` offers lru, arc and noop on L1 and isolated_lru on L2."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    FIFO = "fifo"
+    RANDOM = "random"
+    MRU = "mru"
+    ARC = "arc"
+    ISOLATED_LRU = "isolated_lru"
+    NOOP = "noop"
+
+
+class L2Adapter(Frozen):
+    """One L2 storage adapter behind the L1 cache."""
+
+    type: Annotated[str, Field(min_length=1)]
+    """LMCache's adapter type, e.g. ``fs``, ``fs_native``, ``resp``, ``dax``."""
+    settings: dict[str, Any] = {}
+    """The adapter's other fields as LMCache reports them; values of secret fields are replaced by ``***``."""
+
+
+class _Settings(Frozen):
+    """The settings, all optional: ``None`` is *unknown* in a configuration and *unchanged* in an update."""
+
+    enabled: bool | None = None
+    """Whether the cache serves requests."""
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Capacity of the L1 (memory) tier, MB."""
+    eviction_policy: EvictionPolicy | None = None
+    """Eviction policy of the L1 tier."""
+    enable_prefix_caching: bool | None = None
+    """Prefix reuse; always on in LMCache."""
+    min_prefix_length: Annotated[int, Field(gt=0)] | None = None
+    """Shortest prefix that can be reused, tokens; on `lmcache server` this is the chunk size."""
+    cache_warmup: bool | None = None
+    """Whether known prefixes are loaded before requests ask for them."""
+    auto_eviction: bool | None = None
+    """Whether entries are evicted when space runs out; false is policy ``noop``."""
+    enable_sharing: bool | None = None
+    """Whether tenants share entries; false needs a cache salt per tenant, set by the engine's client."""
+    max_concurrent_users: Annotated[int, Field(gt=0)] | None = None
+    """How many tenant quotas the operator allows."""
+    chunk_size: Annotated[int, Field(gt=0)] | None = None
+    """Tokens per chunk, the unit that is stored, hit and evicted."""
+    eviction_watermark: Share | None = None
+    """L1 use (used / total) at which eviction starts, in (0, 1]."""
+    eviction_ratio: Share | None = None
+    """Share of the keys that one eviction pass drops, in (0, 1]."""
+    l2_adapters: tuple[L2Adapter, ...] | None = None
+    """The L2 adapters, in LMCache's order."""
+    l2_store_policy: Annotated[str, Field(pattern="^(default|skip_l1)$")] | None = None
+    """``default`` keeps a stored chunk in L1 too, ``skip_l1`` moves it to L2 only."""
+    l2_prefetch_policy: Annotated[str, Field(pattern="^(default|retain)$")] | None = None
+    """``default`` drops an L2 chunk from L1 after the read, ``retain`` keeps it."""
+    tenant_quotas_mb: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """L2 quota of each tenant (cache salt), MB."""
+
+    def known(self) -> dict[str, Any]:
+        """Plain JSON of the settings that are not ``None``."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class CacheConfig(_Settings):
+    """A cache's settings as they are in force now; ``None`` where the deployment cannot tell."""
+
+
+class ConfigUpdate(_Settings):
+    """Settings to change: only the fields that are given; at least one. ``auto_eviction=false`` also means policy ``noop``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off_is_noop(cls, given: Any) -> Any:  # noqa: ANN401  whatever the caller gave
+        off = isinstance(given, Mapping) and given.get("auto_eviction") is False and given.get("eviction_policy") is None
+        return {**given, "eviction_policy": EvictionPolicy.NOOP} if off else given
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "ConfigUpdate":
+        if not self.known():
+            msg = f"give at least one setting to change; there are: {', '.join(SETTINGS)}"
+            raise ValueError(msg)
+        policy = self.eviction_policy
+        if policy is not None and self.auto_eviction is (policy is EvictionPolicy.NOOP):
+            msg = f"auto_eviction={self.auto_eviction} contradicts eviction_policy={policy.value}: noop is no eviction"
+            raise ValueError(msg)
+        return self
+
+
+SETTINGS: tuple[str, ...] = tuple(_Settings.model_fields)
+"""The names of all settings, as `Deployment.support` reports them."""
+
+
+class SupportLevel(str, Enum):
+    """How a deployment can change a setting."""
+
+    LIVE = "live"
+    RESTART = "restart"
+    UNSUPPORTED = "unsupported"
+
+
+class Support(Frozen):
+    """Whether and how one setting can be changed on one deployment."""
+
+    level: SupportLevel
+    """``live`` without interruption, ``restart`` of the cache process (L1 is lost), or ``unsupported``."""
+    reason: str
+    """One sentence: why, and what can be done instead."""
+
+
+class Bounds(Frozen):
+    """What the operator lets an agent change, enforced below the tools; nothing outside them is proposed or applied."""
+
+    min_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Smallest L1 that may be set, MB."""
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Largest L1 that may be set, MB. Without it, L1 is never made larger than it is."""
+    min_watermark: Share = 0.3
+    """Lowest eviction watermark that may be set."""
+    max_watermark: Share = 0.95
+    """Highest eviction watermark that may be set."""
+    min_ratio: Share = 0.02
+    """Lowest eviction ratio that may be set."""
+    max_ratio: Share = 0.6
+    """Highest eviction ratio that may be set."""
+    allow_restart: bool = False
+    """Whether a change may restart the cache process, which loses all of L1."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Bounds":
+        for low, high in (("min_size_mb", "max_size_mb"), ("min_watermark", "max_watermark"), ("min_ratio", "max_ratio")):
+            smallest, largest = getattr(self, low), getattr(self, high)
+            if smallest is not None and largest is not None and smallest > largest:
+                msg = f"{low} ({smallest:g}) is larger than {high} ({largest:g})"
+                raise ValueError(msg)
+        return self
+
+    def violation(self, update: ConfigUpdate, current: CacheConfig) -> str | None:
+        """The first way in which an update leaves the bounds, as one sentence; ``None`` when it stays inside."""
+        limits = (
+            ("max_size_mb", self.min_size_mb, self.max_size_mb),
+            ("eviction_watermark", self.min_watermark, self.max_watermark),
+            ("eviction_ratio", self.min_ratio, self.max_ratio),
+        )
+        for setting, low, high in limits:
+            wanted = getattr(update, setting)
+            if wanted is not None and low is not None and wanted < low:
+                return f"{setting}={wanted:g} is below the operator's bound of {low:g}"
+            if wanted is not None and high is not None and wanted > high:
+                return f"{setting}={wanted:g} is above the operator's bound of {high:g}"
+        grows = update.max_size_mb is not None and current.max_size_mb is not None and update.max_size_mb > current.max_size_mb
+        if grows and self.max_size_mb is None:
+            return f"L1 may not grow beyond its {current.max_size_mb:g} MB: the operator's bounds name no max_size_mb"
+        return None
+
+    def narrowed(self, other: "Bounds | None") -> "Bounds":
+        """What both allow; a run may narrow the operator's bounds, never widen them.
+
+        Raises:
+            OutOfBoundsError: Nothing is allowed by both.
+        """
+        if other is None:
+            return self
+        try:
+            return Bounds(
+                min_size_mb=max(self._given("min_size_mb", other), default=None),
+                max_size_mb=None if self.max_size_mb is None else min(self._given("max_size_mb", other)),
+                min_watermark=max(self.min_watermark, other.min_watermark),
+                max_watermark=min(self.max_watermark, other.max_watermark),
+                min_ratio=max(self.min_ratio, other.min_ratio),
+                max_ratio=min(self.max_ratio, other.max_ratio),
+                allow_restart=self.allow_restart and other.allow_restart,
+            )
+        except ValidationError as error:
+            why = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+            raise OutOfBoundsError(f"the bounds of this run lie outside the operator's: {why}; nothing was changed") from error
+
+    def _given(self, name: str, other: "Bounds") -> list[float]:
+        return [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
