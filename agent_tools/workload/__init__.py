@@ -1,0 +1,1 @@
+"""What a cache is asked: access logs, traces, generated traffic, and replay into a real server."""

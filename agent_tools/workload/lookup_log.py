@@ -1,0 +1,232 @@
+"""LMCache's lookup-hash log: what a live ``lmcache server --lookup-hash-log-dir DIR`` was asked, as an access log.
+
+One JSON line per lookup that reached hashing (LMCache 0.5.6, ``mp_observability/subscribers/logging/lookup_hash.py``): timestamp,
+model, chunk size, sequence length, KV layout and the chained hash of every whole chunk. It says nothing about the tenant
+(``cache_salt``), about hits, or about requests shorter than one chunk.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.errors import WorkloadError
+from agent_tools.workload.access_log import AccessLog, in_time_order
+from agent_tools.workload.chunk_table import ChunkTable, parse_hash_lists
+from agent_tools.workload.lines import Block, Source
+
+_FILES = "lookup_hashes_*.jsonl*"
+_HASH = re.compile(rb'"0x([0-9a-f]+)"')
+_BLAKE3_BYTES = 32
+_DTYPE_BITS = re.compile(r"(?:torch\.)?(?:b?float|u?int)(\d+)")
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _Line(msgspec.Struct):
+    """One lookup, with the parts that are long or seldom change left unread."""
+
+    timestamp: float
+    model_name: str
+    chunk_size: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    seq_len: _Count
+    dtypes: msgspec.Raw
+    shapes: msgspec.Raw
+    chunk_hashes: msgspec.Raw
+
+
+class _CheckedLine(_Line):
+    """One lookup, every part checked: slower, but what is wrong with a line is told in words."""
+
+    def __post_init__(self) -> None:
+        _chunk_bytes(self.dtypes, self.shapes)
+        hashes = msgspec.json.decode(self.chunk_hashes, type=list[Annotated[str, msgspec.Meta(pattern="^0x([0-9a-f]{2})+$")]])
+        if len({len(chunk_hash) for chunk_hash in hashes}) > 1:
+            msg = "the chunk hashes are not all of one width"
+            raise ValueError(msg)
+        whole = self.seq_len // self.chunk_size
+        if len(hashes) > whole:
+            msg = f"{len(hashes)} chunk hashes, but {self.seq_len} tokens hold {whole} whole chunks of {self.chunk_size}"
+            raise ValueError(msg)
+        self.chunk_hashes = msgspec.Raw(msgspec.json.encode(hashes))  # the spacing that the fast parser expects
+
+
+_LINE = msgspec.json.Decoder(_Line)
+_CHECKED_LINE = msgspec.json.Decoder(_CheckedLine)
+
+
+def read_lookup_log(path: Path | str, *, chunk_size: int | None = None, skip_bad_lines: bool = False) -> AccessLog:
+    """Read a lookup-hash log: a folder of rotated ``lookup_hashes_*.jsonl`` files, or one such file, plain or gzip.
+
+    Lookups are sorted by time. Equal hashes under two models are two chunks. All tenants appear as one, since the log does not
+    name them. A half-written last line of the newest file is what a live server leaves, and is passed over. `chunk_bytes` is
+    that of one KV rank, and ``None`` when the lines disagree.
+
+    Args:
+        path: The folder or file.
+        chunk_size: Read only the lookups of this chunk size (tokens); needed when the log holds several.
+        skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
+
+    Raises:
+        WorkloadError: nothing to read, a broken line, a damaged file, or several chunk sizes.
+    """
+    path = Path(path)
+    files = _files(path)
+    reader, skipped = _Reader(chunk_size), 0
+    for file in files:
+        source = Source(file, skip_bad_lines=skip_bad_lines, live=file == files[-1])
+        for block in source.blocks():
+            reader.add(block, source)
+        skipped += source.bad_lines
+    return reader.log(path, skipped)
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a log, oldest first: their names begin with the UTC time they were opened."""
+    if not path.exists():
+        msg = f"{path} does not exist"
+        raise WorkloadError(msg)
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob(_FILES))
+    if not files:
+        msg = f"{path} holds no lookup_hashes_*.jsonl file; `lmcache server` writes them when given --lookup-hash-log-dir {path}"
+        raise WorkloadError(msg)
+    return files
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Some lookups, column by column."""
+
+    ids: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    timestamps: npt.NDArray[np.float64]
+    models: npt.NDArray[np.int16]
+
+
+class _Reader:
+    """Gathers the lookups of a log, block by block."""
+
+    def __init__(self, chunk_size: int | None) -> None:
+        self.chunk_size = chunk_size
+        self.chunk_sizes: Counter[int] = Counter()
+        self.layouts: dict[tuple[bytes, bytes], int | None] = {}
+        self.models: dict[str, int] = {}
+        self.blocks: list[_Columns] = []
+        self._table: ChunkTable | None = None
+
+    def add(self, block: Block, source: Source) -> None:
+        """Take in a block of lines; read them again one by one, with every check, when something in it is not as expected."""
+        skipped = source.bad_lines
+        try:
+            self._take(source.records(block, _LINE)[0])
+        except ValueError:
+            source.bad_lines = skipped
+            lines = source.records(block, _CHECKED_LINE)[0]
+            try:
+                self._take(lines)
+            except ValueError as error:
+                msg = f"{source.path}, line {block.first_line} or later: {error}"
+                raise WorkloadError(msg) from error
+
+    def _take(self, lines: Sequence[_Line]) -> None:
+        """Take in lines of the chunk size that is wanted, the first one met by default.
+
+        Raises:
+            ValueError: a line does not hold together; none was taken in.
+        """
+        if not lines:
+            return
+        size = self.chunk_size or next(iter(self.chunk_sizes), lines[0].chunk_size)
+        kept = [line for line in lines if line.chunk_size == size]
+        for line in kept:
+            layout = bytes(line.dtypes), bytes(line.shapes)
+            if layout not in self.layouts:
+                self.layouts[layout] = _chunk_bytes(line.dtypes, line.shapes)
+        if kept:
+            self.blocks.append(self._columns(kept, size))
+        self.chunk_sizes.update(line.chunk_size for line in lines)
+
+    def _columns(self, lines: Sequence[_Line], chunk_size: int) -> _Columns:
+        tokens = np.array([line.seq_len for line in lines], dtype=np.int64)
+        models = np.array([self.models.setdefault(line.model_name, len(self.models)) for line in lines], dtype=np.int16)
+        hashes, counts = self._hashes([line.chunk_hashes for line in lines])
+        if (counts > tokens // chunk_size).any():
+            msg = "more chunk hashes than whole chunks"
+            raise ValueError(msg)
+        if self._table is None:
+            self._table = ChunkTable(hashes.shape[1])
+        ids = self._table.ids(hashes, np.repeat(models, counts))
+        return _Columns(ids, counts, tokens, np.array([line.timestamp for line in lines]), models)
+
+    def _hashes(self, lists: list[msgspec.Raw]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """(chunks, hash bytes) raw hashes, and how many of them each list has."""
+        text = b"".join(lists)
+        starts = np.cumsum([0, *(len(memoryview(part)) for part in lists)], dtype=np.int64)
+        first = _HASH.search(text)
+        hash_bytes = self._table.hash_bytes if self._table else len(first[1]) // 2 if first else _BLAKE3_BYTES
+        parsed = parse_hash_lists(np.frombuffer(text, dtype=np.uint8), starts, hash_bytes)
+        if parsed is None:
+            msg = (
+                f"a chunk hash that is not {hash_bytes} bytes wide like the first one; read the logs of servers with different "
+                "--hash-algorithm one by one"
+            )
+            raise ValueError(msg)
+        return parsed
+
+    def log(self, path: Path, bad_lines: int) -> AccessLog:
+        """All that was gathered, in time order."""
+        if self._table is None:
+            raise WorkloadError(self._nothing(path, bad_lines))
+        if self.chunk_size is None and len(self.chunk_sizes) > 1:
+            msg = f"{path} mixes chunk sizes: {self._sizes()}. Choose one of them with chunk_size (--chunk-size)."
+            raise WorkloadError(msg)
+        counts = np.concatenate([block.counts for block in self.blocks])
+        chunk_bytes = set(self.layouts.values())
+        log = AccessLog(
+            chunk_size=self.chunk_size or next(iter(self.chunk_sizes)),
+            chunk_ids=np.concatenate([block.ids for block in self.blocks]),
+            offsets=np.concatenate(([0], np.cumsum(counts))),
+            tokens=np.concatenate([block.tokens for block in self.blocks]),
+            timestamps=np.concatenate([block.timestamps for block in self.blocks]),
+            tenants=np.zeros(len(counts), dtype=np.int16),
+            models=np.concatenate([block.models for block in self.blocks]),
+            model_names=tuple(self.models),
+            hashes=self._table.hashes(),
+            chunk_bytes=chunk_bytes.pop() if len(chunk_bytes) == 1 else None,
+            bad_lines=bad_lines,
+        )
+        return in_time_order(log)
+
+    def _sizes(self) -> str:
+        return ", ".join(f"{size} tokens ({lookups:,} lookups)" for size, lookups in sorted(self.chunk_sizes.items()))
+
+    def _nothing(self, path: Path, bad_lines: int) -> str:
+        if self.chunk_sizes:
+            return f"{path} has no lookup with chunks of {self.chunk_size} tokens; it has {self._sizes()}"
+        if bad_lines:
+            return f"none of the {bad_lines:,} lines of {path} is a lookup of LMCache's lookup-hash log"
+        return f"{path} holds no lookups yet; send requests of at least one chunk to the server that writes it"
+
+
+def _chunk_bytes(dtypes: msgspec.Raw, shapes: msgspec.Raw) -> int | None:
+    """KV bytes of one chunk, from the names of torch dtypes and their shapes; ``None`` for a dtype this does not know.
+
+    Raises:
+        ValueError: not a list of names and a list of shapes.
+    """
+    names = msgspec.json.decode(dtypes, type=list[str])
+    sizes = [prod(shape) for shape in msgspec.json.decode(shapes, type=list[list[_Count]])]
+    bits = [_DTYPE_BITS.match(name) for name in names]
+    if len(bits) != len(sizes) or not bits or None in bits:
+        return None
+    return sum(size * int(match[1]) // 8 for size, match in zip(sizes, bits, strict=True) if match)

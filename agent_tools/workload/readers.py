@@ -1,0 +1,46 @@
+"""Traces and logs of what a cache was asked: one reader for both formats, told apart by what is in them."""
+
+import json
+from pathlib import Path
+
+from agent_tools.errors import WorkloadError
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.lines import Source
+from agent_tools.workload.lookup_log import read_lookup_log
+from agent_tools.workload.mooncake import read_mooncake
+
+__all__ = ["read_lookup_log", "read_mooncake", "read_trace"]
+
+
+def read_trace(path: Path | str, *, chunk_size: int | None = None, skip_bad_lines: bool = False) -> AccessLog:
+    """Read LMCache's lookup-hash log (a folder or a file) or a trace in the Mooncake format, plain or gzip.
+
+    Args:
+        path: A file, or the folder given to ``lmcache server --lookup-hash-log-dir``.
+        chunk_size: Tokens per chunk; only needed where the file leaves it open, see the two readers.
+        skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
+
+    Raises:
+        WorkloadError: neither format, nothing to read, a broken line, or a damaged file.
+    """
+    path = Path(path)
+    read = read_lookup_log if path.is_dir() or _has_lookups(path) else read_mooncake
+    return read(path, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines)
+
+
+def _has_lookups(path: Path) -> bool:
+    """Whether the first readable line of a file is a lookup, not a request in the Mooncake format."""
+    source = Source(path, skip_bad_lines=True)
+    for block in source.blocks():
+        for line in block.data.splitlines():
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(fields, dict) and fields.keys() & {"chunk_hashes", "hash_ids"}:
+                return "chunk_hashes" in fields
+    msg = (
+        f"{path} holds neither LMCache's lookup-hash log (lines with chunk_hashes) nor a trace in the Mooncake format (lines "
+        "with timestamp, input_length and hash_ids)"
+    )
+    raise WorkloadError(msg)

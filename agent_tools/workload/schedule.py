@@ -1,0 +1,121 @@
+"""When each request of a replay starts: its settings, its order and its clock."""
+
+import threading
+import time
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from agent_tools.models.config import Frozen
+from agent_tools.workload.access_log import AccessLog
+
+_TICK = 0.1
+"""Seconds between two looks at whether to halt."""
+
+
+class ReplaySettings(Frozen):
+    """How a log is replayed."""
+
+    clients: Annotated[int, Field(gt=0, le=64)] = 4
+    """Engines that send requests at the same time."""
+    pace: Annotated[float, Field(gt=0)] | None = None
+    """Time compression: 60 replays an hour in a minute; ``None`` sends as fast as the server answers."""
+    kv_bytes_per_token: Annotated[int, Field(gt=0, multiple_of=4)] = 128
+    """Size of the KV made for each token, bytes."""
+    model: str = "replay"
+    """Model name for the requests of a log that names none."""
+    limit_seconds: Annotated[float, Field(gt=0)] | None = None
+    """No request is started after this many seconds."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 20
+    """Longest wait for the answer to one call; a server that is gone is noticed sooner."""
+
+
+class Schedule:
+    """Gives out the requests of a log in order, each at its time and not before what it builds on has ended."""
+
+    def __init__(self, log: AccessLog, settings: ReplaySettings) -> None:
+        self._due = (log.timestamps - log.timestamps[:1]) / settings.pace if settings.pace else None
+        self._limit = settings.limit_seconds
+        self._builds_on = builds_on(log)
+        self._ended = np.zeros(len(log), dtype=np.bool_)
+        self._one_ended = threading.Condition()
+        self._door = threading.Lock()
+        self._next = 0
+        self._begin = 0.0
+        self.halted = threading.Event()
+        """Set it to start no further request."""
+        self.started = np.full(len(log), np.nan)
+        """(requests,) seconds from `begin` to the start of each request; NaN before it."""
+        self.lag_seconds = 0.0
+        """Longest delay of a start behind its time."""
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._begin = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since `begin`."""
+        return time.monotonic() - self._begin
+
+    def next_request(self) -> int | None:
+        """The next request, once it may start; ``None`` when no other will."""
+        with self._door:
+            request = self._next
+            if request == len(self._ended) or not self._wait_for(request):
+                return None
+            self._next += 1
+            self.started[request] = self.now()
+            if self._due is not None:
+                self.lag_seconds = max(self.lag_seconds, float(self.started[request] - self._due[request]))
+            return request
+
+    def ended(self, request: int) -> None:
+        """Report the end of a request: what builds on it may start."""
+        with self._one_ended:
+            self._ended[request] = True
+            self._one_ended.notify_all()
+
+    def _wait_for(self, request: int) -> bool:
+        """Wait until a request may start; False when it must not any more."""
+        due = float(self._due[request]) if self._due is not None else 0.0
+        if self._limit is not None and max(due, self.now()) > self._limit:
+            return False
+        self.halted.wait(max(0.0, due - self.now()))
+        before = self._builds_on[request]
+        with self._one_ended:
+            while before >= 0 and not self._ended[before] and not self.halted.is_set():
+                self._one_ended.wait(_TICK)
+        return not self.halted.is_set()
+
+
+def builds_on(log: AccessLog) -> npt.NDArray[np.int64]:
+    """(requests,) the request that first had the longest prefix of each request that was known before it; -1 for none."""
+    request_of = np.repeat(np.arange(len(log)), log.chunks_per_request)
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(log.chunk_ids), prepend=-1))  # ids are numbered by first appearance
+    owner = request_of[first][log.chunk_ids]
+    latest = np.full(len(log), -1, dtype=np.int64)
+    np.maximum.at(latest, request_of, np.where(owner < request_of, owner, -1))
+    return latest
+
+
+def first_that_fit(
+    log: AccessLog, seconds: float, *, requests_per_second: float = 150, chunks_per_second: float = 1_800
+) -> tuple[AccessLog, float]:
+    """The first requests of a log that can be replayed in some seconds, and the time compression (`ReplaySettings.pace`).
+
+    A request is taken to cost ``1 / requests_per_second + chunks / chunks_per_second`` of the replay's time; the compression
+    lets the requests arrive over all of it, and is never below 1 (real time). The defaults leave a third of what two cores do
+    (250 and 3,000 a second, server and clients together, on 4 KiB to 32 KiB chunks).
+
+    Raises:
+        ValueError: not even one request fits.
+    """
+    cost = np.cumsum(1 / requests_per_second + log.chunks_per_request / chunks_per_second)
+    fitting = int(np.searchsorted(cost, seconds, side="right"))
+    if not fitting:
+        msg = f"not one request fits into {seconds:g} s: the first takes about {cost[0]:.3g} s"
+        raise ValueError(msg)
+    part = log.select(slice(0, fitting))
+    return part, max(1.0, part.duration / seconds)
