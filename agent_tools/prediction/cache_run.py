@@ -1,0 +1,69 @@
+"""What a modelled cache did, request by request."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class CacheRun:
+    """What a modelled cache did on a log; compare two settings on the same requests by their per-request columns."""
+
+    chunk_size: int
+    """Tokens per chunk."""
+    asked_chunks: Int32
+    """(requests,) whole chunks each request asked for."""
+    l1_hit_chunks: Int32
+    """(requests,) leading chunks found in L1."""
+    l2_hit_chunks: Int32
+    """(requests,) further leading chunks served from L2."""
+    dropped_chunks: Int32
+    """(requests,) chunks whose store failed (``lmcache_mp_l1_allocation_failure_chunks_total{during="l1_store"}``)."""
+    evicted_chunks: int
+    """Chunks that ticks dropped from L1."""
+    peak_chunks: int
+    """Most chunks in L1 at once."""
+    l2_evicted_chunks: int = 0
+    """Chunks that ticks dropped from L2."""
+    l2_peak_chunks: int = 0
+    """Most chunks in L2 at once."""
+    load_failed_chunks: int = 0
+    """Chunks found in L2 that did not fit into L1 (``lmcache_mp_l2_prefetch_failure_chunks_total{reason="l1_oom"}``)."""
+
+    @property
+    def hit_chunks(self) -> Int32:
+        """(requests,) chunks served from the cache."""
+        return self.l1_hit_chunks + self.l2_hit_chunks
+
+    @property
+    def hit_tokens(self) -> int:
+        """Tokens served from the cache (``lmcache_mp_lookup_hit_tokens_total``)."""
+        return int(self.hit_chunks.sum(dtype=np.int64)) * self.chunk_size
+
+    @property
+    def failed_chunks(self) -> int:
+        """All chunks whose store failed."""
+        return int(self.dropped_chunks.sum(dtype=np.int64))
+
+    @property
+    def hit_rate(self) -> float:
+        """Token hit rate over whole chunks, as the live metric counts it; 0 when nothing was asked."""
+        return _share(self.hit_chunks, self.asked_chunks)
+
+    @property
+    def l1_hit_rate(self) -> float:
+        """The part of `hit_rate` that L1 served."""
+        return _share(self.l1_hit_chunks, self.asked_chunks)
+
+    @property
+    def l2_hit_rate(self) -> float:
+        """The part of `hit_rate` that L2 served."""
+        return _share(self.l2_hit_chunks, self.asked_chunks)
+
+
+def _share(part: Int32, whole: Int32) -> float:
+    asked = int(whole.sum(dtype=np.int64))
+    return int(part.sum(dtype=np.int64)) / asked if asked else 0.0

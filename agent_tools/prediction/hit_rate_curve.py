@@ -1,0 +1,172 @@
+"""The exact hit-rate curve: what every L1 size would have given, from one pass over an access log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.prediction.compiled import compiled
+from agent_tools.prediction.isolation import isolated
+from agent_tools.prediction.prefix_reuse import PrefixReuse, prefix_reuse
+from agent_tools.workload.access_log import AccessLog
+
+TouchOrder = Literal["tail_first", "head_first"]
+"""Which chunk of a request stays longest: the first one (LMCache's server) or the last one (LMCache's cache-simulator)."""
+
+Denominator = Literal["chunk_aligned", "whole_prompts"]
+"""Tokens a hit rate is a share of: whole chunks only (LMCache's live metric
+``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``), or prompts with their tails, which are never
+cached (LMCache's cache-simulator)."""
+
+
+@dataclass(frozen=True, eq=False)
+class HitRateCurve:
+    """Prefix hits of an LRU cache at every capacity at once. An upper bound for a server that evicts early or drops stores."""
+
+    chunk_size: int
+    """Tokens per chunk."""
+    hit_chunks: npt.NDArray[np.int64]
+    """(n,) prefix hits, in chunks, at a capacity of 0, 1, ... n - 1 chunks; more capacity gives no more than the last."""
+    requests: int
+    """Requests counted."""
+    chunks: int
+    """Whole chunks they asked for."""
+    tokens: int
+    """Their prompt tokens, tails included."""
+    footprint: int
+    """Distinct chunks in the whole log: a cache of this many chunks never evicts."""
+
+    def hits(self, capacity_chunks: float) -> int:
+        """Prefix hits, in chunks, at a capacity; a started chunk does not count as capacity."""
+        return int(self.hit_chunks[min(max(int(capacity_chunks), 0), len(self.hit_chunks) - 1)])
+
+    def hit_tokens(self, capacity_chunks: float) -> int:
+        """Prefix hits, in tokens, at a capacity."""
+        return self.hits(capacity_chunks) * self.chunk_size
+
+    def hit_rate(self, capacity_chunks: float, of: Denominator = "chunk_aligned") -> float:
+        """Token hit rate at a capacity, 0 to 1; 0 when nothing was asked."""
+        asked = self.chunks * self.chunk_size if of == "chunk_aligned" else self.tokens
+        return self.hit_tokens(capacity_chunks) / asked if asked else 0.0
+
+    def ceiling(self, of: Denominator = "chunk_aligned") -> float:
+        """Token hit rate of an unbounded cache."""
+        return self.hit_rate(self.footprint, of)
+
+    @property
+    def useful_capacity(self) -> int:
+        """The smallest capacity, in chunks, that reaches the ceiling."""
+        return self.capacity_for(1.0)
+
+    def capacity_for(self, share_of_ceiling: float) -> int:
+        """The smallest capacity, in chunks, whose hits are at least this share of the unbounded cache's; 0 without hits."""
+        if not 0 <= share_of_ceiling <= 1:
+            raise ValueError(f"share_of_ceiling must be between 0 and 1, got {share_of_ceiling}")
+        wanted = np.ceil(share_of_ceiling * int(self.hit_chunks[-1]) - 1e-9)
+        return int(np.searchsorted(self.hit_chunks, wanted))
+
+    def table(self, capacities_chunks: Sequence[float]) -> list[dict[str, float]]:
+        """One row per capacity: capacity_chunks, share_of_footprint, hit_chunks, and both token hit rates."""
+        return [
+            {
+                "capacity_chunks": capacity,
+                "share_of_footprint": capacity / self.footprint if self.footprint else 0.0,
+                "hit_chunks": self.hits(capacity),
+                "hit_rate": self.hit_rate(capacity),
+                "hit_rate_whole_prompts": self.hit_rate(capacity, "whole_prompts"),
+            }
+            for capacity in capacities_chunks
+        ]
+
+
+def hit_rate_curve(
+    log: AccessLog, *, touch_order: TouchOrder = "tail_first", counted: npt.NDArray[np.bool_] | None = None
+) -> HitRateCurve:
+    """The exact curve of ``log``, from an empty cache.
+
+    Chunk i of a request is a hit at capacity C exactly when ``max(D_1..D_i) < C``, with D the number of distinct chunks touched
+    since its last touch, taken at the start of the request (Mattson et al. 1970; LMCache's prefix rule; LMCache looks up first
+    and stores afterwards).
+
+    Args:
+        log: What was asked.
+        touch_order: `TouchOrder`.
+        counted: (requests,) the requests whose hits are counted; the others only use the cache. All by default.
+
+    Raises:
+        ValueError: If the log breaks the contract of `AccessLog`.
+    """
+    log = isolated(log)
+    return _curve(log, prefix_reuse(log), touch_order, counted)
+
+
+def hits_per_request(log: AccessLog, capacity_chunks: float) -> npt.NDArray[np.int64]:
+    """(requests,) prefix hits of each request, in chunks, at one capacity; to compare two capacities on the same requests."""
+    reuse = prefix_reuse(isolated(log))
+    per_run = np.clip(int(max(capacity_chunks, 0)) - reuse.newer, 0, reuse.length)
+    hits = np.zeros(len(log), np.int64)
+    np.add.at(hits, reuse.request, per_run)
+    return hits
+
+
+def curves_by_tenant(log: AccessLog, *, touch_order: TouchOrder = "tail_first") -> dict[str, HitRateCurve]:
+    """Each tenant's curve inside the cache that all of them share; their hits add up to the whole curve."""
+    return _curves_by(log, log.tenants, log.tenant_names, touch_order)
+
+
+def curves_by_model(log: AccessLog, *, touch_order: TouchOrder = "tail_first") -> dict[str, HitRateCurve]:
+    """Each model's curve inside the cache that all of them share; their hits add up to the whole curve."""
+    return _curves_by(log, log.models, log.model_names, touch_order)
+
+
+def _curves_by(
+    log: AccessLog, labels: npt.NDArray[np.int16], names: tuple[str, ...], touch_order: TouchOrder
+) -> dict[str, HitRateCurve]:
+    log = isolated(log)
+    reuse = prefix_reuse(log)
+    return {name: _curve(log, reuse, touch_order, labels == label) for label, name in enumerate(names)}
+
+
+def _curve(log: AccessLog, reuse: PrefixReuse, touch_order: TouchOrder, counted: npt.NDArray[np.bool_] | None) -> HitRateCurve:
+    if counted is not None:
+        reuse = reuse.of_requests(counted)
+    tail_first = touch_order == "tail_first"
+    reach = reuse.newer + (reuse.length if tail_first else reuse.group)
+    hit_chunks = np.zeros(int(reach.max(initial=0)) + 1, np.int64)
+    _add_hits(hit_chunks, reuse.newer, reach, reuse.length, tail_first)
+    chosen = slice(None) if counted is None else counted
+    return HitRateCurve(
+        chunk_size=log.chunk_size,
+        hit_chunks=hit_chunks,
+        requests=len(log.tokens[chosen]),
+        chunks=int(log.chunks_per_request[chosen].sum()),
+        tokens=int(log.tokens[chosen].sum()),
+        footprint=log.unique_chunks,
+    )
+
+
+@compiled
+def _add_hits(
+    hit_chunks: npt.NDArray[np.int64],
+    newer: npt.NDArray[np.int32],
+    reach: npt.NDArray[np.int32],
+    length: npt.NDArray[np.int32],
+    tail_first: bool,
+) -> None:
+    """Turn runs into hits by capacity, in place: a run fills chunk by chunk (tail first) or all at once (head first)."""
+    slope = 0
+    if tail_first:
+        for i in range(len(newer)):  # the second difference: hits grow by one a chunk from `newer` to `reach`
+            hit_chunks[newer[i]] += 1
+            hit_chunks[reach[i]] -= 1
+        for c in range(len(hit_chunks)):
+            step = hit_chunks[c]
+            hit_chunks[c] = slope if c == 0 else hit_chunks[c - 1] + slope
+            slope += step
+    else:
+        for i in range(len(newer)):
+            hit_chunks[reach[i]] += length[i]
+        for c in range(1, len(hit_chunks)):
+            hit_chunks[c] += hit_chunks[c - 1]

@@ -1,0 +1,99 @@
+"""`lmcache server` with L1 only, at the speed of the hits: the eviction order lives between requests, not between chunks.
+
+The server touches a request's chunks as a block, tail first. So the LRU order of the chunks is the order of the requests that
+touched them last, and within a request it is deeper before shallower: what is left of request q in the cache is always one run
+of depths ``first[q]..end[q]``, evicted from its deep end. Eviction never makes holes: a resident chunk's whole prefix is
+resident. (`two_tiers` does the same chunk by chunk, for the cases where this does not hold; tests compare the two.)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.prediction.compiled import compiled
+from agent_tools.prediction.eviction_clock import EVERY_REQUEST, is_full, ticks_due
+from agent_tools.prediction.eviction_order import batch_size
+
+Int32 = npt.NDArray[np.int32]
+
+
+class OneTier(NamedTuple):
+    """L1 as the kernel sees it."""
+
+    capacity: float
+    watermark: float
+    ratio: float
+    evicts: bool
+
+
+@compiled
+def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, its two output columns
+    chunk_ids: Int32,
+    offsets: npt.NDArray[np.int64],
+    times: npt.NDArray[np.float64],
+    unique: int,
+    tier: OneTier,
+    period: float,
+    first_tick: float,
+    hits: Int32,
+    dropped: Int32,
+) -> tuple[int, int]:
+    """Fill ``hits`` and ``dropped`` (chunks, per request); return ``(evicted chunks, peak resident chunks)``."""
+    requests = len(offsets) - 1
+    toucher = np.full(unique, -1, np.int32)  # the request in whose run a chunk is, or was when it was evicted
+    first = np.zeros(requests, np.int32)
+    end = np.zeros(requests, np.int32)
+    used, peak, evicted, oldest = 0, 0, 0, 0
+    next_tick = first_tick
+    for r in range(requests):
+        if period != EVERY_REQUEST:
+            due = ticks_due(next_tick, times[r], period)
+            next_tick += due * period
+            while due > 0 and tier.evicts and is_full(used, tier.capacity, tier.watermark):
+                gone, oldest = _evict(first, end, oldest, batch_size(used, tier.ratio))
+                if gone == 0:
+                    break
+                used -= gone
+                evicted += gone
+                due -= 1
+        start, size = offsets[r], offsets[r + 1] - offsets[r]
+        depth = 0
+        while depth < size:
+            c = chunk_ids[start + depth]
+            q = toucher[c]
+            if q < 0 or depth >= end[q]:
+                break
+            toucher[c] = r
+            depth += 1
+            first[q] = depth
+        hits[r] = depth
+        if used + size - depth <= tier.capacity:
+            for i in range(start + depth, start + size):
+                toucher[chunk_ids[i]] = r
+            used += size - depth
+            end[r] = size
+        else:
+            dropped[r] = size - depth
+            end[r] = depth
+        peak = max(peak, used)
+        if period == EVERY_REQUEST and tier.evicts and is_full(used, tier.capacity, tier.watermark):
+            gone, oldest = _evict(first, end, oldest, batch_size(used, tier.ratio))
+            used -= gone
+            evicted += gone
+    return evicted, peak
+
+
+@compiled
+def _evict(first: Int32, end: Int32, oldest: int, count: int) -> tuple[int, int]:
+    """Drop ``count`` chunks from the oldest runs, deepest first; return how many went and the oldest run left."""
+    gone = 0
+    while gone < count:
+        size = end[oldest] - first[oldest]
+        if size <= 0:
+            oldest += 1
+            continue
+        part = min(size, count - gone)
+        end[oldest] -= part
+        gone += part
+    return gone, oldest

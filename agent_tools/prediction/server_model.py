@@ -1,0 +1,138 @@
+"""`lmcache server` 0.5.6 in time: what a setting would have given on a log, request by request.
+
+As the server does it: a lookup finds the leading chunks that are there; what is missing is stored as one batch, and dropped as a
+whole if it does not fit into the free space; END_SESSION touches all of the request's chunks, tail first; a thread wakes once a
+second and, if the used share has reached the watermark, drops a share of the *keys*, oldest first. The log tells when requests
+came but not when that thread wakes, so a prediction is a run for each of several phases: a mean and an interval.
+"""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.prediction.cache_run import CacheRun
+from agent_tools.prediction.eviction_clock import PERIOD, EvictionClock
+from agent_tools.prediction.eviction_order import empty_order
+from agent_tools.prediction.isolation import isolated
+from agent_tools.prediction.one_tier import OneTier, run_one_tier
+from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.prediction.two_tiers import (
+    EVICTED,
+    L2_EVICTED,
+    L2_PEAK,
+    LOAD_FAILED,
+    PEAK,
+    Order,
+    SecondTier,
+    run_two_tiers,
+)
+from agent_tools.workload.access_log import AccessLog
+
+Int32 = npt.NDArray[np.int32]
+
+
+def simulate_server(log: AccessLog, setting: ServerSetting, *, phase: float = 0.5, period: float = PERIOD) -> CacheRun:
+    """Run the model once, from an empty cache.
+
+    Cost: with L1 only, one step per hit or stored chunk (some 500 M chunk accesses a second); with an L2 a few list steps each
+    (some 50 M).
+
+    Args:
+        log: What was asked, and when.
+        setting: The server's configuration.
+        phase: When the eviction thread first wakes after the first request, as a share of its period.
+        period: Seconds between its wake-ups, or `EVERY_REQUEST` for one watermark check after each request.
+
+    Raises:
+        ValueError: If times are not finite or the period is not positive.
+    """
+    log = isolated(log)
+    first_tick = EvictionClock(phase, period).first_tick(log)
+    run = _run_two_tiers if setting.l2_capacity_chunks > 0 else _run_one_tier
+    return run(log, setting, first_tick, period)
+
+
+def simulate_settings(
+    log: AccessLog, settings: Iterable[ServerSetting], *, phase: float = 0.5, period: float = PERIOD
+) -> list[CacheRun]:
+    """`simulate_server` for each setting, over threads (the kernels run without the GIL)."""
+    log = isolated(log)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(lambda setting: simulate_server(log, setting, phase=phase, period=period), settings))
+
+
+def _run_one_tier(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
+    hits, dropped = (np.zeros(len(log), np.int32) for _ in range(2))
+    tier = _first_tier(setting)
+    evicted, peak = run_one_tier(
+        log.chunk_ids, log.offsets, log.timestamps, log.unique_chunks, tier, period, first_tick, hits, dropped
+    )
+    return CacheRun(
+        chunk_size=log.chunk_size,
+        asked_chunks=log.chunks_per_request.astype(np.int32),
+        l1_hit_chunks=hits,
+        l2_hit_chunks=np.zeros(len(log), np.int32),
+        dropped_chunks=dropped,
+        evicted_chunks=evicted,
+        peak_chunks=peak,
+    )
+
+
+def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
+    l1_hits, l2_hits, dropped = (np.zeros(len(log), np.int32) for _ in range(3))
+    counts = np.zeros(5, np.int64)
+    second = _second_tier(setting, log.tenant_names)
+    owners = log.tenants.astype(np.int32) if second.isolated else np.zeros(len(log), np.int32)
+    l1 = Order(*empty_order(log.unique_chunks))
+    l2 = Order(*empty_order(log.unique_chunks, len(second.quotas)))
+    tier = _first_tier(setting)
+    run_two_tiers(
+        log.chunk_ids,
+        log.offsets,
+        log.timestamps,
+        owners,
+        tier,
+        second,
+        l1,
+        l2,
+        period,
+        first_tick,
+        l1_hits,
+        l2_hits,
+        dropped,
+        counts,
+    )
+    return CacheRun(
+        chunk_size=log.chunk_size,
+        asked_chunks=log.chunks_per_request.astype(np.int32),
+        l1_hit_chunks=l1_hits,
+        l2_hit_chunks=l2_hits,
+        dropped_chunks=dropped,
+        evicted_chunks=int(counts[EVICTED]),
+        peak_chunks=int(counts[PEAK]),
+        l2_evicted_chunks=int(counts[L2_EVICTED]),
+        l2_peak_chunks=int(counts[L2_PEAK]),
+        load_failed_chunks=int(counts[LOAD_FAILED]),
+    )
+
+
+def _first_tier(setting: ServerSetting) -> OneTier:
+    return OneTier(float(setting.capacity_chunks), float(setting.watermark), float(setting.ratio), setting.evicts)
+
+
+def _second_tier(setting: ServerSetting, tenants: tuple[str, ...]) -> SecondTier:
+    quotas = setting.tenant_quotas
+    per_list = [setting.l2_capacity_chunks] if quotas is None else [quotas.get(tenant, 0) for tenant in tenants]
+    return SecondTier(
+        capacity=float(setting.l2_capacity_chunks),
+        watermark=float(setting.l2_watermark),
+        ratio=float(setting.l2_ratio),
+        evicts=setting.l2_evicts,
+        hard_limit=setting.l2_hard_limit,
+        retain=setting.l2_prefetch_policy == "retain",
+        isolated=quotas is not None,
+        quotas=np.array(per_list, np.float64),
+    )

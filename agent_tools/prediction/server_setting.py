@@ -1,0 +1,52 @@
+"""What can be set on an `lmcache server`, as far as it changes hits."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+L1Policy = Literal["LRU", "ARC", "noop", "IsolatedLRU"]
+PrefetchPolicy = Literal["default", "retain"]
+
+
+@dataclass(frozen=True)
+class ServerSetting:
+    """One configuration of `lmcache server` 0.5.6. Sizes are in chunks and may be fractional (bytes / chunk bytes)."""
+
+    capacity_chunks: float
+    """L1 size."""
+    watermark: float = 0.8
+    """``--eviction-trigger-watermark``: the share of L1 in use at which an eviction tick evicts. Above 1 it never does."""
+    ratio: float = 0.2
+    """``--eviction-ratio``: share of the keys one tick drops; LMCache clamps it to 0..1."""
+    policy: L1Policy = "LRU"
+    """``--eviction-policy``. ARC equals LRU here (END_SESSION touches every key of a request again); noop never evicts, and
+    neither does IsolatedLRU on L1, whose eviction thread dies at its first eviction."""
+    l2_capacity_chunks: float = 0
+    """L2 size; 0 means no L2, ``inf`` one without bound (``fs``)."""
+    l2_prefetch_policy: PrefetchPolicy = "default"
+    """``--l2-prefetch-policy``: default drops chunks loaded from L2 from L1 after the read, retain keeps them."""
+    l2_watermark: float = 0.8
+    """``trigger_watermark`` of the L2 adapter's ``eviction`` block."""
+    l2_ratio: float = 0.2
+    """``eviction_ratio`` of the L2 adapter's ``eviction`` block."""
+    l2_evicts: bool = True
+    """Whether the L2 adapter has an ``eviction`` block at all."""
+    l2_hard_limit: bool = False
+    """Between ticks a full L2 refuses chunks (``mock``, ``dax``) or, if false, outgrows its size (``fs_native``, ``resp``)."""
+    tenant_quotas: Mapping[str, float] | None = None
+    """L2 chunks per tenant (cache salt), enforced by ``IsolatedLRU`` on L2; a tenant not named has 0. ``None``: plain LRU."""
+
+    def __post_init__(self) -> None:
+        for name in ("capacity_chunks", "watermark", "ratio", "l2_capacity_chunks", "l2_watermark", "l2_ratio"):
+            value = getattr(self, name)
+            if math.isnan(value) or value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        for tenant, quota in (self.tenant_quotas or {}).items():
+            if math.isnan(quota) or quota < 0:
+                raise ValueError(f"the quota of tenant {tenant!r} must be 0 or more, got {quota}")
+
+    @property
+    def evicts(self) -> bool:
+        """Whether L1 ever evicts under this policy."""
+        return self.policy in ("LRU", "ARC")

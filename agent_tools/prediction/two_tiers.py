@@ -1,0 +1,193 @@
+"""`lmcache server` with an L1 and an L2, chunk by chunk.
+
+Seen in LMCache 0.5.6 (``prefetch_controller``, ``store_controller``, ``l2_adapters``):
+
+* A lookup finds the leading chunks that are in either tier. Those only in L2 are loaded into L1 as one batch; if L1 has no room
+  for all of them, none is loaded and the hit ends where L1's own prefix ends.
+* With prefetch policy ``default`` loaded chunks leave L1 when the request has read them; with ``retain`` they stay.
+* Chunks written to L1 by a store are written to L2 as well, at once; loaded ones are not.
+* L2's order is renewed by loads only; hits in L1 do not reach it. Its own thread evicts once a second, from the whole tier
+  (LRU) or per tenant against a quota (IsolatedLRU, everything of a tenant whose quota is 0).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.prediction.compiled import compiled
+from agent_tools.prediction.eviction_clock import EVERY_REQUEST, is_full, ticks_due
+from agent_tools.prediction.eviction_order import ABSENT, Links, batch_size, drop_oldest, touch_block
+from agent_tools.prediction.one_tier import OneTier
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+EVICTED, PEAK, L2_EVICTED, L2_PEAK, LOAD_FAILED = range(5)
+"""Where `run_two_tiers` counts what, in chunks."""
+
+
+class SecondTier(NamedTuple):
+    """L2 as the kernel sees it: ``quotas`` has one entry per list, a tenant's quota or, alone, the whole capacity."""
+
+    capacity: float
+    watermark: float
+    ratio: float
+    evicts: bool
+    hard_limit: bool
+    retain: bool
+    isolated: bool
+    quotas: npt.NDArray[np.float64]
+
+
+class Order(NamedTuple):
+    """One tier's eviction order; see `eviction_order`."""
+
+    newer: Links
+    older: Links
+
+
+@compiled
+def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, its output columns
+    chunk_ids: Int32,
+    offsets: Int64,
+    times: npt.NDArray[np.float64],
+    owners: Int32,
+    tier: OneTier,
+    second: SecondTier,
+    l1: Order,
+    l2: Order,
+    period: float,
+    first_tick: float,
+    l1_hits: Int32,
+    l2_hits: Int32,
+    dropped: Int32,
+    counts: Int64,
+) -> None:
+    """Fill the per-request columns and ``counts``; ``owners`` (requests,) is each request's list in L2."""
+    unique = len(l1.newer) - 1
+    l2_used = np.zeros(len(second.quotas), np.int64)
+    used = 0
+    next_tick = first_tick
+    for r in range(len(offsets) - 1):
+        if period != EVERY_REQUEST:
+            due = ticks_due(next_tick, times[r], period)
+            next_tick += due * period
+            used -= _tick_l1(l1, unique, tier, used, due, counts)
+            _tick_l2(l2, unique, second, l2_used, due, counts)
+        request = chunk_ids[offsets[r] : offsets[r + 1]]
+        end = unique + owners[r]
+        l1_prefix, found = _look_up(l1, l2, request)
+        loaded = _count_absent(l1, request[:found])
+        if used + loaded > tier.capacity:
+            counts[LOAD_FAILED] += loaded
+            found, loaded = l1_prefix, 0
+        counts[PEAK] = max(counts[PEAK], used + loaded)
+        if loaded:
+            _renew(l2, end, l1, request[:found], False, True)
+        staying = loaded if second.retain else 0
+        l1_hits[r], l2_hits[r] = min(l1_prefix, found), found - min(l1_prefix, found)
+        missing = _count_absent(l1, request[found:])
+        stored = used + staying + missing <= tier.capacity
+        if stored:
+            upto = len(request)
+            if second.hard_limit:
+                upto = found + _fitting(l1, l2, request[found:], second.capacity - l2_used.sum())
+            l2_used[owners[r]] += _renew(l2, end, l1, request[found:upto], True, not second.hard_limit)
+        else:
+            dropped[r] = missing
+        used += touch_block(l1.newer, l1.older, unique, request[found:], stored)
+        used += touch_block(l1.newer, l1.older, unique, request[:found], second.retain)
+        counts[PEAK] = max(counts[PEAK], used)
+        counts[L2_PEAK] = max(counts[L2_PEAK], l2_used.sum())
+        if period == EVERY_REQUEST:
+            used -= _tick_l1(l1, unique, tier, used, 1, counts)
+            _tick_l2(l2, unique, second, l2_used, 1, counts)
+
+
+@compiled
+def _look_up(l1: Order, l2: Order, request: Int32) -> tuple[int, int]:
+    """Leading chunks in L1 alone, and in either tier."""
+    l1_prefix, found = 0, 0
+    for c in request:
+        if l1.newer[c] == ABSENT:
+            break
+        l1_prefix += 1
+    for c in request:
+        if l1.newer[c] == ABSENT and l2.newer[c] == ABSENT:
+            break
+        found += 1
+    return l1_prefix, found
+
+
+@compiled
+def _count_absent(l1: Order, chunks: Int32) -> int:
+    absent = 0
+    for c in chunks:
+        absent += l1.newer[c] == ABSENT
+    return absent
+
+
+@compiled
+def _fitting(l1: Order, l2: Order, chunks: Int32, room: float) -> int:
+    """How many leading chunks a full L2 looks at, writing those that are in neither tier, until its room is used up."""
+    for i in range(len(chunks)):
+        if l1.newer[chunks[i]] == ABSENT and l2.newer[chunks[i]] == ABSENT:
+            if room < 1:
+                return i
+            room -= 1
+    return len(chunks)
+
+
+@compiled
+def _renew(l2: Order, end: int, l1: Order, chunks: Int32, add: bool, touch: bool) -> int:
+    """Touch in L2, or add to it, the chunks that are not in L1; return how many were added.
+
+    Without ``touch`` chunks that are already in L2 keep their place: ``mock`` skips a key it has when it is stored again.
+    """
+    added = 0
+    upto = len(chunks)
+    while upto > 0:
+        if l1.newer[chunks[upto - 1]] != ABSENT or (not touch and l2.newer[chunks[upto - 1]] != ABSENT):
+            upto -= 1
+            continue
+        first = upto - 1
+        while first > 0 and l1.newer[chunks[first - 1]] == ABSENT and (touch or l2.newer[chunks[first - 1]] == ABSENT):
+            first -= 1
+        added += touch_block(l2.newer, l2.older, end, chunks[first:upto], add)
+        upto = first
+    return added
+
+
+@compiled
+def _tick_l1(l1: Order, end: int, tier: OneTier, used: int, due: int, counts: Int64) -> int:
+    """Run the ticks that are due; return how many chunks left L1."""
+    gone = 0
+    while due > 0 and tier.evicts and is_full(used - gone, tier.capacity, tier.watermark):
+        batch = batch_size(used - gone, tier.ratio)
+        if batch == 0:
+            break
+        drop_oldest(l1.newer, l1.older, end, batch)
+        gone += batch
+        due -= 1
+    counts[EVICTED] += gone
+    return gone
+
+
+@compiled
+def _tick_l2(l2: Order, unique: int, second: SecondTier, used: Int64, due: int, counts: Int64) -> None:
+    """Run the ticks that are due on each of L2's lists; ``used`` is updated."""
+    if not second.evicts:
+        return
+    for owner in range(len(used)):
+        quota = second.quotas[owner]
+        left = due
+        wipe = second.isolated and quota == 0
+        while left > 0 and used[owner] > 0 and (wipe or is_full(used[owner], quota, second.watermark)):
+            batch = batch_size(used[owner], 1.0 if wipe else second.ratio)
+            if batch == 0:
+                break
+            drop_oldest(l2.newer, l2.older, unique + owner, batch)
+            used[owner] -= batch
+            counts[L2_EVICTED] += batch
+            left -= 1
