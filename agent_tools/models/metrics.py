@@ -120,6 +120,12 @@ class CacheMetrics(Frozen):
     """Lookups of prompts shorter than one chunk, which can never be cached."""
     dropped_events: Count | None = None
     """Events LMCache dropped before counting them; above 0, every other counter is too low."""
+    evicted_followed: Count | None = None
+    """Evicted chunks whose fate LMCache followed: a sample of 1 % unless started with a higher ``--metrics-sample-rate``."""
+    evicted_needed: Count | None = None
+    """Of these, asked for again within two minutes of their eviction (``l1_chunk_evict_reuse_gap``)."""
+    l2_loads_failed: Count | None = None
+    """Chunks found in L2 that could not be loaded because L1 had no room (``l2_prefetch_failure``, ``l1_oom``)."""
     kv_bytes_per_token: float | None = None
     """KV bytes of one token: L1 bytes used / tokens resident."""
     unavailable: dict[str, str] = {}

@@ -1,0 +1,1 @@
+"""The LMCaches there are, behind one protocol."""

@@ -1,0 +1,190 @@
+"""HTTP to the admin API of an `lmcache server`: timeouts on every call, retries for reads only, one sentence per error."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import httpx
+
+from agent_tools.errors import NotLMCacheError, OutcomeUnknownError, RefusedError, SettingsError, UnreachableError
+
+READ_TRIES = 3
+_CLOSED = (anyio.EndOfStream, anyio.BrokenResourceError)
+GREETING = 0.1
+"""Seconds in which a server that speaks first has spoken; three times the time to connect, if that is longer."""
+
+
+class AdminClient:
+    """One keep-alive connection pool to one base URL. Redirects and proxies are not followed."""
+
+    def __init__(self, base_url: str, timeout: float = 5.0, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """Raises `SettingsError` when `base_url` is not ``http(s)://host[:port]``; `timeout` is in seconds per call."""
+        try:
+            url = httpx.URL(base_url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise SettingsError(f"{_without_password(base_url)!r} is not an address: {error}") from error
+        if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.path not in {"", "/"} or url.query:
+            raise SettingsError(
+                f"{_without_password(base_url)!r} is not an address of the form http://host:port, by which a cache is reached"
+            )
+        self.base_url = str(url).rstrip("/")
+        self.timeout = timeout
+        self._http = httpx.AsyncClient(base_url=self.base_url, timeout=timeout, transport=transport, trust_env=False)
+        self._unmet = url if transport is None else None
+
+    @contextlib.contextmanager
+    def understood(self, path: str) -> Iterator[None]:
+        """Put around the taking apart of an answer: one of another shape than LMCache 0.5 gives is a `NotLMCacheError`."""
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise NotLMCacheError(
+                f"{self.base_url}{path} is not that of an `lmcache server` 0.5 ({type(error).__name__}: {error}):"
+                " something else, or another version, answers there"
+            ) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def read_text(self, path: str) -> str:
+        """GET; the body as text."""
+        return (await self._read(path, {})).text
+
+    async def read(self, path: str, **params: Any) -> Any:  # noqa: ANN401  JSON
+        """GET; the body as JSON.
+
+        Raises:
+            UnreachableError: Nothing answered in time, three times.
+            NotLMCacheError: The answer is not JSON, or the route does not exist.
+            RefusedError: LMCache answered with an error.
+        """
+        return self._json(await self._read(path, params))
+
+    async def change(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401  JSON
+        """Send one change, once; the body of the answer as JSON.
+
+        Raises:
+            UnreachableError: No connection could be made; nothing was sent.
+            OutcomeUnknownError: It was sent and no whole answer came.
+            RefusedError: LMCache answered with an error.
+        """
+        await self._meet()
+        try:
+            response = await self._http.request(method, path, json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise self._unreachable(path, error) from error
+        except httpx.HTTPError as error:
+            raise OutcomeUnknownError(
+                f"{method} {path} was sent to {self.base_url} and no answer came ({_cause(error)}); it may or may not be in"
+                " force: read the cache's status and configuration before anything else"
+            ) from error
+        return self._json(self._accepted(response, f"{method} {path}"))
+
+    async def _read(self, path: str, params: dict[str, Any]) -> httpx.Response:
+        await self._meet()
+        last: httpx.RequestError | None = None
+        for _ in range(READ_TRIES):
+            try:
+                response = await self._http.get(path, params=params)
+            except httpx.RequestError as error:
+                last = error
+                continue
+            return self._accepted(response, f"GET {path}")
+        if isinstance(last, httpx.RemoteProtocolError | httpx.DecodingError):
+            raise NotLMCacheError(
+                f"{self.base_url} does not speak HTTP ({_cause(last)}); give the server's --http-port, not its --port"
+            ) from last
+        raise self._unreachable(path, last) from last
+
+    async def _meet(self) -> None:
+        """Before the first request, make sure that the other side does not speak first, as ZeroMQ does and HTTP never.
+
+        LMCache 0.5.6 takes an HTTP request to its ``--port`` for a message of its own, and the thread that serves all engines
+        dies of it while ``/status`` stays healthy.
+        """
+        url, began = self._unmet, time.monotonic()
+        if url is None:
+            return
+        try:
+            with anyio.fail_after(self.timeout):
+                stream = await anyio.connect_tcp(url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+        except (OSError, TimeoutError):
+            return  # the request itself will tell
+        async with stream:
+            with anyio.move_on_after(max(GREETING, 3 * (time.monotonic() - began))), contextlib.suppress(*_CLOSED):
+                await stream.receive()
+                raise NotLMCacheError(
+                    f"{self.base_url} is not an HTTP server: it speaks first, as LMCache's --port does; give its --http-port."
+                    " Nothing was sent there"
+                )
+        self._unmet = None
+
+    def _accepted(self, response: httpx.Response, asked: str) -> httpx.Response:
+        if response.is_success:
+            return response
+        if response.status_code in {404, 405} and not _says_why(response):
+            raise NotLMCacheError(
+                f"{self.base_url} answered {response.status_code} to {asked}: something else than an LMCache 0.5 admin API"
+                " listens there; give the server's --http-port, not its --port"
+            )
+        if response.is_redirect:
+            raise NotLMCacheError(
+                f"{self.base_url} answered {asked} with a redirect, which LMCache never does; it was not followed"
+            )
+        raise RefusedError(
+            f"LMCache refused {asked} with {response.status_code}: {_says_why(response) or response.reason_phrase}",
+            response.status_code,
+        )
+
+    def _json(self, response: httpx.Response) -> Any:  # noqa: ANN401  JSON
+        try:
+            return response.json()
+        except ValueError as error:
+            raise NotLMCacheError(
+                f"{response.request.url} did not answer with JSON: something else than an LMCache admin API listens there"
+            ) from error
+
+    def _unreachable(self, path: str, error: Exception | None) -> UnreachableError:
+        if isinstance(error, httpx.ReadTimeout):
+            return UnreachableError(
+                f"what listens at {self.base_url} took the connection and did not answer {path} within {self.timeout:g} s: the server"
+                " hangs, or this is its --port and not its --http-port; nothing was changed"
+            )
+        return UnreachableError(
+            f"no cache answered {path} at {self.base_url} within {self.timeout:g} s ({_cause(error)}); nothing was changed."
+            " Start `lmcache server` there or correct the cache's address"
+        )
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"//[^/]*@", "//***@", address)
+
+
+def _cause(error: Exception | None) -> str:
+    return str(error) or type(error).__name__
+
+
+def _says_why(response: httpx.Response) -> str | None:
+    """LMCache's own words: ``detail`` on its cache routes, ``error`` on quota and reconfigure routes."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
+    detail = body.get("detail", body.get("error"))
+    if isinstance(detail, list):
+        return "; ".join(map(_violation, detail))
+    # FastAPI's and Starlette's own 404 says just "Not Found": that is no word of LMCache's.
+    return str(detail) if detail and detail not in {"Not Found", "Method Not Allowed"} else None
+
+
+def _violation(detail: Any) -> str:  # noqa: ANN401  JSON
+    """One entry of FastAPI's answer to a body it does not take."""
+    if not isinstance(detail, dict):
+        return str(detail)
+    return f"{'.'.join(map(str, detail.get('loc', [])))}: {detail.get('msg', detail)}"

@@ -1,0 +1,70 @@
+"""The operator's names -> deployments. Agents pass names, never addresses, so a prompt cannot make us call an arbitrary host."""
+
+from dataclasses import dataclass, field
+
+from agent_tools.errors import SettingsError, UnknownCacheError
+from agent_tools.observation import History
+from agent_tools.settings import CacheSettings, Settings
+
+from .base import Deployment
+from .embedded import EmbeddedDeployment
+from .server import ServerDeployment
+
+DEFAULT = "default"
+EMBEDDED = "embedded:"
+
+
+@dataclass
+class Cache:
+    """One named cache: its deployment, what the operator allows, and what was read of it so far."""
+
+    name: str
+    settings: CacheSettings
+    deployment: Deployment
+    history: History = field(default_factory=History)
+
+
+class Directory:
+    """The caches of one process. Deployments are made on first use and kept, so an embedded server is started once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._caches: dict[str, Cache] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names a caller may use."""
+        return tuple(sorted({DEFAULT, *self.settings.caches}))
+
+    def get(self, name: str) -> Cache:
+        """The cache of that name.
+
+        Raises:
+            UnknownCacheError: There is none; the message lists those there are.
+            SettingsError: Its target is not one we know.
+            UnsupportedError: It is embedded and lmcache is not installed.
+        """
+        if name not in self.names:
+            raise UnknownCacheError(f"there is no cache named {name!r}; the operator's directory has: {', '.join(self.names)}")
+        if name not in self._caches:
+            settings = self.settings.caches.get(name, CacheSettings())
+            self._caches[name] = Cache(name, settings, self._connect(settings))
+        return self._caches[name]
+
+    async def close(self) -> None:
+        """Close every deployment that was used; embedded servers are stopped."""
+        while self._caches:
+            _, cache = self._caches.popitem()
+            await cache.deployment.close()
+
+    def _connect(self, settings: CacheSettings) -> Deployment:
+        if settings.target == EMBEDDED:
+            return EmbeddedDeployment(settings.embedded, self.settings.state_folder / "logs")
+        if settings.target.startswith(("http://", "https://")):
+            return ServerDeployment(
+                settings.target,
+                access_log=settings.access_log,
+                arena_folder=settings.arena_folder,
+                timeout=settings.timeout_seconds,
+            )
+        raise SettingsError(f"target {settings.target!r} is neither http://host:port nor {EMBEDDED}")

@@ -1,0 +1,90 @@
+"""What the admin API of an `lmcache server` 0.5.6 answers -> our snapshot, configuration and entries.
+
+Any error in here means an answer of another shape; see `AdminClient.understood`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent_tools.models import MB, CacheConfig, CacheEntry, EvictionPolicy, L2Adapter
+
+from .exposition import Exposition
+from .health import health_of
+from .server_command import POLICY_NAMES, adapter_of
+from .snapshot import Snapshot
+
+Json = Mapping[str, Any]
+
+
+def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Exposition) -> Snapshot:
+    """From ``/status`` and ``/metrics``, read at the same time."""
+    managers = list(status["storage_manager"]["l1_managers"].values())
+    return Snapshot(
+        asked_at=asked_at,
+        taken_at=taken_at,
+        process_start=exposition.process_start,
+        instance_id=exposition.instance_id,
+        counters=exposition.counters if exposition.has_cache_metrics else None,
+        tokens=exposition.tokens,
+        l1_used_bytes=sum(m["memory_used_bytes"] for m in managers),
+        l1_total_bytes=sum(m["memory_total_bytes"] for m in managers),
+        resident_objects=sum(m["total_object_count"] for m in managers),
+        objects_per_chunk=_objects_per_chunk(status, exposition.objects_per_token),
+        chunk_size=status["chunk_size"],
+        health=health_of(status),
+    )
+
+
+def config_of(status: Json, boot: Json, adapters: Json) -> CacheConfig:
+    """From ``/status`` (what is in force), ``/config`` (start-up values of what cannot change) and ``/config/adapters``.
+
+    What 0.5.6 accepted though it makes no sense (it validates few flags) is ``None``, so that we never repeat it.
+    """
+    manager = status["storage_manager"]
+    controllers = list(manager["l1_eviction_controllers"].values())
+    eviction = controllers[0] if len(controllers) == 1 else {}
+    policy = next((policy for policy, text in POLICY_NAMES.items() if text == eviction.get("eviction_policy")), None)
+    chunk_size = status["chunk_size"] or None
+    return CacheConfig(
+        enabled=True,
+        max_size_mb=sum(m["memory_total_bytes"] for m in manager["l1_managers"].values()) / MB or None,
+        eviction_policy=policy,
+        enable_prefix_caching=True,
+        min_prefix_length=chunk_size,
+        auto_eviction=None if policy is None else policy is not EvictionPolicy.NOOP,
+        chunk_size=chunk_size,
+        eviction_watermark=_share(eviction.get("trigger_watermark")),
+        eviction_ratio=_share(eviction.get("eviction_ratio")),
+        l2_adapters=adapters_of(boot, adapters),
+        l2_store_policy=boot["storage_manager"].get("store_policy"),
+        l2_prefetch_policy=boot["storage_manager"].get("prefetch_policy"),
+    )
+
+
+def adapters_of(boot: Json, live: Json) -> tuple[L2Adapter, ...]:
+    """The L2 adapters there are, with the settings they were started with."""
+    reported = boot["storage_manager"].get("l2_adapter_config", {}).get("adapters", [])
+    types = [a["type_name"] for a in live["adapters"] if a.get("tier") == "l2"]
+    return tuple(adapter_of(type_name, settings) for type_name, settings in zip(types, reported, strict=False))
+
+
+def entry_of(entry: Json) -> CacheEntry:
+    """One of ``entries`` of ``GET /cache/objects``."""
+    key = entry["key"]
+    return CacheEntry(
+        entry_id=f"{key['model_name']}@{key['kv_rank']:08x}@{key['chunk_hash_hex']}@{key['object_group_id']}@{key['cache_salt']}",
+        prefix_hash=key["chunk_hash_hex"],
+        size_mb=entry["size_bytes"] / MB,
+    )
+
+
+def _objects_per_chunk(status: Json, per_token: float | None) -> float | None:
+    """Measured on hits where there were any, else from the registered workers: an object is a chunk of one rank."""
+    if per_token is not None:
+        return per_token * float(status["chunk_size"])
+    contexts = [*status.get("cache_context_meta", {}).values(), *status.get("non_cuda_context_meta", {}).values()]
+    return 1.0 if contexts and all(c.get("world_size") == 1 for c in contexts) else None
+
+
+def _share(value: float | None) -> float | None:
+    return value if value is not None and 0 < value <= 1 else None

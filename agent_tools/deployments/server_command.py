@@ -1,0 +1,156 @@
+"""The command line of an `lmcache server`, from its own ``/config`` or for one of ours, with or without a change."""
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent_tools.models import ConfigUpdate, EvictionPolicy, L2Adapter
+
+Flags = dict[str, Any]
+"""Flag -> value: text or number, ``True`` for a bare flag, a list for a repeated one."""
+
+L1_POLICIES = {EvictionPolicy.LRU: "LRU", EvictionPolicy.ARC: "ARC", EvictionPolicy.NOOP: "noop"}
+"""Policies that L1 can have. IsolatedLRU is accepted by 0.5.6 and kills the eviction thread at the first watermark crossing."""
+POLICY_NAMES = {**L1_POLICIES, EvictionPolicy.ISOLATED_LRU: "IsolatedLRU"}
+
+SECRET = "***"
+"""What stands for a secret in all that we show."""
+_SECRET_WORDS = ("password", "secret", "token", "credential", "access_key", "api_key")
+_FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (
+    # (place in /config, flag, default of 0.5.6)
+    ("mp.instance_id", "--instance-id", None),
+    ("mp.transport", "--transport", "zmq"),
+    ("mp.host", "--host", "localhost"),
+    ("mp.port", "--port", 5555),
+    ("mp.chunk_size", "--chunk-size", 256),
+    ("mp.max_gpu_workers", "--max-gpu-workers", 1),
+    ("mp.max_cpu_workers", "--max-cpu-workers", 1),
+    ("mp.hash_algorithm", "--hash-algorithm", "blake3"),
+    ("mp.engine_type", "--engine-type", "default"),
+    ("mp.supported_transfer_mode", "--supported-transfer-mode", "lmcache_driven"),
+    ("mp.session_ttl_seconds", "--session-ttl-seconds", 600.0),
+    ("mp.worker_reap_timeout_seconds", "--worker-reap-timeout-seconds", 120.0),
+    ("mp.kv_event_log_size", "--kv-event-log-size", 32768),
+    ("storage_manager.l1_manager_config.memory_config.align_bytes", "--l1-align-bytes", 4096),
+    ("storage_manager.l1_manager_config.memory_config.devdax_path", "--l1-devdax-path", ""),
+    ("storage_manager.l1_manager_config.write_ttl_seconds", "--l1-write-ttl-seconds", 600),
+    ("storage_manager.l1_manager_config.read_ttl_seconds", "--l1-read-ttl-seconds", 300),
+    ("storage_manager.eviction_config.eviction_policy", "--eviction-policy", None),
+    ("storage_manager.eviction_config.trigger_watermark", "--eviction-trigger-watermark", 0.8),
+    ("storage_manager.eviction_config.eviction_ratio", "--eviction-ratio", 0.2),
+    ("storage_manager.store_policy", "--l2-store-policy", "default"),
+    ("storage_manager.prefetch_policy", "--l2-prefetch-policy", "default"),
+    ("storage_manager.prefetch_max_in_flight", "--l2-prefetch-max-in-flight", 8),
+    ("http.http_host", "--http-host", "127.0.0.1"),
+    ("http.http_port", "--http-port", 8080),
+    ("observability.metrics_sample_rate", "--metrics-sample-rate", 0.01),
+    ("observability.max_queue_size", "--event-bus-queue-size", 10000),
+    ("observability.otlp_endpoint", "--otlp-endpoint", None),
+    ("observability.lookup_hash_log.output_dir", "--lookup-hash-log-dir", ""),
+    ("observability.trace_level", "--trace-level", None),
+    ("observability.trace_output", "--trace-output", None),
+    ("coordinator.url", "--coordinator-url", ""),
+    ("coordinator.advertise_ip", "--coordinator-advertise-ip", ""),
+)
+
+
+def flags_of(config: Mapping[str, Any], adapters: Sequence[L2Adapter]) -> Flags:
+    """The flags that start a server with this ``GET /config`` (boot settings); flags at their default are left out."""
+    flags: Flags = {"--l1-size-gb": _at(config, "storage_manager.l1_manager_config.memory_config.size_in_bytes") / 2**30}
+    for place, flag, default in _FROM_CONFIG:
+        value = _at(config, place)
+        if value is not None and value != default:
+            flags[flag] = value
+    if not _at(config, "storage_manager.l1_manager_config.memory_config.use_lazy"):
+        flags["--no-l1-use-lazy"] = True
+    if "--l1-devdax-path" in flags:
+        flags["--shm-name"] = _at(config, "mp.shm_name") or ""
+    flags["--l2-adapter"] = [adapter_json(adapter) for adapter in adapters]
+    return flags
+
+
+def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
+    """The same flags with the settings of an update."""
+    changed = dict(flags)
+    policy = update.eviction_policy
+    if update.auto_eviction and policy is None and flags.get("--eviction-policy") == L1_POLICIES[EvictionPolicy.NOOP]:
+        policy = EvictionPolicy.LRU  # LMCache's usual one
+    wanted: Flags = {
+        "--l1-size-gb": None if update.max_size_mb is None else update.max_size_mb / 1024,
+        "--eviction-policy": None if policy is None else POLICY_NAMES[policy],
+        "--eviction-trigger-watermark": update.eviction_watermark,
+        "--eviction-ratio": update.eviction_ratio,
+        "--chunk-size": update.chunk_size,
+        "--l2-store-policy": update.l2_store_policy,
+        "--l2-prefetch-policy": update.l2_prefetch_policy,
+        "--l2-adapter": None if update.l2_adapters is None else [adapter_json(a) for a in update.l2_adapters],
+    }
+    changed.update({flag: value for flag, value in wanted.items() if value is not None})
+    return changed
+
+
+def argv(flags: Flags) -> list[str]:
+    """The arguments after ``lmcache server``."""
+    arguments: list[str] = []
+    for flag, value in flags.items():
+        if value is True:
+            arguments.append(flag)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                arguments += [flag, f"{one:.12g}" if isinstance(one, float) else str(one)]
+    return arguments
+
+
+def command_line(flags: Flags) -> str:
+    """One line to paste into a shell; secrets stand as ``***`` and have to be put in by hand."""
+    return shlex.join(["lmcache", "server", *argv(flags)])
+
+
+def adapter_json(adapter: L2Adapter) -> str:
+    """The value of ``--l2-adapter`` for one adapter."""
+    return json.dumps({"type": adapter.type, **adapter.settings})
+
+
+def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
+    """One entry of ``/config`` ``l2_adapter_config.adapters`` as it was given to ``--l2-adapter``, secrets replaced."""
+    settings = {name: _without_secrets(name, value) for name, value in reported.items() if value not in (None, "")}
+    for unreadable in ("persist_config", "serde_config", "eviction_config"):
+        text = settings.pop(unreadable, None)
+        fields = _constructor_fields(text) if isinstance(text, str) else {}
+        if unreadable == "eviction_config" and fields:
+            settings["eviction"] = {name: fields[name] for name in ("eviction_policy", "trigger_watermark", "eviction_ratio")}
+        elif fields.get("persist_enabled") is False:
+            settings["persist_enabled"] = False
+    defaults = {"affinity_tag": "_default", "shared": False, "use_odirect": False}
+    kept = {name: value for name, value in settings.items() if defaults.get(name, ...) != value}
+    return L2Adapter(type=type_name, settings=kept)
+
+
+def _constructor_fields(text: str) -> dict[str, Any]:
+    """``EvictionConfig(eviction_policy='LRU', ...)`` as a dict: 0.5.6 reports nested settings by their Python repr."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
+    except (SyntaxError, ValueError):
+        return {}
+
+
+def _without_secrets(name: str, value: Any) -> Any:  # noqa: ANN401  JSON
+    """A reported value, at any depth, with secrets and the passwords in addresses replaced."""
+    if any(word in name.lower() for word in _SECRET_WORDS):
+        return SECRET
+    if isinstance(value, Mapping):
+        return {inner: _without_secrets(inner, one) for inner, one in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(name, one) for one in value]
+    return re.sub(r"(?<=://)[^/@]*@", f"{SECRET}@", value) if isinstance(value, str) else value
+
+
+def _at(config: Mapping[str, Any], place: str) -> Any:  # noqa: ANN401  JSON
+    value: Any = config
+    for part in place.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,41 @@
+"""Which settings of an `lmcache server` 0.5.6 can be changed, how, and what to do about those that cannot."""
+
+from agent_tools.models import Support, SupportLevel
+
+DRAM = "L1 is plain memory, whose size is a start-up flag; start it with --l1-devdax-path FILE --no-l1-use-lazy to make it live"
+BELOW_PRIMARY = "the primary arena of {:g} MB cannot be removed from a running server, so less than that needs a restart"
+ARENAS = "L1 arenas are added in and drained from {}; L1 keeps its contents"
+NO_FOLDER = "the directory names no arena_folder on the server's host in which L1 arenas could be made"
+POLICY_REFUSED = (
+    "L1 of `lmcache server` has LRU, ARC and noop only; IsolatedLRU on L1 is accepted by 0.5.6 but kills the eviction thread"
+)
+_FLAG = "it is a start-up flag of `lmcache server` 0.5.6; a restart loses all of L1"
+NOT_A_SETTING = Support(level=SupportLevel.UNSUPPORTED, reason="`lmcache server` has no such setting")
+SUPPORT = {
+    "enabled": Support(
+        level=SupportLevel.UNSUPPORTED, reason="`lmcache server` has no off switch; take the connector out of the engine"
+    ),
+    "eviction_policy": Support(level=SupportLevel.RESTART, reason=_FLAG),
+    "auto_eviction": Support(level=SupportLevel.RESTART, reason=f"false is policy noop; {_FLAG}"),
+    "enable_prefix_caching": Support(
+        level=SupportLevel.UNSUPPORTED, reason="prefix caching is what LMCache does; it is always on"
+    ),
+    "min_prefix_length": Support(level=SupportLevel.UNSUPPORTED, reason="one chunk is the shortest prefix; change chunk_size"),
+    "cache_warmup": Support(
+        level=SupportLevel.UNSUPPORTED, reason="it is an operation, not a setting: warm a known prefix from L2"
+    ),
+    "enable_sharing": Support(
+        level=SupportLevel.UNSUPPORTED, reason="tenants are kept apart by the cache salt that the engine's client sends"
+    ),
+    "max_concurrent_users": Support(level=SupportLevel.UNSUPPORTED, reason="LMCache bounds tenants by quotas, not by number"),
+    "tenant_quotas_mb": Support(
+        level=SupportLevel.UNSUPPORTED,
+        reason="quotas work on IsolatedLRU L2 adapters only and wipe unlisted tenants; not offered yet",
+    ),
+    "chunk_size": Support(level=SupportLevel.RESTART, reason=f"{_FLAG}, and makes all of L2 unreachable"),
+    "eviction_watermark": Support(level=SupportLevel.RESTART, reason=_FLAG),
+    "eviction_ratio": Support(level=SupportLevel.RESTART, reason=_FLAG),
+    "l2_adapters": Support(level=SupportLevel.RESTART, reason=_FLAG),
+    "l2_store_policy": Support(level=SupportLevel.RESTART, reason=_FLAG),
+    "l2_prefetch_policy": Support(level=SupportLevel.RESTART, reason=_FLAG),
+}

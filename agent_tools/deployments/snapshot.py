@@ -1,0 +1,172 @@
+"""Two readings of a cache make a window: counters are subtracted, sizes are those of the later reading."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+
+from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, TokenCounts, Window
+from agent_tools.models.metrics import utc
+
+from .exposition import Counters, Labels, TokenCounters
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One reading of a cache: its counters since the process started, and its sizes now."""
+
+    asked_at: float
+    """Unix time at which the reading was asked for, seconds."""
+    taken_at: float
+    """Unix time at which it was there."""
+    process_start: float | None
+    """Unix time at which the cache process started; tells a restart from a quiet cache."""
+    instance_id: str | None
+    counters: Counters | None
+    """``None`` when the cache exports no counters."""
+    tokens: Mapping[Labels, TokenCounters]
+    l1_used_bytes: int
+    l1_total_bytes: int
+    resident_objects: int
+    """Objects in L1: chunks x ranks x object groups."""
+    objects_per_chunk: float | None
+    """How many objects make one chunk; ``None`` when that cannot be told yet."""
+    chunk_size: int
+    """Tokens per chunk."""
+    health: Health
+
+    def follows(self, earlier: "Snapshot") -> bool:
+        """Whether this reading is of the same process as an earlier one, with no counter gone down."""
+        if self.process_start != earlier.process_start or self.counters is None or earlier.counters is None:
+            return False
+        return not _went_down(earlier.counters, self.counters) and not any(
+            _went_down(counts, self.tokens.get(labels, TokenCounters())) for labels, counts in earlier.tokens.items()
+        )
+
+
+NO_COUNTERS = (
+    "the server exports no lmcache_mp_* series: it was started with --otlp-endpoint, --disable-metrics or --disable-observability"
+)
+NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
+NO_LATENCY = "LMCache 0.5.6 times lookups only with --transport grpc"
+NO_LATENCY_SPLIT = "LMCache does not time hits and misses apart"
+NO_TRAFFIC = "no tokens were requested in the window"
+NO_CHUNKS = "no chunk is resident, so bytes per token cannot be measured"
+NO_HITS = (
+    "LMCache counts objects (a chunk's part of one rank); until the first hit or with no worker registered, nothing tells how"
+    " many make a chunk"
+)
+
+
+def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
+    """The figures of the window between two readings.
+
+    With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
+    """
+    start = before if before is not None and after.follows(before) else None
+    window = Window(
+        # The clock of this machine may have been set back between two readings, or be behind that of the cache's.
+        start=utc(min(start.taken_at if start else after.process_start or after.taken_at, after.taken_at)),
+        end=utc(after.taken_at),
+        lifetime=start is None,
+        counters_reset=before is not None and start is None and after.counters is not None,
+    )
+    if after.counters is None:
+        return _metrics(after, window, None, {})
+    counters = _difference(after.counters, start.counters if start and start.counters else Counters())
+    return _metrics(after, window, counters, _token_counts(after.tokens, start.tokens if start else {}))
+
+
+def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: dict[Labels, TokenCounts]) -> CacheMetrics:
+    total = _sum(tokens.values())
+    resident = round(now.resident_objects / now.objects_per_chunk) if now.objects_per_chunk else None
+    resident_tokens = None if resident is None else resident * now.chunk_size
+    per_token = now.l1_used_bytes / resident_tokens if resident_tokens else None
+    lookup_ms = 1e3 * counters.lookup_seconds / counters.lookup_calls if counters and counters.lookup_calls else None
+    metrics = CacheMetrics(
+        status=CacheStatus.ENABLED if now.health.healthy else CacheStatus.ERROR,
+        enabled=True,
+        window=window,
+        total_size_mb=now.l1_total_bytes / MB,
+        used_size_mb=now.l1_used_bytes / MB,
+        available_size_mb=max(now.l1_total_bytes - now.l1_used_bytes, 0) / MB,
+        utilization_percent=100 * now.l1_used_bytes / now.l1_total_bytes if now.l1_total_bytes else None,
+        tokens_cached=resident_tokens,
+        resident_chunks=resident,
+        kv_bytes_per_token=per_token,
+        avg_latency_ms=lookup_ms,
+    )
+    if counters is None:
+        return metrics.model_copy(update={"unavailable": _why_missing(metrics)})
+    counted = metrics.model_copy(
+        update={
+            "total_requests": counters.lookups,
+            "hit_rate_percent": None if total.hit_rate is None else 100 * total.hit_rate,
+            "tokens_served": total.hit,
+            "tokens_computed": total.requested - total.hit,
+            "memory_saved_mb": None if per_token is None else total.hit * per_token / MB,
+            "memory_savings_percent": None if total.hit_rate is None or per_token is None else 100 * total.hit_rate,
+            "tokens": total,
+            "by_model": _grouped(tokens, 0),
+            "by_tenant": _grouped(tokens, 1),
+            "failed_stores": counters.failed_stores,
+            "evictions": counters.evictions,
+            "stored_chunks": counters.stored_chunks,
+            "short_prompts": counters.short_prompts,
+            "dropped_events": counters.dropped_events,
+            "evicted_followed": counters.evicted_followed,
+            "evicted_needed": counters.evicted_needed,
+            "l2_loads_failed": counters.l2_loads_failed,
+        }
+    )
+    return counted.model_copy(update={"unavailable": _why_missing(counted)})
+
+
+def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
+    """For each figure that is ``None``: the reason, by name."""
+    no_counters = metrics.total_requests is None
+    reasons = {
+        "cache_hits": NO_REQUEST_HITS,
+        "cache_misses": NO_REQUEST_HITS,
+        "avg_latency_ms": NO_LATENCY,
+        "cache_hit_latency_ms": NO_LATENCY_SPLIT,
+        "cache_miss_latency_ms": NO_LATENCY_SPLIT,
+        "hit_rate_percent": NO_TRAFFIC,
+        "memory_savings_percent": NO_CHUNKS if metrics.tokens.requested else NO_TRAFFIC,
+        "memory_saved_mb": NO_CHUNKS,
+        "kv_bytes_per_token": NO_CHUNKS if metrics.tokens_cached is not None else NO_HITS,
+        "tokens_cached": NO_HITS,
+        "resident_chunks": NO_HITS,
+    }
+    sized = {"kv_bytes_per_token", "tokens_cached", "resident_chunks"}
+    missing = [name for name in type(metrics).model_fields if getattr(metrics, name) is None]
+    return {name: NO_COUNTERS if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
+
+
+def _went_down(before: Counters | TokenCounters, after: Counters | TokenCounters) -> bool:
+    return any(getattr(after, field.name) < getattr(before, field.name) for field in fields(before))
+
+
+def _difference(after: Counters, before: Counters) -> Counters:
+    return replace(after, **{f.name: getattr(after, f.name) - getattr(before, f.name) for f in fields(Counters)})
+
+
+def _token_counts(after: Mapping[Labels, TokenCounters], before: Mapping[Labels, TokenCounters]) -> dict[Labels, TokenCounts]:
+    counts = {}
+    for labels, now in after.items():
+        then = before.get(labels, TokenCounters())
+        requested, hit_l1, hit_l2 = now.requested - then.requested, now.hit_l1 - then.hit_l1, now.hit_l2 - then.hit_l2
+        if requested or hit_l1 or hit_l2:
+            # LMCache adds to the requested and hit counters one after the other; a reading between the two must not fail.
+            counts[labels] = TokenCounts(requested=max(requested, hit_l1 + hit_l2), hit_l1=hit_l1, hit_l2=hit_l2)
+    return counts
+
+
+def _grouped(tokens: Mapping[Labels, TokenCounts], part: int) -> dict[str, TokenCounts]:
+    names = sorted({labels[part] for labels in tokens})
+    return {name: _sum(counts for labels, counts in tokens.items() if labels[part] == name) for name in names}
+
+
+def _sum(counts: Iterable[TokenCounts]) -> TokenCounts:
+    many = list(counts)
+    return TokenCounts(
+        requested=sum(c.requested for c in many), hit_l1=sum(c.hit_l1 for c in many), hit_l2=sum(c.hit_l2 for c in many)
+    )

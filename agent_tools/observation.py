@@ -1,0 +1,46 @@
+"""What was read of a cache over time, so that figures can be given for any window seen so far."""
+
+from collections import deque
+from itertools import pairwise
+
+from .deployments.snapshot import Snapshot, metrics_between
+from .models import CacheMetrics
+from .prediction.eviction_clock import Poll
+
+KEPT = 7200
+"""Readings kept per cache: two hours at one a second."""
+
+
+class History:
+    """The latest readings of one cache, oldest first."""
+
+    def __init__(self) -> None:
+        self._snapshots: deque[Snapshot] = deque(maxlen=KEPT)
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Append a reading."""
+        self._snapshots.append(snapshot)
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The last reading."""
+        return self._snapshots[-1] if self._snapshots else None
+
+    def at_or_before(self, instant: float) -> Snapshot | None:
+        """The last reading at or before a Unix time; ``None`` when the history does not reach back so far."""
+        return next((s for s in reversed(self._snapshots) if s.taken_at <= instant), None)
+
+    def first_of_process(self, latest: Snapshot) -> Snapshot:
+        """The earliest reading of the cache process that `latest` is of."""
+        return next((s for s in self._snapshots if latest.follows(s)), latest)
+
+    def polls(self, latest: Snapshot) -> list[Poll]:
+        """The readings of the eviction thread's tick counter in the process that `latest` is of."""
+        same = [s for s in self._snapshots if latest.follows(s) and s.counters is not None]
+        return [Poll(s.asked_at, s.taken_at, s.counters.eviction_ticks) for s in same if s.counters is not None]
+
+    def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
+        """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""
+        inside = [s for s in self._snapshots if start <= s.taken_at <= end]
+        windows: list[CacheMetrics] = [metrics_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
+        return [(w.tokens.requested, w.tokens.hit) for w in windows if w.tokens.requested]

@@ -1,0 +1,88 @@
+"""The operator's settings: which caches there are, under which names, and what may be done to them.
+
+Read from the TOML file named by ``LMCACHE_AGENT_SETTINGS``, else from ``caches.toml`` in the working directory if there is one:
+
+    [caches.prod]
+    target = "http://127.0.0.1:8080"      # the server's --http-port
+    access_log = "/var/log/lmcache"       # its --lookup-hash-log-dir, if readable from here
+    arena_folder = "/dev/shm"             # on its host: makes the L1 size live
+    bounds = { max_size_mb = 8192, allow_restart = false }
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_state_path
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from .deployments.embedded import EmbeddedOptions
+from .errors import SettingsError
+from .models import Bounds
+from .models.config import Frozen
+
+FILE_VARIABLE = "LMCACHE_AGENT_SETTINGS"
+DEFAULT_FILE = Path("caches.toml")
+
+
+class CacheSettings(Frozen):
+    """One cache of the directory."""
+
+    target: str = "embedded:"
+    """``http://host:port`` of an `lmcache server`'s admin API, or ``embedded:`` for a private server that we start."""
+    bounds: Bounds = Bounds()
+    """What an agent may change here."""
+    access_log: Path | None = None
+    """Folder of the server's ``--lookup-hash-log-dir``, if we can read it; not for ``embedded:``, which has its own."""
+    arena_folder: Path | None = None
+    """Folder on the server's own host for live L1 growth; not for ``embedded:``, which has its own."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Patience for each call to the admin API."""
+    cooldown_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """How long after a change no other change of the same cache is made in mode ``auto``."""
+    embedded: EmbeddedOptions = EmbeddedOptions()
+    """How the private server is started; only for ``embedded:``."""
+
+
+class Settings(BaseSettings):
+    """All of the operator's settings; also settable by environment variables ``LMCACHE_AGENT_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="LMCACHE_AGENT_", extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    caches: dict[str, CacheSettings] = {}
+    """Name -> cache. Without a cache named ``default``, that name is a private embedded server."""
+    state_folder: Path = user_state_path("lmcache-agent")
+    """Where the change log, the locks and the logs of embedded servers are kept."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is Pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
+
+    @classmethod
+    def load(cls) -> "Settings":
+        """The settings of this process.
+
+        Raises:
+            SettingsError: The file is missing, is not TOML, or holds a value that makes no sense; says which.
+        """
+        if os.environ.get(FILE_VARIABLE) and not _file().is_file():
+            raise SettingsError(f"{FILE_VARIABLE} names {_file()}, which does not exist")
+        try:
+            return cls()
+        except ValidationError as error:
+            where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise SettingsError(f"the settings in {_file()} or LMCACHE_AGENT_* are wrong: {where}") from error
+        except ValueError as error:
+            raise SettingsError(f"{_file()} is not TOML: {error}") from error
+
+
+def _file() -> Path:
+    return Path(os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)

@@ -1,0 +1,107 @@
+"""Fixtures shared by all tests: a real embedded cache under `Operations`, real servers of other kinds, and traffic into them.
+
+Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_cache import Launch, Play, eventually
+
+from agent_tools.deployments.directory import Cache, Directory
+from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server_command import Flags
+from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.io_loop import io_loop
+from agent_tools.models import Bounds, ConfigUpdate
+from agent_tools.observation import History
+from agent_tools.operations import Operations, silent
+from agent_tools.settings import CacheSettings, Settings
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.replay import ReplayResult, ReplaySettings, replay
+
+START = ConfigUpdate(max_size_mb=16, eviction_watermark=0.8, eviction_ratio=0.2)
+"""How the `cache` fixture hands the embedded cache to each test."""
+
+
+@pytest.fixture(scope="session")
+def lmcache() -> None:
+    """Asked for by every fixture that starts a real server."""
+    if importlib.util.find_spec("lmcache") is None:
+        pytest.skip("no real server can be started: lmcache is not installed (pip install 'lmcache-agent-tools[embedded]')")
+
+
+@pytest.fixture(scope="session")
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `operations` keeps its change log, locks and server logs."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="session")
+def operations(lmcache: None, state_folder: Path) -> Iterator[Operations]: 
+    """Operations on the caches ``default`` (a real embedded server of 16 MB) and ``unreachable`` (nothing listens there)."""
+    default = CacheSettings(
+        bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=EmbeddedOptions(l1_size_mb=16)
+    )
+    unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
+    settings = Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)
+    operations = Operations(Directory(settings))
+    yield operations
+    io_loop.run(operations.close)
+
+
+@pytest.fixture
+def cache(operations: Operations) -> Cache:
+    """The embedded cache of `operations`, set as in `START`, with an empty L1 and no history; its counters go on."""
+    cache = operations.directory.get("default")
+    io_loop.run(_reset, cache)
+    return cache
+
+
+async def _reset(cache: Cache) -> None:
+    await cache.deployment.clear()  # first, since an arena that is drained goes only when it is empty
+    config = (await cache.deployment.config()).known()
+    wanted = {setting: value for setting, value in START.known().items() if config[setting] != value}
+    if wanted:
+        await cache.deployment.apply(ConfigUpdate.model_validate(wanted), silent)
+    cache.history = History()
+
+
+@pytest.fixture
+def server(cache: Cache) -> ServerProcess:
+    """The process of the embedded cache."""
+    assert isinstance(cache.deployment, EmbeddedDeployment)
+    return io_loop.run(cache.deployment.started)
+
+
+@pytest.fixture
+def play(cache: Cache, server: ServerProcess) -> Play:
+    """Replays a log into the embedded cache and returns when the server has counted all of it."""
+
+    def play(log: AccessLog, **settings: object) -> ReplayResult:
+        before = io_loop.run(cache.deployment.snapshot).counters
+        result = replay(log, server.rpc_url, ReplaySettings.model_validate(settings))
+        assert before is not None
+        eventually(lambda: io_loop.run(cache.deployment.snapshot).counters.lookups - before.lookups >= result.requests)
+        return result
+
+    return play
+
+
+@pytest.fixture(scope="module")
+def launch(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Starts real servers with any flags, on free ports and with a lookup-hash log; all are stopped at the module's end."""
+    processes: list[ServerProcess] = []
+
+    def launch(flags: Flags) -> ServerProcess:
+        small: Flags = {"--l1-size-gb": 16 / 1024, "--eviction-policy": "LRU", "--supported-transfer-mode": "auto"}
+        process = ServerProcess.launch(small | flags, tmp_path_factory.mktemp("logs"))
+        processes.append(process)
+        io_loop.run(process.wait_ready)
+        return process
+
+    yield launch
+    for process in processes:
+        io_loop.run(process.stop)

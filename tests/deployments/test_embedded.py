@@ -1,0 +1,241 @@
+"""Claims about a private server: started when needed, restarted when a setting needs it, and gone without a trace."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from real_cache import eventually
+from real_logs import conversations, log_of
+
+from agent_tools.deployments import embedded
+from agent_tools.deployments.directory import Cache
+from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.errors import CacheDiedError, UnsupportedError
+from agent_tools.io_loop import io_loop
+from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter, SupportLevel
+from agent_tools.operations import silent
+from agent_tools.workload.replay import replay
+
+SHM = Path("/dev/shm")  # noqa: S108  shared memory is where arenas are made
+Own = Callable[..., EmbeddedDeployment]
+
+
+@pytest.fixture
+def own(lmcache: None, tmp_path: Path) -> Iterator[Own]:  # noqa: ARG001
+    """Makes an `EmbeddedDeployment` with these options; closed at the end of the test."""
+    deployments: list[EmbeddedDeployment] = []
+
+    def own(**options: object) -> EmbeddedDeployment:
+        made = EmbeddedOptions.model_validate({"l1_size_mb": 8, **options})
+        deployments.append(EmbeddedDeployment(made, tmp_path / "logs"))
+        return deployments[-1]
+
+    yield own
+    for deployment in deployments:
+        io_loop.run(deployment.close)
+
+
+def config(deployment: EmbeddedDeployment) -> CacheConfig:
+    return io_loop.run(deployment.config)
+
+
+def server_of(process: ServerProcess) -> psutil.Process:
+    """The `lmcache server` under the guard."""
+    return psutil.Process(process._guard.pid).children()[0]
+
+
+def listening(port: int) -> bool:
+    return any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in psutil.net_connections("tcp"))
+
+
+def test_it_starts_with_the_first_call_and_leaves_nothing_but_its_log(own: Own, tmp_path: Path) -> None:
+    folders = set(Path(tempfile.gettempdir()).glob("lmcache-agent-*"))
+    deployment = own(eviction_policy="arc", eviction_watermark=0.7, eviction_ratio=0.1, chunk_size=128)
+    assert not (tmp_path / "logs").exists()
+    assert config(deployment).known() == {
+        **CacheConfig(enabled=True, max_size_mb=8, eviction_policy=EvictionPolicy.ARC, enable_prefix_caching=True).known(),
+        **CacheConfig(min_prefix_length=128, chunk_size=128, auto_eviction=True, l2_adapters=()).known(),
+        **CacheConfig(eviction_watermark=0.7, eviction_ratio=0.1, l2_store_policy="default", l2_prefetch_policy="default").known(),
+    }
+    process = io_loop.run(deployment.started)
+    server = server_of(process)
+    assert list(SHM.glob("lmcache-agent-l1-*")) == []
+    assert process.folder.is_dir()
+    assert listening(process.http_port)
+    io_loop.run(deployment.close)
+    assert not psutil.pid_exists(server.pid)
+    assert not psutil.pid_exists(process._guard.pid)
+    assert not listening(process.http_port)
+    assert not listening(process.rpc_port)
+    assert set(Path(tempfile.gettempdir()).glob("lmcache-agent-*")) == folders
+    assert [log.suffix for log in (tmp_path / "logs").iterdir()] == [".log"]
+
+
+def test_l1_of_a_policy_it_cannot_have_is_refused_at_once() -> None:
+    with pytest.raises(UnsupportedError, match="can have the policies lru, arc, noop; not mru"):
+        EmbeddedDeployment(EmbeddedOptions(eviction_policy=EvictionPolicy.MRU), Path("unused"))
+
+
+def test_a_folder_without_room_for_l1_is_a_clear_error(own: Own, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="No such file"):
+        config(own(arena_folder=tmp_path / "missing"))
+    with pytest.raises(UnsupportedError, match="does not fit into"):
+        config(own(l1_size_mb=1e9))
+
+
+def test_without_lmcache_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'lmcache-agent-tools\[embedded\]'"):
+        EmbeddedDeployment(EmbeddedOptions(), Path("unused"))
+
+
+# ---- restarts ----
+
+
+def test_a_restart_changes_what_was_asked_and_keeps_the_size_that_l1_grew_to(own: Own) -> None:
+    deployment = own()
+    server = io_loop.run(deployment.started)
+    io_loop.run(deployment.apply, ConfigUpdate(max_size_mb=24), silent)
+    replay(log_of(*conversations(2, 8)), server.rpc_url)
+    said: list[str] = []
+    io_loop.run(deployment.apply, ConfigUpdate(eviction_watermark=0.6), said.append)
+    assert said == ["restarting the server; L1 starts empty"]
+    now = io_loop.run(deployment.config)
+    assert (now.max_size_mb, now.eviction_watermark, now.eviction_ratio) == (24, 0.6, 0.2)
+    again = io_loop.run(deployment.started)
+    assert again.http_url == server.http_url
+    assert again.rpc_url == server.rpc_url
+    assert io_loop.run(deployment.snapshot).resident_objects == 0
+    assert list(SHM.glob("lmcache-agent-l1-*")) == []
+    # What it was started with is now one arena, so less needs another restart.
+    assert io_loop.run(deployment.support, ConfigUpdate(max_size_mb=16))["max_size_mb"].level is SupportLevel.RESTART
+
+
+def test_a_secret_that_was_masked_is_never_taken_for_a_secret(cache: Cache) -> None:
+    update = ConfigUpdate(l2_adapters=(L2Adapter(type="resp", settings={"password": "***"}),))
+    with pytest.raises(UnsupportedError, match="secrets of an L2 adapter are shown as"):
+        io_loop.run(cache.deployment.apply, update, silent)
+
+
+# ---- ends of all kinds ----
+
+
+def test_a_server_that_was_killed_is_reported_once_and_the_next_call_starts_another(own: Own) -> None:
+    deployment = own()
+    process = io_loop.run(deployment.started)
+    server_of(process).kill()
+    with pytest.raises(CacheDiedError, match=rf"process ended \(exit code 137\).*log: {process.log}"):
+        config(deployment)
+    assert config(deployment).max_size_mb == 8
+    again = io_loop.run(deployment.started)
+    assert again is not process
+    assert not process.folder.exists()
+    assert replay(log_of(range(4)), again.rpc_url).requests == 1
+    # And when the guard itself is killed, the kernel ends the server.
+    server = server_of(again)
+    again._guard.kill()
+    server.wait(10)
+    io_loop.run(deployment.close)
+    assert not again.folder.exists()
+
+
+OWNER = """
+    import sys, time
+    from pathlib import Path
+    from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+    from agent_tools.io_loop import io_loop
+
+    deployment = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8), Path(sys.argv[1]))
+    io_loop.run(deployment.started)
+    print("started", flush=True)
+    {then}
+"""
+WAIT = "time.sleep(60)"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A Python program that has, or is about to have, started an embedded server."""
+
+    process: "subprocess.Popen[str]"
+    guard: psutil.Process
+
+    def leaves(self) -> None:
+        """Wait for its end, and see that nothing is left of its server."""
+        folder, flags = self.guard.cmdline()[2], self.guard.cmdline()
+        family = [self.guard, *self.guard.children(recursive=True)]
+        self.process.wait(20)
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert alive == []
+        assert not Path(folder).exists()
+        assert not listening(int(flags[flags.index("--http-port") + 1]))
+        assert not any(f"lmcache-agent-l1-{self.process.pid}-" in path.name for path in SHM.iterdir())
+
+
+@pytest.fixture(scope="module")
+def owners(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Owner]]:  # noqa: ARG001
+    """Four of them, started side by side."""
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(OWNER.format(then=then)), str(tmp_path_factory.mktemp(name))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,
+        )
+        for name, then in {"killed": WAIT, "interrupted": WAIT, "starting": WAIT, "careless": "sys.stdin.read()"}.items()
+    }
+    try:
+        yield {name: Owner(one, eventually(partial(guard_of, one.pid), 30)) for name, one in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
+
+
+def guard_of(owner: int) -> psutil.Process | None:
+    return next((child for child in psutil.Process(owner).children() if any("guard.py" in part for part in child.cmdline())), None)
+
+
+def has_started(owner: Owner) -> None:
+    assert owner.process.stdout is not None
+    assert owner.process.stdout.readline() == "started\n"
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(owners: dict[str, Owner]) -> None:
+    os.killpg(owners["starting"].process.pid, signal.SIGINT)  # to all of a terminal's processes; the server is not among them
+    owners["starting"].leaves()
+
+
+def test_ctrl_c_leaves_nothing(owners: dict[str, Owner]) -> None:
+    has_started(owners["interrupted"])
+    os.killpg(owners["interrupted"].process.pid, signal.SIGINT)
+    owners["interrupted"].leaves()
+
+
+def test_an_owner_that_is_killed_leaves_nothing(owners: dict[str, Owner]) -> None:
+    has_started(owners["killed"])
+    owners["killed"].process.kill()
+    owners["killed"].leaves()
+
+
+def test_an_owner_that_ends_without_closing_leaves_nothing(owners: dict[str, Owner]) -> None:
+    has_started(owners["careless"])
+    assert owners["careless"].process.stdin is not None
+    owners["careless"].process.stdin.close()
+    owners["careless"].leaves()

@@ -1,0 +1,95 @@
+"""Claims about command lines: what a server reports is what would start it again, and an update changes just what it names."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_tools.deployments.server_command import adapter_json, adapter_of, argv, command_line, flags_of, with_update
+from agent_tools.models import ConfigUpdate, EvictionPolicy, L2Adapter
+
+BOOT = {
+    "mp": {"chunk_size": 128, "port": 5555, "shm_name": ""},
+    "storage_manager": {
+        "l1_manager_config": {"memory_config": {"size_in_bytes": 2**24, "use_lazy": True, "devdax_path": ""}},
+        "eviction_config": {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.1},
+    },
+}
+
+
+def test_flags_at_their_default_are_left_out() -> None:
+    assert command_line(flags_of(BOOT, [])) == (
+        "lmcache server --l1-size-gb 0.015625 --chunk-size 128 --eviction-policy LRU --eviction-ratio 0.1"
+    )
+
+
+def test_an_update_changes_just_the_flags_it_names() -> None:
+    flags = flags_of(BOOT, [])
+    update = ConfigUpdate(max_size_mb=32, eviction_watermark=0.5, l2_store_policy="skip_l1")
+    changed = with_update(flags, update)
+    assert {flag: value for flag, value in changed.items() if flags.get(flag) != value} == {
+        "--l1-size-gb": 1 / 32,
+        "--eviction-trigger-watermark": 0.5,
+        "--l2-store-policy": "skip_l1",
+    }
+    assert flags == flags_of(BOOT, [])
+
+
+@pytest.mark.parametrize(
+    ("update", "policy"),
+    [
+        (ConfigUpdate(eviction_policy=EvictionPolicy.ARC), "ARC"),
+        (ConfigUpdate(auto_eviction=False), "noop"),
+        (ConfigUpdate(auto_eviction=True), "LRU"),
+    ],
+)
+def test_automatic_eviction_is_a_matter_of_the_policy(update: ConfigUpdate, policy: str) -> None:
+    assert with_update(flags_of(BOOT, []), update)["--eviction-policy"] == policy
+
+
+def test_eviction_that_is_switched_on_again_is_lru() -> None:
+    off = with_update(flags_of(BOOT, []), ConfigUpdate(auto_eviction=False))
+    assert with_update(off, ConfigUpdate(auto_eviction=True))["--eviction-policy"] == "LRU"
+    arc = with_update(off, ConfigUpdate(eviction_policy=EvictionPolicy.ARC))
+    assert with_update(arc, ConfigUpdate(auto_eviction=True))["--eviction-policy"] == "ARC"
+
+
+@pytest.mark.parametrize("name", ["password", "s3_secret_key", "access_key_id", "auth_token", "api_key"])
+def test_a_secret_is_not_repeated(name: str) -> None:
+    adapter = adapter_of("s3", {name: "hunter2", "bucket": "kv"})
+    assert adapter == L2Adapter(type="s3", settings={name: "***", "bucket": "kv"})
+    assert "hunter2" not in command_line(flags_of(BOOT, [adapter]))
+
+
+def test_a_secret_inside_another_field_is_not_repeated() -> None:
+    nested = adapter_of("plugin", {"options": {"password": "hunter2", "host": "h"}, "url": "redis://user:hunter2@h:6379"})
+    assert "hunter2" not in adapter_json(nested)
+    assert nested.settings["options"]["host"] == "h"
+
+
+def test_nested_settings_that_lmcache_reports_by_their_repr_are_read() -> None:
+    reported = {
+        "base_path": "/kv",
+        "persist_config": "PersistConfig(persist_enabled=False)",
+        "serde_config": "None",
+        "eviction_config": "EvictionConfig(eviction_policy='LRU', trigger_watermark=0.8, eviction_ratio=0.2)",
+        "affinity_tag": "_default",
+    }
+    assert adapter_of("fs_native", reported).settings == {
+        "base_path": "/kv",
+        "persist_enabled": False,
+        "eviction": {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2},
+    }
+
+
+@pytest.mark.parametrize("text", ["", "EvictionConfig(", "__import__('os').system('true')", "EvictionConfig(eviction_policy=exit())"])
+def test_a_repr_that_cannot_be_read_is_left_out_and_never_run(text: str) -> None:
+    assert adapter_of("fs", {"eviction_config": text}).settings == {}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=8), st.text() | st.integers() | st.floats(0, 1), max_size=4))
+def test_any_adapter_survives_a_shell(settings: dict[str, object]) -> None:
+    adapter = L2Adapter(type="fs", settings={name.replace("\0", ""): value for name, value in settings.items()})
+    line = command_line({"--l2-adapter": [adapter_json(adapter), adapter_json(adapter)]})
+    assert shlex.split(line) == ["lmcache", "server", *argv({"--l2-adapter": [adapter_json(adapter)] * 2})]

@@ -1,0 +1,31 @@
+"""Small access logs made by hand, for replaying into real servers."""
+
+import numpy as np
+
+from agent_tools.workload.access_log import AccessLog, renumber
+
+CHUNK_SIZE = 256
+
+
+def log_of(*requests: list[int] | range, tenants: tuple[str, ...] = ("",), tail: int = 0) -> AccessLog:
+    """Requests with these chunk numbers, one a second; the tenants take turns; each prompt has `tail` tokens more.
+
+    Prompts are made from chunk numbers counted by first appearance: two logs of the same shape ask for the same prompts.
+    """
+    counts = np.array([len(request) for request in requests])
+    chunk_ids, _ = renumber(np.array([chunk for request in requests for chunk in request], dtype=np.int64))
+    return AccessLog(
+        chunk_size=CHUNK_SIZE,
+        chunk_ids=chunk_ids,
+        offsets=np.concatenate(([0], np.cumsum(counts))),
+        tokens=counts * CHUNK_SIZE + tail,
+        timestamps=np.arange(len(requests), dtype=np.float64),
+        tenants=(np.arange(len(requests)) % len(tenants)).astype(np.int16),
+        models=np.zeros(len(requests), dtype=np.int16),
+        tenant_names=tenants,
+    )
+
+
+def conversations(count: int, chunks: int) -> list[range]:
+    """So many requests of so many chunks each that share nothing."""
+    return [range(number * chunks, (number + 1) * chunks) for number in range(count)]
