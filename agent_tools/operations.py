@@ -1,0 +1,300 @@
+"""The verbs: all that can be done with the caches of a directory, async, each in one call.
+
+The only stair between the doors (tools, graphs, command line) and the rest. Run them on the I/O loop (`io_loop`).
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from .acting import Actor, not_in_force
+from .deployments.base import Progress
+from .deployments.directory import DEFAULT, Cache, Directory
+from .deployments.snapshot import Snapshot, metrics_between
+from .errors import UnsupportedError
+from .models import (
+    Advice,
+    Bounds,
+    CacheConfig,
+    CacheMetrics,
+    CacheOptimizationResult,
+    ChangeOutcome,
+    ChangeRecord,
+    ChangeResult,
+    ConfigUpdate,
+    LMCacheStatus,
+    Plan,
+    Support,
+    Verification,
+    VerificationVerdict,
+    WarmResult,
+)
+from .models.change import Baseline
+from .recommender.observation import Observation
+from .recommender.proposals import server_setting
+from .recommender.recommend import recommend
+from .recommender.symptoms import diagnose
+from .recommender.verify import verify
+from .settings import Settings
+from .workload.access_log import AccessLog
+
+READ_EVERY = 0.45
+"""Seconds between readings while a window is observed; no divisor of the server's one-second tick, whose moment they reveal."""
+MOST_INTERVALS = 600
+"""Readings kept in a baseline; more are merged."""
+
+
+def silent(_: str) -> None:
+    """No progress is wanted."""
+
+
+class Operations:
+    """All operations on the caches of one directory."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.actor = Actor(self.directory.settings.state_folder)
+
+    async def close(self) -> None:
+        """Close all connections; stop embedded servers."""
+        await self.directory.close()
+
+    # ---- reading ----
+
+    async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
+        """What the cache is, how it is set, and its figures since its process started."""
+        named = self.directory.get(cache)
+        seen = await self._observe(named, (None, await self._read(named)), None)
+        deployment, latest = named.deployment, named.history.latest
+        notes = {}
+        try:
+            top_entries = tuple(await deployment.entries(10))
+        except UnsupportedError as error:
+            top_entries, notes["top_entries"] = None, str(error)
+        return LMCacheStatus(
+            timestamp=seen.metrics.window.end,
+            instance_id=latest.instance_id if latest else None,
+            metrics=seen.metrics,
+            config=seen.config,
+            lmcache_version=await deployment.version(),
+            backend=deployment.backend,
+            health=seen.health,
+            top_entries=top_entries,
+            symptoms=tuple(symptom.code.value for symptom in diagnose(seen)),
+            notes=notes,
+        )
+
+    async def metrics(
+        self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
+    ) -> CacheMetrics:
+        """The figures of a window ending now.
+
+        Args:
+            cache: Its name.
+            window_seconds: How long a window; waits for what earlier readings do not cover. ``None``: since the process started.
+            progress: Told while waiting.
+        """
+        before, after = await self._window(self.directory.get(cache), window_seconds, progress)
+        return metrics_between(before, after)
+
+    async def config(self, cache: str = DEFAULT) -> tuple[CacheConfig, Mapping[str, Support]]:
+        """The settings in force, and for each whether and how it can be changed."""
+        deployment = self.directory.get(cache).deployment
+        return await deployment.config(), await deployment.support()
+
+    async def recommend(
+        self,
+        cache: str = DEFAULT,
+        window_seconds: float | None = None,
+        bounds: Bounds | None = None,
+        progress: Progress = silent,
+        since: float | None = None,
+    ) -> Advice:
+        """What would make the cache better, or why nothing would, from the window and the access log of its requests.
+
+        Args:
+            cache: Its name.
+            window_seconds: As for `metrics`.
+            bounds: Narrows the operator's bounds.
+            progress: Told while waiting.
+            since: Start the window at this Unix time instead, if this process has a reading of then.
+        """
+        named = self.directory.get(cache)
+        seen = await self._observe(named, await self._window(named, window_seconds, progress, since), bounds)
+        # The search takes seconds on a long log; other operations go on meanwhile.
+        return await anyio.to_thread.run_sync(recommend, seen)
+
+    async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
+        """The change log, oldest first, of one cache or of all."""
+        if cache is not None:
+            self.directory.get(cache)
+        return await anyio.to_thread.run_sync(self.actor.log.records, cache)
+
+    # ---- acting ----
+
+    async def plan(self, cache: str, update: ConfigUpdate, reason: str, bounds: Bounds | None = None) -> Plan:
+        """What an update would change and cost; nothing is changed. See `Actor.plan`."""
+        return await self.actor.plan(self.directory.get(cache), update, reason, bounds)
+
+    async def apply(self, plan: Plan, actor: str, progress: Progress = silent) -> ChangeResult:
+        """Carry out a plan. See `Actor.apply`."""
+        return await self.actor.apply(self.directory.get(plan.cache), plan, actor, progress)
+
+    async def undo(self, cache: str, change_id: str, actor: str, progress: Progress = silent) -> ChangeResult:
+        """Take back a change by its id. See `Actor.undo`."""
+        return await self.actor.undo(self.directory.get(cache), change_id, actor, progress)
+
+    async def check_cooldown(self, cache: str) -> None:
+        """Raise `CooldownError` while the last change of the cache is too recent."""
+        await self.actor.check_cooldown(self.directory.get(cache))
+
+    async def optimize(
+        self, cache: str, target_utilization_percent: float, actor: str, reason: str = ""
+    ) -> CacheOptimizationResult:
+        """Remove least recently used entries until at most so much of L1 is used; no setting is changed."""
+        named = self.directory.get(cache)
+
+        async def trim() -> None:
+            total = (await named.deployment.snapshot()).l1_total_bytes
+            await named.deployment.trim(int(total * target_utilization_percent / 100))
+
+        return await self.actor.drop(named, "optimize", actor, reason, trim)
+
+    async def clear(self, cache: str, actor: str, reason: str = "") -> CacheOptimizationResult:
+        """Remove all that is in L1, except what requests hold locked. L2 is not touched."""
+        named = self.directory.get(cache)
+        return await self.actor.drop(named, "clear", actor, reason, named.deployment.clear)
+
+    async def delete_chunks(
+        self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
+    ) -> CacheOptimizationResult:
+        """Remove chunks from L1 by their hash."""
+        named = self.directory.get(cache)
+
+        async def delete() -> None:
+            await named.deployment.delete(model, chunk_hashes, tenant)
+
+        return await self.actor.drop(named, "delete", actor, f"{len(chunk_hashes)} chunks of {model}", delete)
+
+    async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str = "") -> WarmResult:
+        """Load a known prompt prefix from L2 into L1."""
+        return await self.directory.get(cache).deployment.warm(model, tokens, tenant)
+
+    # ---- judging ----
+
+    async def baseline(self, cache: str, window_seconds: float | None = None, progress: Progress = silent) -> Baseline:
+        """What the cache did in a window ending now (as for `metrics`), to be compared with what it does later."""
+        named = self.directory.get(cache)
+        return await self._baseline(named, *await self._window(named, window_seconds, progress))
+
+    async def verify(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:
+        """Watch the cache until it has served as many tokens as before the change, and compare.
+
+        Args:
+            change: The applied change.
+            before: What the cache did before it.
+            patience: At most so many seconds; the verdict may then be "undecided".
+            progress: Told while waiting.
+        """
+        named = self.directory.get(change.plan.cache)
+        start = await self._read(named)
+        wanted, deadline = before.metrics.tokens.requested, time.monotonic() + patience
+        while time.monotonic() < deadline:
+            served = metrics_between(start, await self._read(named)).tokens.requested
+            progress(f"verifying: {served} of {wanted} tokens seen since the change")
+            if served >= wanted > 0:
+                break
+            await anyio.sleep(READ_EVERY)
+        end = await self._read(named)
+        seen = await self._observe(named, (start, end), None)
+        in_force = not_in_force(change.plan.changes, seen.config) is None
+        old = server_setting(seen, {one.setting: one.old for one in change.plan.changes})
+        judge = partial(verify, before, await self._baseline(named, start, end), in_force=in_force, seen=seen, old=old)
+        verification = await anyio.to_thread.run_sync(judge)
+        outcome = ChangeOutcome.VERIFIED if verification.verdict is VerificationVerdict.BETTER else ChangeOutcome.KEPT_UNVERIFIED
+        await self.actor.note(change.change_id, outcome, verification.why)
+        return verification
+
+    # ---- parts ----
+
+    async def _baseline(self, cache: Cache, before: Snapshot | None, after: Snapshot) -> Baseline:
+        metrics = metrics_between(before, after)
+        start, end = metrics.window.start.timestamp(), metrics.window.end.timestamp()
+        log = await cache.deployment.access_log(since=start)
+        return Baseline(
+            metrics=metrics,
+            intervals=_merged(cache.history.intervals(start, end)),
+            requests_digest=None if log is None else requests_digest(log),
+        )
+
+    async def _observe(self, cache: Cache, window: tuple[Snapshot | None, Snapshot], bounds: Bounds | None) -> Observation:
+        before, after = window
+        return Observation(
+            cache=cache.name,
+            metrics=metrics_between(before, after),
+            config=await cache.deployment.config(),
+            support=await cache.deployment.support(),
+            bounds=cache.settings.bounds.narrowed(bounds),
+            health=after.health,
+            polls=cache.history.polls(after),
+            log=await cache.deployment.access_log(since=await self._emptied_at(cache, after)),
+        )
+
+    async def _emptied_at(self, cache: Cache, now: Snapshot) -> float:
+        """Unix time since when L1 fills: the start of the process, or the last time we cleared it. A log may be older than that."""
+        cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name)
+        return max(now.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
+
+    async def _window(
+        self, cache: Cache, seconds: float | None, progress: Progress, since: float | None = None
+    ) -> tuple[Snapshot | None, Snapshot]:
+        """(first reading, or ``None`` for the start of the process; last reading) of a window ending now.
+
+        It starts at `since`, a Unix time, if a reading of then is kept; else it spans `seconds`, waiting for what is not covered.
+        """
+        after = await self._read(cache)
+        kept = cache.history.at_or_before(since) if since is not None else None
+        if kept is not None or seconds is None:
+            return kept, after
+        covered = cache.history.at_or_before(after.taken_at - seconds)
+        if covered is not None:
+            return covered, after
+        start = cache.history.first_of_process(after)
+        while (left := start.taken_at + seconds - time.time()) > 0:
+            progress(f"observing {cache.name}: {left:.0f} s left")
+            await anyio.sleep(min(left, READ_EVERY))
+            after = await self._read(cache)
+        return start, after
+
+    async def _read(self, cache: Cache) -> Snapshot:
+        snapshot = await cache.deployment.snapshot()
+        cache.history.add(snapshot)
+        return snapshot
+
+
+def requests_digest(log: AccessLog) -> str | None:
+    """Digest of a log's requests whatever their order: of the hash of each one's last chunk, which stands for all of it."""
+    if log.hashes is None:
+        return None
+    whole = log.offsets[1:] > log.offsets[:-1]
+    ends = sorted(log.hashes[chunk].tobytes() for chunk in log.chunk_ids[log.offsets[1:][whole] - 1])
+    return hashlib.sha256(b"".join(ends)).hexdigest()[:16]
+
+
+def _merged(intervals: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """At most `MOST_INTERVALS`, neighbours added up."""
+    if len(intervals) <= MOST_INTERVALS:
+        return tuple(intervals)
+    parts = np.array_split(np.array(intervals), MOST_INTERVALS)
+    return tuple((int(p[:, 0].sum()), int(p[:, 1].sum())) for p in parts)
+
+
+@cache
+def shared_operations() -> Operations:
+    """The operations on the operator's own directory, made once per process; an embedded server is then shared too."""
+    return Operations(Directory(Settings.load()))

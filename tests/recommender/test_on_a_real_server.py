@@ -1,0 +1,85 @@
+"""Claims about advice on what a real server did, and about what came of following it. Figures are the server's own."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from real_cache import Launch, Play
+from real_logs import conversations, log_of
+
+from agent_tools.deployments.directory import Cache, Directory
+from agent_tools.io_loop import io_loop
+from agent_tools.models import ActionKind, Bounds, ChangeOutcome, ConfigUpdate, Rung, SymptomCode, Verdict, VerificationVerdict
+from agent_tools.operations import Operations
+from agent_tools.settings import CacheSettings, Settings
+from agent_tools.workload.generate import AgentTraffic
+from agent_tools.workload.replay import ReplaySettings, replay
+
+
+def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, cache: Cache, play: Play) -> None:
+    log = AgentTraffic(requests=400, seed=7).generate()
+    io_loop.run(operations.clear, "default", "test")  # on record, so that the model starts from an empty cache too
+    began = io_loop.run(operations.metrics).window.end.timestamp()
+    before = play(log, model="advice").hit_rate
+    advice = io_loop.run(operations.recommend, "default", None, None, lambda _: None, began)
+    assert advice.rung is Rung.ACCESS_LOG
+    assert advice.token_hit_rate == pytest.approx(before)
+    assert advice.verdict is Verdict.ACT
+    best = advice.best
+    assert best is not None
+    assert best.gain is not None
+    assert best.update is not None
+    change = io_loop.run(operations.apply, io_loop.run(operations.plan, "default", best.update, advice.why), "test")
+    assert change.config.max_size_mb == best.update.max_size_mb
+    io_loop.run(operations.clear, "default", "test")
+    after = play(log, model="advice").hit_rate
+    assert before is not None
+    assert after is not None
+    # A second pass is not the first one's twin in time; two points are what that was seen to make.
+    assert best.gain.lower - 0.02 <= after - before <= best.gain.upper + 0.02
+
+
+def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Launch, tmp_path: Path) -> None:
+    """256 chunks, watermark 0.95: after 12 requests of 20 chunks 240 are used, the next one does not fit, and nothing is evicted."""
+    server = launch({"--l1-size-gb": 8 / 1024, "--eviction-trigger-watermark": 0.95})
+    target = {"target": server.http_url, "access_log": server.folder / "lookups", "bounds": Bounds(allow_restart=True)}
+    operations = Operations(Directory(Settings(caches={"prod": CacheSettings.model_validate(target)}, state_folder=tmp_path)))
+    try:
+        traffic = log_of(*conversations(12, 20), *[range(240, 260)] * 30)  # one a second
+        replay(traffic, server.rpc_url, ReplaySettings(pace=12))
+        advice = io_loop.run(operations.recommend, "prod")
+        assert advice.verdict is Verdict.ACT
+        assert SymptomCode.WATERMARK_TOO_HIGH in {symptom.code for symptom in advice.symptoms}
+        assert "L1 is frozen: 94% used is below the watermark of 95%" in " ".join(symptom.summary for symptom in advice.symptoms)
+        assert advice.best is not None
+        assert advice.best.update is not None
+        assert (advice.best.update.eviction_watermark or 1) < 0.94
+        (thaw,) = [one for one in advice.recommendations if one.action is ActionKind.OPTIMIZE]
+        assert thaw.target_utilization_percent is not None
+        done = io_loop.run(operations.optimize, "prod", thaw.target_utilization_percent, "test")
+        assert done.entries_before == 240
+        assert done.entries_after <= 256 * thaw.target_utilization_percent / 100
+        assert replay(log_of(range(20), range(20)), server.rpc_url).hits.tolist()[1] == 20
+    finally:
+        io_loop.run(operations.close)
+
+
+def test_a_change_that_helped_is_verified_on_other_requests_than_before(operations: Operations, cache: Cache, play: Play) -> None:
+    io_loop.run(operations.clear, "default", "test")
+    began = io_loop.run(operations.metrics).window.end.timestamp()
+    play(AgentTraffic(requests=300, seed=8).generate(), model="today")
+    seconds = time.time() - began
+    before = io_loop.run(operations.baseline, "default", seconds)
+    change = io_loop.run(operations.apply, io_loop.run(operations.plan, "default", ConfigUpdate(max_size_mb=48), ""), "test")
+    tomorrow = AgentTraffic(requests=320, seed=9).generate()
+    traffic = threading.Thread(target=play, args=(tomorrow,), kwargs={"model": "tomorrow"})
+    traffic.start()
+    told = io_loop.run(operations.verify, change, before, 30)
+    traffic.join()
+    assert told.in_force
+    assert told.paired
+    assert told.verdict is VerificationVerdict.BETTER
+    assert told.after.tokens.requested >= before.metrics.tokens.requested
+    last = io_loop.run(operations.changes)[-1]
+    assert (last.change_id, last.outcome, last.detail) == (change.change_id, ChangeOutcome.VERIFIED, told.why)
