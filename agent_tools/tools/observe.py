@@ -1,0 +1,133 @@
+"""The tools that only read."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from agent_tools.models import Advice, CacheMetrics, LMCacheStatus
+from agent_tools.operations import Operations
+
+from .spec import READ, CacheArguments, ToolSpec
+
+
+class WindowArguments(CacheArguments):
+    """A cache and a window of time."""
+
+    window_seconds: Annotated[float, Field(gt=0, le=600)] | None = None
+    """Seconds to cover, ending now; the call waits for what was not observed yet. Leave out for all since the cache started."""
+
+
+async def get_status(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_get_status`: content is three lines, artifact an `LMCacheStatus`."""
+    status = await operations.status(arguments.cache)
+    return describe_status(arguments.cache, status), status.model_dump(mode="json")
+
+
+async def get_metrics(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_get_metrics`: content is the main figures, artifact a `CacheMetrics`."""
+    metrics = await operations.metrics(arguments.cache, arguments.window_seconds)
+    return describe_metrics(metrics), metrics.model_dump(mode="json")
+
+
+async def get_config(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_get_config`: artifact ``{"config": CacheConfig, "support": {setting: Support}}``."""
+    config, support = await operations.config(arguments.cache)
+    values = config.known()
+    lines = [f"{name} = {values.get(name, 'unknown')} [{one.level.value}: {one.reason}]" for name, one in support.items()]
+    return "\n".join(lines), {
+        "config": config.model_dump(mode="json"),
+        "support": {name: one.model_dump(mode="json") for name, one in support.items()},
+    }
+
+
+async def recommend(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_recommend`: content is verdict, symptoms and recommendations, artifact an `Advice`."""
+    advice = await operations.recommend(arguments.cache, arguments.window_seconds)
+    return describe_advice(advice), advice.model_dump(mode="json")
+
+
+def describe_status(name: str, status: LMCacheStatus) -> str:
+    """A status in a few lines."""
+    health = "healthy" if status.health.healthy else "NOT healthy: " + "; ".join(status.health.problems)
+    return "\n".join(
+        (
+            f"{name}: {status.backend}, LMCache {status.lmcache_version or 'of unknown version'}, {health}",
+            describe_metrics(status.metrics),
+            f"symptoms: {', '.join(status.symptoms)}",
+        )
+    )
+
+
+def describe_metrics(metrics: CacheMetrics) -> str:
+    """The main figures of a window in a few lines."""
+    tokens = metrics.tokens
+    span = "since the cache started" if metrics.window.lifetime else "observed"
+    lines = [
+        f"window: {metrics.window.seconds:.0f} s {span}{', counters were reset in it' if metrics.window.counters_reset else ''}"
+    ]
+    if metrics.total_requests is None:
+        lines.append(f"no counters: {metrics.unavailable.get('total_requests')}")
+    elif tokens.hit_rate is None:
+        lines.append(f"{metrics.total_requests} lookups, no tokens requested")
+    else:
+        lines.append(
+            f"token hit rate {tokens.hit_rate:.1%} (L1 {tokens.hit_l1 / tokens.requested:.1%},"
+            f" L2 {tokens.hit_l2 / tokens.requested:.1%}) of {tokens.requested} tokens in {metrics.total_requests} lookups"
+        )
+        lines.append(
+            f"chunks stored {metrics.stored_chunks}, evicted {metrics.evictions},"
+            f" not stored for want of room {metrics.failed_stores}"
+        )
+    lines.append(f"L1 {metrics.used_size_mb:.1f} of {metrics.total_size_mb:.1f} MB used")
+    return "\n".join(lines)
+
+
+def describe_advice(advice: Advice) -> str:
+    """An advice in a few lines."""
+    lines = [f"{advice.verdict.value} ({advice.rung.value}): {advice.why}"]
+    lines += [f"symptom {symptom.code.value} [{symptom.severity.value}]: {symptom.summary}" for symptom in advice.symptoms]
+    for rank, one in enumerate(advice.recommendations, 1):
+        settings = f"; update={one.update.known()}" if one.update else ""
+        allowed = "" if one.within_bounds else f"; NOT ALLOWED: {one.risk}"
+        lines.append(
+            f"{rank}. {one.title}: {one.expected_impact}; {one.implementation_effort}; cost {one.cost};"
+            f" confidence {one.confidence.value}{settings}{allowed}"
+        )
+    return "\n".join(lines)
+
+
+OBSERVE = (
+    ToolSpec(
+        name="get_status",
+        title="Cache status",
+        description="State of an LMCache KV cache: health, figures since it started, what looks wrong. Start here.",
+        arguments=CacheArguments,
+        run=get_status,
+        hints=READ,
+    ),
+    ToolSpec(
+        name="get_metrics",
+        title="Cache metrics",
+        description="Token hit rate by tier, evictions, failed stores and sizes of a cache over a window of time.",
+        arguments=WindowArguments,
+        run=get_metrics,
+        hints=READ,
+    ),
+    ToolSpec(
+        name="get_config",
+        title="Cache configuration",
+        description="All settings of a cache as they are in force, and whether each can be changed live, by a restart, or not.",
+        arguments=CacheArguments,
+        run=get_config,
+        hints=READ,
+    ),
+    ToolSpec(
+        name="recommend",
+        title="Recommend cache settings",
+        description="What would make a cache better within the operator's bounds, with evidence and gain; often: do nothing."
+        " Changes nothing. Pass the `update` of a recommendation to lmcache_update_config to follow it.",
+        arguments=WindowArguments,
+        run=recommend,
+        hints=READ,
+    ),
+)
