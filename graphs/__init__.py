@@ -1,0 +1,1 @@
+"""LangGraph graphs that tune an LMCache, made to be embedded."""

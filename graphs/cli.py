@@ -1,0 +1,250 @@
+"""The command line `lmcache-agent`: a few lines per command, each calling one operation or graph."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import typer
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agent_tools.deployments.directory import DEFAULT, Directory
+from agent_tools.errors import LMCacheToolError, SettingsError
+from agent_tools.io_loop import io_loop
+from agent_tools.models import Bounds, CacheMetrics, Mode, VerificationVerdict
+from agent_tools.operations import Operations
+from agent_tools.settings import CacheSettings, Settings
+from agent_tools.tools.observe import describe_advice, describe_status
+
+from . import demo as demo_run
+from .state import Outcome, TuneContext, TuneReport
+from .tune_cache import build_tune_cache
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="See, tune and verify an LMCache KV cache.")
+out = Console()
+err = Console(stderr=True)
+
+CacheName = Annotated[str, typer.Option("--cache", "-c", help="Name in the operator's directory (caches.toml).")]
+Url = Annotated[str | None, typer.Option(help="http://host:port of an `lmcache server`'s admin API, instead of a name.")]
+MaxSize = Annotated[float | None, typer.Option(help="With --url: the largest L1 that may be set, MB.")]
+ArenaFolder = Annotated[
+    Path | None, typer.Option(help="With --url: folder on the server's host for live L1 growth, e.g. /dev/shm.")
+]
+AccessLogFolder = Annotated[Path | None, typer.Option(help="With --url: folder of the server's --lookup-hash-log-dir.")]
+WindowSeconds = Annotated[float, typer.Option(min=0, help="Seconds to observe; 0 for everything since the cache started.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def status(cache: CacheName = DEFAULT, url: Url = None, as_json: AsJson = False) -> None:
+    """Health, figures since the cache started, and what looks wrong."""
+    with _operations(url, CacheSettings()) as (operations, name):
+        found = io_loop.run(operations.status, name or cache)
+    _print(found.model_dump(mode="json"), describe_status(name or cache, found), as_json)
+
+
+@app.command()
+def recommend(
+    cache: CacheName = DEFAULT,
+    url: Url = None,
+    window: WindowSeconds = 0,
+    max_size_mb: MaxSize = None,
+    arena_folder: ArenaFolder = None,
+    access_log: AccessLogFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """What would make the cache better, and why; changes nothing."""
+    with _operations(url, _given(max_size_mb, arena_folder, access_log)) as (operations, name):
+        advice = io_loop.run(operations.recommend, name or cache, window or None)
+    _print(advice.model_dump(mode="json"), describe_advice(advice), as_json)
+
+
+@app.command()
+def tune(  # noqa: PLR0913, PLR0917  the options of a command
+    cache: CacheName = DEFAULT,
+    url: Url = None,
+    mode: Annotated[Mode, typer.Option(help="How much to do without asking.")] = Mode.APPROVE,
+    window: WindowSeconds = 30,
+    verify_seconds: Annotated[float, typer.Option(min=1, help="Longest wait for traffic to verify by.")] = 120,
+    max_size_mb: MaxSize = None,
+    arena_folder: ArenaFolder = None,
+    access_log: AccessLogFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Observe, recommend, ask, change, verify, and undo what did harm."""
+    with _operations(url, _given(max_size_mb, arena_folder, access_log)) as (operations, name):
+        context = TuneContext(cache=name or cache, mode=mode, window_seconds=window, verify_seconds=verify_seconds)
+        report = _run_tune(operations, context)
+    _print(report.model_dump(mode="json"), f"{report.outcome.value}: {report.summary}", as_json)
+    raise typer.Exit(1 if report.outcome is Outcome.FAILED else 0)
+
+
+@app.command()
+def demo(
+    trace: Annotated[Path | None, typer.Option(help="A recorded workload (Mooncake format or lookup-hash log) instead.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the generated workload.")] = 0,
+    skip_bad_lines: Annotated[bool, typer.Option(help="Leave out broken lines of the trace.")] = False,
+    pass_seconds: Annotated[float, typer.Option(min=5, max=600, help="How long each of the two passes of traffic takes.")] = 35,
+) -> None:
+    """Tune a real, private LMCache under real traffic; exits 0 only when the tuning was verified."""
+    with _told_errors():
+        workload = (
+            demo_run.recorded_workload(trace, pass_seconds, skip_bad_lines=skip_bad_lines)
+            if trace
+            else demo_run.agent_workload(seed, pass_seconds)
+        )
+        _say(workload.description)
+        settings = demo_run.settings_for(workload, Settings.load().state_folder / "demo")
+        result = _interruptible(lambda: _run_demo(workload, settings))
+        _print_demo(result)
+        verification = result.report.verification
+        verified = verification is not None and verification.verdict is VerificationVerdict.BETTER and verification.in_force
+        raise typer.Exit(0 if verified and not result.corrupt_chunks else 1)
+
+
+def _run_tune(operations: Operations, context: TuneContext) -> TuneReport:
+    """Run the graph, asking at the terminal when it asks."""
+    graph = build_tune_cache(operations=operations).compile(name="tune_cache", checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "command line"}}
+    start: Any = {"tune_reason": "command line"}
+    while True:
+        report, asked = None, None
+        stream = graph.stream(start, config, context=context, stream_mode=["custom", "updates"])
+        for kind, event in cast("Iterator[tuple[str, Any]]", stream):
+            if kind == "custom":
+                _say(event["message"], err)
+            elif "__interrupt__" in event:
+                asked = event["__interrupt__"][0].value
+            elif "report" in event:
+                report = event["report"]["tune_report"]
+        if asked is None:
+            return TuneReport.model_validate(report)
+        start = Command(resume={"decisions": [_ask(asked)]})
+
+
+def _ask(asked: dict[str, Any]) -> dict[str, str]:
+    _say(asked["action_requests"][0]["description"], err)
+    # A closed standard input is no approval.
+    answer = typer.confirm("Apply?", err=True) if sys.stdin.isatty() else False
+    return {"type": "approve"} if answer else {"type": "reject", "message": "at the command line"}
+
+
+async def _run_demo(workload: demo_run.Workload, settings: Settings) -> demo_run.DemoResult:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[figures]}"), console=err) as bar:
+        task = bar.add_task("traffic", total=len(workload.log), figures="")
+
+        def show(done: int, total: int, metrics: CacheMetrics) -> None:
+            rate = metrics.tokens.hit_rate
+            bar.update(task, completed=done, total=total, figures="" if rate is None else f"token hit rate {rate:.1%}")
+
+        def say(text: str) -> None:
+            _say(text, bar.console)
+
+        return await demo_run.run_demo(workload, settings, say, show)
+
+
+def _print_demo(result: demo_run.DemoResult) -> None:
+    table = Table("as the server counted", "before", "after", title="Same requests, both from an empty L1")
+    for label, figure in DEMO_ROWS:
+        table.add_row(label, figure(result.before), figure(result.after) if result.after else "-")
+    out.print(table)
+    report = result.report
+    if report.advice is not None:
+        best = report.advice.best
+        _say(f"Why: {report.advice.symptoms[0].summary}")
+        _say(f"Predicted: {best.expected_impact if best else 'nothing'}")
+    _say(f"Changed: {report.plan if report.change else 'nothing'}")
+    _say(f"Verified: {report.outcome.value}: {report.summary}")
+    if result.corrupt_chunks:
+        out.print(f"[red]{result.corrupt_chunks} chunks came back other than they were stored[/red]")
+
+
+def _say(text: str, console: Console = out) -> None:
+    """Print prose as it is: not coloured, not cut into lines."""
+    console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+DEMO_ROWS: tuple[tuple[str, Callable[[CacheMetrics], str]], ...] = (
+    ("token hit rate", lambda m: _share(m.tokens.hit, m.tokens.requested)),
+    ("  from L1", lambda m: _share(m.tokens.hit_l1, m.tokens.requested)),
+    ("  from L2", lambda m: _share(m.tokens.hit_l2, m.tokens.requested)),
+    ("lookups", lambda m: str(m.total_requests)),
+    ("tokens served from cache", lambda m: str(m.tokens_served)),
+    ("tokens to compute", lambda m: str(m.tokens_computed)),
+    ("chunks evicted", lambda m: str(m.evictions)),
+    ("chunks not stored for want of room", lambda m: str(m.failed_stores)),
+    ("L1 used, MB", lambda m: f"{m.used_size_mb:.1f}"),
+    ("L1 total, MB", lambda m: f"{m.total_size_mb:.1f}"),
+)
+
+
+def _given(max_size_mb: float | None, arena_folder: Path | None, access_log: Path | None) -> CacheSettings:
+    with _told_errors():
+        return CacheSettings(bounds=Bounds(max_size_mb=max_size_mb), arena_folder=arena_folder, access_log=access_log)
+
+
+@contextmanager
+def _operations(url: str | None, given: CacheSettings) -> Iterator[tuple[Operations, str | None]]:
+    """The operator's directory, or one of just the address given; closed at the end, errors told in one sentence."""
+    with _told_errors():
+        settings = Settings.load()
+        if url is not None:
+            # The command line is the operator's own: here, and only here, an address may be given.
+            settings = Settings(caches={url: given.model_copy(update={"target": url})}, state_folder=settings.state_folder)
+        elif given != CacheSettings():
+            raise SettingsError(
+                "--max-size-mb, --arena-folder and --access-log go with --url; a named cache has them in caches.toml"
+            )
+        operations = Operations(Directory(settings))
+        try:
+            yield operations, url
+        finally:
+            io_loop.run(operations.close)
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    try:
+        yield
+    except LMCacheToolError as error:
+        err.print(f"[red]{error.code}:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from error
+    except ValidationError as error:
+        err.print(f"[red]bad value:[/red] {escape('; '.join(e['msg'] for e in error.errors()))}", highlight=False)
+        raise typer.Exit(2) from error
+
+
+def _interruptible(work: Callable[[], Awaitable[T]]) -> T:
+    """Run async work; Ctrl-C cancels it, waits for its cleaning up, and exits with 130."""
+    try:
+        return asyncio.run(work())  # type: ignore[arg-type]
+    except KeyboardInterrupt as error:
+        err.print("interrupted; the server was stopped")
+        raise typer.Exit(130) from error
+
+
+def _print(data: dict[str, Any], text: str, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    else:
+        _say(text)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,231 @@
+"""The steps of `tune_cache`: each calls one operation and says where to go next."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableLambda
+from langgraph.config import get_stream_writer
+from langgraph.runtime import get_runtime
+from langgraph.types import Command, interrupt
+from pydantic import BaseModel, ValidationError
+
+from agent_tools.errors import LMCacheToolError, StalePlanError
+from agent_tools.io_loop import io_loop
+from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
+from agent_tools.operations import Operations
+
+from .state import (
+    Advised,
+    Approval,
+    Changed,
+    Finished,
+    Nothing,
+    Observed,
+    Outcome,
+    Planned,
+    Stop,
+    TuneContext,
+    TuneReport,
+    context_of,
+)
+
+ACTOR = "graph tune_cache"
+APPLY = "lmcache_apply_plan"
+"""Name under which approval interfaces show the plan."""
+
+View = TypeVar("View", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a step works with, besides its view of the state."""
+
+    operations: Operations
+    context: TuneContext
+    say: Callable[[str], None]
+    """Sends one sentence of progress as a `custom` stream event."""
+
+
+Step = Callable[[Any, Run], Awaitable[Command[str]]]
+
+
+def node(step: Step, operations: Callable[[], Operations]) -> RunnableLambda[Any, Command[str]]:
+    """A step as a node for both invoke and ainvoke; it runs on the I/O loop. Our own errors end the run in its report."""
+
+    async def guarded(view: Any, context: TuneContext | Exception, write: Callable[[Any], None]) -> Command[str]:  # noqa: ANN401
+        try:
+            if isinstance(context, Exception):
+                raise context
+            return await step(view, Run(operations(), context, lambda text: write(_progress(step.__name__, text))))
+        except LMCacheToolError as error:
+            return _stop(Outcome.FAILED, str(error))
+
+    def sync(view: Any) -> Command[str]:  # noqa: ANN401
+        return io_loop.run(guarded, view, _context(), get_stream_writer())
+
+    async def asynchronous(view: Any) -> Command[str]:  # noqa: ANN401
+        return await io_loop.arun(guarded, view, _context(), get_stream_writer())
+
+    return RunnableLambda(sync, afunc=asynchronous, name=step.__name__)
+
+
+async def read_metrics(_: Nothing, run: Run) -> Command[str]:
+    """Observe the cache for the window."""
+    context = run.context
+    run.say(f"reading {context.cache}")
+    baseline = await run.operations.baseline(context.cache, context.window_seconds or None, run.say)
+    rate = baseline.metrics.tokens.hit_rate
+    run.say("no traffic was seen" if rate is None else f"token hit rate {rate:.1%}")
+    update = {"tune_baseline": baseline.model_dump(mode="json")}
+    if context.mode is Mode.OBSERVE:
+        return _stop(Outcome.OBSERVED, "read only, as asked", update)
+    return Command(goto="recommend", update=update)
+
+
+async def recommend(view: Observed, run: Run) -> Command[str]:
+    """Ask what would help, and make a plan of it."""
+    context = run.context
+    run.say("searching for better settings")
+    window = view.tune_baseline.metrics.window
+    since = None if window.lifetime else window.start.timestamp()
+    advice = await run.operations.recommend(context.cache, context.window_seconds or None, context.bounds, run.say, since)
+    run.say(advice.why)
+    update: dict[str, Any] = {"tune_advice": advice.model_dump(mode="json")}
+    best = advice.best
+    if best is None:
+        return _stop(Outcome.NO_DATA if advice.verdict is Verdict.NO_DATA else Outcome.DO_NOTHING, advice.why, update)
+    if best.action is ActionKind.OPTIMIZE:
+        return (
+            _stop(Outcome.RECOMMENDED, advice.why, update)
+            if context.mode is Mode.RECOMMEND
+            else Command(goto="optimize", update=update)
+        )
+    assert best.update is not None  # noqa: S101  every other action carries one
+    plan = await run.operations.plan(context.cache, best.update, view.tune_reason or advice.why, context.bounds)
+    update["tune_plan"] = plan.model_dump(mode="json")
+    if plan.command is not None:
+        return _stop(
+            Outcome.NEEDS_OPERATOR,
+            f"{advice.why}. Only the cache's operator can do that, by restarting it as: {plan.command}",
+            update,
+        )
+    if context.mode is Mode.RECOMMEND:
+        return _stop(Outcome.RECOMMENDED, advice.why, update)
+    if context.mode is Mode.AUTO:
+        await run.operations.check_cooldown(context.cache)
+    return Command(goto="approve" if context.mode is Mode.APPROVE else "reconfigure", update=update)
+
+
+def approve(state: Planned) -> Command[str]:
+    """Wait for a person. A node of its own with nothing before the interrupt, since it runs again when resumed."""
+    plan = state.tune_plan
+    answer = interrupt(approval_request(state), response_schema=Approval)
+    approval = answer if isinstance(answer, Approval) else Approval.model_validate(answer)
+    if approval.fingerprint not in (None, plan.fingerprint):
+        return _stop(Outcome.FAILED, f"the approval is for another plan than {plan.plan_id}; nothing was changed")
+    decision = approval.decisions[0]
+    if decision.type == "reject":
+        return _stop(Outcome.REJECTED, f"not approved{f': {decision.message}' if decision.message else ''}; nothing was changed")
+    edited = decision.update
+    return Command(goto="reconfigure", update={} if edited is None else {"tune_edit": edited.model_dump(mode="json")})
+
+
+def approval_request(view: Planned) -> dict[str, Any]:
+    """The plan in LangChain's human-in-the-loop payload."""
+    plan, best = view.tune_plan, view.tune_advice.best
+    lines = [f"Change {plan.cache}: {plan}.", view.tune_advice.why + ".", f"It loses: {plan.loses or 'nothing'}."]
+    if best is not None:
+        lines.append(f"Cost: {best.cost}. Risk: {best.risk}. Undo: {best.undo}.")
+    arguments = {"plan_id": plan.plan_id, "fingerprint": plan.fingerprint, "update": plan.update.known()}
+    return {
+        "action_requests": [{"name": APPLY, "args": arguments, "description": "\n".join(lines)}],
+        "review_configs": [{"action_name": APPLY, "allowed_decisions": ["approve", "edit", "reject"]}],
+    }
+
+
+async def reconfigure(view: Planned, run: Run) -> Command[str]:
+    """Carry out the plan, or the settings a person put in its place."""
+    plan = view.tune_plan
+    if view.tune_edit is not None:
+        edited = await run.operations.plan(
+            plan.cache, view.tune_edit, f"{plan.reason} (edited by the approver)", run.context.bounds
+        )
+        if edited.fingerprint != plan.fingerprint:
+            raise StalePlanError(f"{plan.cache} has changed since {plan.plan_id} was shown; nothing was changed")
+        plan = edited
+    run.say(f"applying {plan}")
+    change = await run.operations.apply(plan, ACTOR, run.say)
+    run.say(f"applied {plan}")
+    return Command(
+        goto="verify", update={"tune_plan": plan.model_dump(mode="json"), "tune_change": change.model_dump(mode="json")}
+    )
+
+
+async def optimize(view: Advised, run: Run) -> Command[str]:
+    """Drop cold entries; no setting is changed."""
+    best = view.tune_advice.best
+    target = best.target_utilization_percent if best else None
+    if target is None:
+        return _stop(Outcome.DO_NOTHING, view.tune_advice.why)
+    dropped = await run.operations.optimize(run.context.cache, target, ACTOR, view.tune_reason or view.tune_advice.why)
+    return _stop(Outcome.OPTIMIZED, dropped.message, {"tune_dropped": dropped.model_dump(mode="json")})
+
+
+async def verify(view: Changed, run: Run) -> Command[str]:
+    """Measure whether the change helped."""
+    verification = await run.operations.verify(view.tune_change, view.tune_baseline, run.context.verify_seconds, run.say)
+    run.say(f"{verification.verdict.value}: {verification.why}")
+    update = {"tune_verification": verification.model_dump(mode="json")}
+    if verification.verdict is VerificationVerdict.WORSE:
+        return Command(goto="roll_back", update=update)
+    improved = verification.verdict is VerificationVerdict.BETTER
+    return _stop(Outcome.IMPROVED if improved else Outcome.KEPT_UNDECIDED, verification.why, update)
+
+
+async def roll_back(view: Changed, run: Run) -> Command[str]:
+    """Take the change back."""
+    change = view.tune_change
+    undo = await run.operations.undo(change.plan.cache, change.change_id, ACTOR, run.say)
+    return _stop(
+        Outcome.ROLLED_BACK, f"the change did harm and was undone: {undo.message}", {"tune_undo": undo.model_dump(mode="json")}
+    )
+
+
+def report(state: Finished) -> dict[str, Any]:
+    """Write the report: the one output of the graph."""
+    context = _context()
+    shown = context if isinstance(context, TuneContext) else TuneContext()
+    stop = state.tune_stop or Stop(outcome=Outcome.FAILED, summary="the run ended without saying why")
+    finished = TuneReport(
+        cache=shown.cache,
+        mode=shown.mode,
+        outcome=stop.outcome,
+        summary=stop.summary,
+        advice=state.tune_advice,
+        plan=state.tune_plan,
+        change=state.tune_change,
+        dropped=state.tune_dropped,
+        verification=state.tune_verification,
+        undo=state.tune_undo,
+    )
+    return {"tune_report": finished.model_dump(mode="json")}
+
+
+def _context() -> TuneContext | Exception:
+    """The run's settings; an error of ours, to be reported, when the host passed settings that make no sense."""
+    try:
+        return context_of(get_runtime().context)
+    except ValidationError as error:
+        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return LMCacheToolError(f"the settings of this run are wrong ({where}); nothing was done")
+
+
+def _stop(outcome: Outcome, summary: str, update: dict[str, Any] | None = None) -> Command[str]:
+    return Command(
+        goto="report", update={**(update or {}), "tune_stop": Stop(outcome=outcome, summary=summary).model_dump(mode="json")}
+    )
+
+
+def _progress(step: str, text: str) -> dict[str, str]:
+    return {"type": "lmcache_progress", "step": step, "message": text}

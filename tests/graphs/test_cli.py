@@ -1,0 +1,136 @@
+"""The command line as a person uses it: what it prints, its exit codes, and that it leaves nothing behind."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from real_cache import Play, eventually
+from typer.testing import CliRunner
+
+from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.models import LMCacheStatus
+from agent_tools.workload.generate import AgentTraffic
+from graphs.cli import app
+from graphs.state import TuneReport
+
+FEW = AgentTraffic(requests=40, seed=5).generate()
+run = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMCACHE_AGENT_STATE_FOLDER", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_status_of_a_running_server(server: ServerProcess, play: Play) -> None:
+    play(FEW)
+    result = run.invoke(app, ["status", "--url", server.http_url, "--json"])
+    assert result.exit_code == 0, result.output
+    status = LMCacheStatus.model_validate_json(result.stdout)
+    assert status.backend == "lmcache server"
+    assert status.metrics.total_requests
+    assert "token hit rate" in run.invoke(app, ["status", "--url", server.http_url]).stdout
+
+
+def test_recommend_without_a_log_says_how_to_get_one(server: ServerProcess, play: Play) -> None:
+    play(AgentTraffic(requests=60, conversations=15, turns=4, tool_tokens=1500, seed=6).generate(), kv_bytes_per_token=512)
+    result = run.invoke(app, ["recommend", "--url", server.http_url])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("do_nothing (counters)")
+
+
+def test_tune_in_mode_observe_prints_a_report(server: ServerProcess) -> None:
+    result = run.invoke(app, ["tune", "--url", server.http_url, "--mode", "observe", "--window", "0", "--json"])
+    assert result.exit_code == 0, result.output
+    assert TuneReport.model_validate_json(result.stdout).outcome.value == "observed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["status", "--url", "http://127.0.0.1:9"], 1, "no cache answered"),
+        (["status", "--url", "nonsense"], 1, "neither http://host:port nor embedded:"),
+        (["status", "--url", "http://"], 1, "not an address"),
+        (["status", "--cache", "prod"], 1, "there is no cache named 'prod'"),
+        (["tune", "--url", "http://127.0.0.1:9", "--mode", "auto"], 1, "no cache answered"),
+        (["tune", "--mode", "brave"], 2, "brave"),
+        (["tune", "--window", "-1"], 2, "greater than or equal to 0"),
+        (["recommend", "--url", "http://127.0.0.1:9", "--max-size-mb", "-5"], 2, "greater than 0"),
+        (["recommend", "--max-size-mb", "5"], 1, "go with --url"),
+        (["demo", "--trace", "missing.jsonl.gz"], 1, "missing.jsonl.gz"),
+    ],
+)
+def test_bad_input_gives_one_clear_sentence_and_a_non_zero_exit(arguments: list[str], code: int, words: str) -> None:
+    result = run.invoke(app, arguments)
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_a_broken_settings_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "caches.toml").write_text("[caches.prod]\ntarget = 5\n", encoding="utf-8")
+    result = run.invoke(app, ["status", "--cache", "prod"])
+    assert result.exit_code == 1
+    assert "caches.toml" in result.output
+    assert "target" in result.output
+
+
+def test_a_trace_with_a_broken_line_is_refused_with_its_number(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl.gz"
+    good = json.dumps({"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [1, 2]})
+    trace.write_bytes(gzip.compress(f"{good}\n{good}\n{{broken\n".encode()))
+    result = run.invoke(app, ["demo", "--trace", str(trace)])
+    assert result.exit_code == 1
+    assert "line 3" in " ".join(result.output.split())
+
+
+@pytest.fixture
+def leftovers(lmcache: None) -> Iterator[None]:
+    """Fails when a demo leaves a process, a shared-memory file or a temporary folder."""
+    before = _traces()
+    yield
+    eventually(lambda: _traces() <= before, 15)
+
+
+def _traces() -> set[str]:
+    files = [*Path("/dev/shm").glob("lmcache*"), *Path("/tmp").glob("lmcache-agent-*")]
+    processes = [p for p in psutil.process_iter(["cmdline"]) if "guard.py" in " ".join(p.info["cmdline"] or [])]
+    return {*map(str, files), *(str(p.pid) for p in processes)}
+
+
+def _demo(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "graphs.cli", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
+    )
+
+
+def test_the_demo_tunes_a_real_cache_and_leaves_nothing_behind(leftovers: None) -> None:
+    demo = _demo("--pass-seconds", "12")
+    output, _ = demo.communicate(timeout=150)
+    assert demo.returncode == 0, output
+    for words in ("token hit rate", "chunks not stored", "Changed: max_size_mb", "Verified: improved"):
+        assert words in output
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(leftovers: None) -> None:
+    demo = _demo("--pass-seconds", "30")
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "its log:" in line:
+            break
+    demo.send_signal(signal.SIGINT)
+    output, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 130, output
+    assert "Traceback" not in output
