@@ -30,7 +30,7 @@ setup: $(READY)
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,studio]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,plot,studio]' --group dev
 	touch $(READY)
 
 clean:

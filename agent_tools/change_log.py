@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from .errors import SettingsError, UnknownChangeError
 from .models import ChangeOutcome, ChangeRecord
 
-
 CARRIED_OUT = {ChangeOutcome.STARTED, ChangeOutcome.APPLIED, ChangeOutcome.UNKNOWN, ChangeOutcome.FAILED}
 
 
@@ -64,13 +63,17 @@ class ChangeLog:
     def _read(self) -> Iterator[ChangeRecord]:
         if not self.path.exists():
             return
-        for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1):
-            try:
-                yield ChangeRecord.model_validate_json(line)
-            except ValidationError as error:
-                # A line cut short by a crash of the machine is no record; all others are.
-                if error.errors()[0]["type"] != "json_invalid":
-                    raise SettingsError(f"{self.path}, line {number} is not a line of this version's change log: {error}") from error
+        records = (self._record(number, line) for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1))
+        yield from (record for record in records if record is not None)
+
+    def _record(self, number: int, line: bytes) -> ChangeRecord | None:
+        """``None`` for a line cut short by a crash of the machine; all others are records."""
+        try:
+            return ChangeRecord.model_validate_json(line)
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                return None
+            raise SettingsError(f"{self.path}, line {number} is not one of this version's change log: {error}") from error
 
 
 def new_id(kind: str) -> str:

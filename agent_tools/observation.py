@@ -1,12 +1,18 @@
 """What was read of a cache over time, so that figures can be given for any window seen so far."""
 
+import hashlib
 from collections import deque
 from itertools import pairwise
+
+import numpy as np
 
 from .deployments.snapshot import Snapshot, metrics_between
 from .models import CacheMetrics
 from .prediction.eviction_clock import Poll
+from .workload.access_log import AccessLog
 
+MOST_INTERVALS = 600
+"""Intervals kept in a baseline; more are merged."""
 KEPT = 7200
 """Readings kept per cache: two hours at one a second."""
 
@@ -44,3 +50,20 @@ class History:
         inside = [s for s in self._snapshots if start <= s.taken_at <= end]
         windows: list[CacheMetrics] = [metrics_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
         return [(w.tokens.requested, w.tokens.hit) for w in windows if w.tokens.requested]
+
+
+def requests_digest(log: AccessLog) -> str | None:
+    """Digest of a log's requests whatever their order: of the hash of each one's last chunk, which stands for all of it."""
+    if log.hashes is None:
+        return None
+    whole = log.offsets[1:] > log.offsets[:-1]
+    ends = sorted(log.hashes[chunk].tobytes() for chunk in log.chunk_ids[log.offsets[1:][whole] - 1])
+    return hashlib.sha256(b"".join(ends)).hexdigest()[:16]
+
+
+def merged(intervals: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """At most `MOST_INTERVALS`, neighbours added up."""
+    if len(intervals) <= MOST_INTERVALS:
+        return tuple(intervals)
+    parts = np.array_split(np.array(intervals), MOST_INTERVALS)
+    return tuple((int(p[:, 0].sum()), int(p[:, 1].sum())) for p in parts)

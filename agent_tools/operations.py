@@ -3,20 +3,18 @@
 The only stair between the doors (tools, graphs, command line) and the rest. Run them on the I/O loop (`io_loop`).
 """
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
 import anyio
 import anyio.to_thread
-import numpy as np
 
 from .acting import Actor, not_in_force
 from .deployments.base import Progress
 from .deployments.directory import DEFAULT, Cache, Directory
 from .deployments.snapshot import Snapshot, metrics_between
-from .errors import UnsupportedError
+from .errors import LMCacheToolError, UnsupportedError
 from .models import (
     Advice,
     Bounds,
@@ -30,23 +28,24 @@ from .models import (
     LMCacheStatus,
     Plan,
     Support,
+    Symptom,
     Verification,
     VerificationVerdict,
     WarmResult,
 )
 from .models.change import Baseline
-from .recommender.observation import Observation
+from .observation import merged, requests_digest
+from .prediction.forecast import Forecast
+from .recommender.observation import Observation, forecast_of
 from .recommender.proposals import server_setting
 from .recommender.recommend import recommend
 from .recommender.symptoms import diagnose
 from .recommender.verify import verify
+from .report import html_report
 from .settings import Settings
-from .workload.access_log import AccessLog
 
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed; no divisor of the server's one-second tick, whose moment they reveal."""
-MOST_INTERVALS = 600
-"""Readings kept in a baseline; more are merged."""
 
 
 def silent(_: str) -> None:
@@ -128,6 +127,39 @@ class Operations:
         seen = await self._observe(named, await self._window(named, window_seconds, progress, since), bounds)
         # The search takes seconds on a long log; other operations go on meanwhile.
         return await anyio.to_thread.run_sync(recommend, seen)
+
+    async def diagnose(
+        self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
+    ) -> tuple[Symptom, ...]:
+        """What is wrong, worst first, from the window (as for `metrics`) and the access log of its requests."""
+        named = self.directory.get(cache)
+        seen = await self._observe(named, await self._window(named, window_seconds, progress), None)
+        return await anyio.to_thread.run_sync(diagnose, seen)
+
+    async def forecast(self, cache: str = DEFAULT) -> tuple[Forecast, CacheMetrics]:
+        """What other L1 sizes would give on the requests since L1 was last empty, and what was measured since the start.
+
+        Raises:
+            UnsupportedError: There is no access log, without which nothing can be predicted.
+        """
+        named = self.directory.get(cache)
+        seen = await self._observe(named, (None, await self._read(named)), None)
+        if seen.log is None:
+            raise UnsupportedError(
+                f"nothing can be predicted for {cache} without an access log: start the server with --lookup-hash-log-dir and"
+                " name that folder as access_log in the directory, or wait for the first lookup"
+            )
+        return await anyio.to_thread.run_sync(forecast_of, seen), seen.metrics
+
+    async def report(self, cache: str = DEFAULT) -> str:
+        """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
+        advice = await self.recommend(cache)
+        try:
+            forecast, metrics = await self.forecast(cache)
+        except LMCacheToolError:  # no log, or none that can be predicted from: the page says less
+            forecast, metrics = None, await self.metrics(cache)
+        page = partial(html_report, advice, metrics, forecast=forecast, changes=await self.changes(cache))
+        return await anyio.to_thread.run_sync(page)
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
         """The change log, oldest first, of one cache or of all."""
@@ -228,7 +260,7 @@ class Operations:
         log = await cache.deployment.access_log(since=start)
         return Baseline(
             metrics=metrics,
-            intervals=_merged(cache.history.intervals(start, end)),
+            intervals=merged(cache.history.intervals(start, end)),
             requests_digest=None if log is None else requests_digest(log),
         )
 
@@ -246,7 +278,7 @@ class Operations:
         )
 
     async def _emptied_at(self, cache: Cache, now: Snapshot) -> float:
-        """Unix time since when L1 fills: the start of the process, or the last time we cleared it. A log may be older than that."""
+        """Unix time since when L1 fills: the start of the process, or when we last cleared it. A log may be older than that."""
         cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name)
         return max(now.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
 
@@ -275,23 +307,6 @@ class Operations:
         snapshot = await cache.deployment.snapshot()
         cache.history.add(snapshot)
         return snapshot
-
-
-def requests_digest(log: AccessLog) -> str | None:
-    """Digest of a log's requests whatever their order: of the hash of each one's last chunk, which stands for all of it."""
-    if log.hashes is None:
-        return None
-    whole = log.offsets[1:] > log.offsets[:-1]
-    ends = sorted(log.hashes[chunk].tobytes() for chunk in log.chunk_ids[log.offsets[1:][whole] - 1])
-    return hashlib.sha256(b"".join(ends)).hexdigest()[:16]
-
-
-def _merged(intervals: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """At most `MOST_INTERVALS`, neighbours added up."""
-    if len(intervals) <= MOST_INTERVALS:
-        return tuple(intervals)
-    parts = np.array_split(np.array(intervals), MOST_INTERVALS)
-    return tuple((int(p[:, 0].sum()), int(p[:, 1].sum())) for p in parts)
 
 
 @cache

@@ -1,10 +1,9 @@
 """Writes the generated parts of README.md, from the code and a real server: the graph, the settings and the tools.
 
-    python docs/readme.py            rewrite them
-    python docs/readme.py --check    fail when they are out of date
+python docs/readme.py            rewrite them
+python docs/readme.py --check    fail when they are out of date
 """
 
-import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -66,7 +65,9 @@ def rendered(text: str) -> str:
     parts = {"graph": graph(), "tools": tools(), "support": io_loop.run(support)}
     for name, part in parts.items():
         mark = f"<!-- {name}: written by docs/readme.py -->"
-        text = re.sub(rf"{re.escape(mark)}.*?<!-- end -->", lambda _, m=mark, p=part: f"{m}\n{p}\n<!-- end -->", text, flags=re.DOTALL)
+        before, _, rest = text.partition(mark)
+        _, end, after = rest.partition("<!-- end -->")
+        text = f"{before}{mark}\n{part}\n{end}{after}"
     return text
 
 

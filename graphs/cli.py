@@ -22,8 +22,13 @@ from agent_tools.errors import LMCacheToolError, SettingsError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, CacheMetrics, Mode, VerificationVerdict
 from agent_tools.operations import Operations
+from agent_tools.picture_canvas import write
+from agent_tools.pictures import hit_rate_picture
+from agent_tools.prediction.forecast import by_model, forecast
 from agent_tools.settings import CacheSettings, Settings
 from agent_tools.tools.observe import describe_advice, describe_status
+from agent_tools.tools.predict import describe_forecast
+from agent_tools.workload.readers import read_trace
 
 from . import demo as demo_run
 from .state import Outcome, TuneContext, TuneReport
@@ -88,6 +93,39 @@ def tune(  # noqa: PLR0913, PLR0917  the options of a command
         report = _run_tune(operations, context)
     _print(report.model_dump(mode="json"), f"{report.outcome.value}: {report.summary}", as_json)
     raise typer.Exit(1 if report.outcome is Outcome.FAILED else 0)
+
+
+@app.command()
+def predict(
+    log: Annotated[Path, typer.Argument(help="A lookup-hash log (folder or file) or a trace in the Mooncake format.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, as .png or .svg.")] = None,
+    watermark: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction watermark of the server.")] = 0.8,
+    ratio: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction ratio of the server.")] = 0.2,
+    skip_bad_lines: Annotated[bool, typer.Option(help="Leave out broken lines.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What any L1 size would have given on a recorded log: a table, and a picture."""
+    with _told_errors():
+        for model, part in by_model(read_trace(log, skip_bad_lines=skip_bad_lines)).items():
+            found = forecast(part, watermark=watermark, ratio=ratio)
+            _print(found.model_dump(mode="json"), f"{model}\n{describe_forecast(found)}".lstrip(), as_json)
+            if plot is not None:
+                write(hit_rate_picture(found), plot.with_stem(f"{plot.stem}-{model}") if model else plot)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("lmcache-report.html"),
+    cache: CacheName = DEFAULT,
+    url: Url = None,
+    max_size_mb: MaxSize = None,
+    arena_folder: ArenaFolder = None,
+    access_log: AccessLogFolder = None,
+) -> None:
+    """Write one web page with the advice, its evidence, pictures and the history of changes; it needs no network."""
+    with _operations(url, _given(max_size_mb, arena_folder, access_log)) as (operations, name):
+        output.write_text(io_loop.run(operations.report, name or cache), encoding="utf-8")
+    _say(f"written: {output}")
 
 
 @app.command()

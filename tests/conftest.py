@@ -4,6 +4,7 @@ Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 """
 
 import importlib.util
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,11 +41,17 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def operations(lmcache: None, state_folder: Path) -> Iterator[Operations]: 
+def arena_folder() -> Iterator[Path]:
+    """A folder in shared memory, of this test run only, in which all L1 arenas are made."""
+    with tempfile.TemporaryDirectory(prefix="lmcache-agent-tests-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def operations(lmcache: None, state_folder: Path, arena_folder: Path) -> Iterator[Operations]:
     """Operations on the caches ``default`` (a real embedded server of 16 MB) and ``unreachable`` (nothing listens there)."""
-    default = CacheSettings(
-        bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=EmbeddedOptions(l1_size_mb=16)
-    )
+    embedded = EmbeddedOptions(l1_size_mb=16, arena_folder=arena_folder)
+    default = CacheSettings(bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=embedded)
     unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
     settings = Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)
     operations = Operations(Directory(settings))

@@ -8,7 +8,6 @@ import anyio
 import blockbuster
 import psutil
 import pytest
-from real_cache import Play
 from real_logs import conversations, log_of
 
 from agent_tools.deployments.directory import Cache, Directory
@@ -28,23 +27,23 @@ from agent_tools.errors import (
     UnsupportedError,
 )
 from agent_tools.io_loop import io_loop
-from agent_tools.models import Bounds, ChangeOutcome, ChangeRecord, ChangeResult, ConfigUpdate, L2Adapter, Plan
+from agent_tools.models import Bounds, ChangeOutcome, ChangeRecord, ChangeResult, ConfigUpdate, L2Adapter, Plan, SupportLevel
 from agent_tools.operations import Operations
 from agent_tools.settings import CacheSettings, Settings
+from agent_tools.workload.replay import replay
 
 Outcome = ChangeOutcome
 Foreign = Callable[..., Operations]
-SHM = Path("/dev/shm")  # noqa: S108  shared memory is where arenas are made
 GROW = ConfigUpdate(max_size_mb=24)
 
 
 @pytest.fixture
-def foreign(tmp_path: Path) -> Iterator[Foreign]:
+def foreign(tmp_path: Path, arena_folder: Path) -> Iterator[Foreign]:
     """Makes operations on the cache ``prod`` at an address, with these settings, all with the same change log."""
     made: list[Operations] = []
 
     def foreign(url: str, **settings: object) -> Operations:
-        prod = {"target": url, "arena_folder": SHM, "bounds": {"max_size_mb": 64}, **settings}
+        prod = {"target": url, "arena_folder": arena_folder, "bounds": {"max_size_mb": 64}, **settings}
         caches = {"prod": CacheSettings.model_validate(prod)}
         made.append(Operations(Directory(Settings(caches=caches, state_folder=tmp_path / "state"))))
         return made[-1]
@@ -52,6 +51,17 @@ def foreign(tmp_path: Path) -> Iterator[Foreign]:
     yield foreign
     for operations in made:
         io_loop.run(operations.close)
+
+
+@pytest.fixture
+def private(lmcache: None, tmp_path: Path, arena_folder: Path) -> Iterator[Operations]:
+    """Operations on an embedded server of its own, which may be killed."""
+    embedded = CacheSettings(
+        bounds=Bounds(max_size_mb=64, allow_restart=True), embedded=EmbeddedOptions(l1_size_mb=8, arena_folder=arena_folder)
+    )
+    operations = Operations(Directory(Settings(caches={"default": embedded}, state_folder=tmp_path / "private")))
+    yield operations
+    io_loop.run(operations.close)
 
 
 def plan(operations: Operations, update: ConfigUpdate = GROW, cache: str = "default") -> Plan:
@@ -77,7 +87,7 @@ def records(operations: Operations) -> list[ChangeRecord]:
 # ---- the way of a change ----
 
 
-def test_a_plan_changes_nothing_and_says_what_it_would_change(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_a_plan_changes_nothing_and_says_what_it_would_change(operations: Operations, cache: Cache) -> None:
     before = records(operations)
     made = plan(operations, ConfigUpdate(max_size_mb=24, eviction_ratio=0.3, eviction_watermark=0.8))
     assert [(c.setting, c.old, c.new, c.how.value) for c in made.changes] == [
@@ -91,7 +101,7 @@ def test_a_plan_changes_nothing_and_says_what_it_would_change(operations: Operat
     assert records(operations) == before
 
 
-def test_a_change_is_applied_read_back_recorded_and_undone(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_a_change_is_applied_read_back_recorded_and_undone(operations: Operations, cache: Cache) -> None:
     known = len(records(operations))
     made = plan(operations)
     done = apply(operations, made)
@@ -112,7 +122,7 @@ def test_a_change_is_applied_read_back_recorded_and_undone(operations: Operation
     assert first.before.max_size_mb == 16
 
 
-def test_an_undo_can_be_undone_and_a_change_only_once(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_an_undo_can_be_undone_and_a_change_only_once(operations: Operations, cache: Cache) -> None:
     done = apply(operations, plan(operations))
     back = undo(operations, done.change_id)
     with pytest.raises(UnknownChangeError, match=f"{done.change_id} is not in force any more"):
@@ -120,7 +130,7 @@ def test_an_undo_can_be_undone_and_a_change_only_once(operations: Operations, ca
     assert undo(operations, back.change_id).config.max_size_mb == 24
 
 
-def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) -> None:
     with pytest.raises(UnknownChangeError, match="there is no change 'change-0'"):
         undo(operations, "change-0")
     cleared = io_loop.run(operations.clear, "default", "test")
@@ -132,24 +142,30 @@ def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) 
         undo(operations, done.change_id, "unreachable")
 
 
-def test_nothing_of_all_this_blocks_the_loop(operations: Operations, cache: Cache, play: Play) -> None:  # noqa: ARG001
-    """Grow, metrics, undo, restart, clear, advice and undo by another restart, with every blocking call made an error."""
-    play(log_of(*conversations(4, 8)))
+def test_a_restart_keeps_the_size_l1_grew_to_and_nothing_of_it_all_blocks_the_loop(
+    private: Operations, arena_folder: Path
+) -> None:
+    """Every kind of operation in turn on a server of its own, with every blocking call on the loop made an error."""
+    deployment = private.directory.get("default").deployment
+    assert isinstance(deployment, EmbeddedDeployment)
+    server = io_loop.run(deployment.started)
+    replay(log_of(*conversations(4, 8)), server.rpc_url)
 
     async def all_of_it() -> None:
-        grown = await operations.apply(await operations.plan("default", GROW, ""), "test")
-        await operations.metrics()
-        await operations.undo("default", grown.change_id, "test")
-        await operations.optimize("default", 1, "test")
-        lower = await operations.plan("default", ConfigUpdate(eviction_watermark=0.6), "")
-        restarted = await operations.apply(lower, "test")
-        assert restarted.config.eviction_watermark == 0.6
-        await operations.clear("default", "test")
-        await operations.status()
-        await operations.recommend()
-        undone = await operations.undo("default", restarted.change_id, "test")
-        assert undone.config.eviction_watermark == 0.8
-        await operations.changes()
+        before = await private.metrics()
+        await private.apply(await private.plan("default", GROW, ""), "test")
+        assert (await private.metrics()).resident_chunks == before.resident_chunks
+        trimmed = await private.optimize("default", 2, "test")
+        assert (trimmed.entries_before, trimmed.entries_after) == (32, 15)
+        lower = await private.plan("default", ConfigUpdate(eviction_watermark=0.6), "")
+        restarted = await private.apply(lower, "test")
+        assert (restarted.config.max_size_mb, restarted.config.eviction_watermark) == (24, 0.6)
+        assert (await private.clear("default", "test")).entries_before == 0
+        await private.status()
+        await private.recommend()
+        undone = await private.undo("default", restarted.change_id, "test")
+        assert (undone.config.max_size_mb, undone.config.eviction_watermark) == (24, 0.8)
+        await private.changes()
 
     async def blocks() -> None:
         time.sleep(0)  # noqa: ASYNC251  that it is noticed is what is checked
@@ -158,6 +174,11 @@ def test_nothing_of_all_this_blocks_the_loop(operations: Operations, cache: Cach
         with pytest.raises(blockbuster.BlockingError):
             io_loop.run(blocks)
         io_loop.run(all_of_it)
+    again = io_loop.run(deployment.started)
+    assert (again.http_url, again.rpc_url) == (server.http_url, server.rpc_url)
+    # What it was started with is now one arena, so less needs another restart.
+    assert io_loop.run(deployment.support, ConfigUpdate(max_size_mb=16))["max_size_mb"].level is SupportLevel.RESTART
+    assert list(arena_folder.iterdir()) == []
 
 
 # ---- what is refused, with nothing changed ----
@@ -175,7 +196,7 @@ def test_nothing_of_all_this_blocks_the_loop(operations: Operations, cache: Cach
     ],
 )
 def test_a_change_that_cannot_be_is_refused_before_anything_happens(
-    operations: Operations, cache: Cache, update: dict[str, object], error: type[LMCacheToolError], said: str  # noqa: ARG001
+    operations: Operations, cache: Cache, update: dict[str, object], error: type[LMCacheToolError], said: str
 ) -> None:
     before = records(operations)
     with pytest.raises(error) as refused:
@@ -189,23 +210,27 @@ def test_a_change_that_cannot_be_is_refused_before_anything_happens(
     ("update", "bounds", "said"),
     [
         (GROW, Bounds(max_size_mb=20), "above the operator's bound of 20"),
-        (ConfigUpdate(eviction_ratio=0.3), Bounds(allow_restart=False), "needs a restart, which the operator's bounds do not allow"),
+        (
+            ConfigUpdate(eviction_ratio=0.3),
+            Bounds(allow_restart=False),
+            "needs a restart, which the operator's bounds do not allow",
+        ),
         (GROW, Bounds(min_watermark=0.97, max_watermark=1), "outside the operator's"),
     ],
 )
 def test_a_run_can_only_narrow_what_the_operator_allows(
-    operations: Operations, cache: Cache, update: ConfigUpdate, bounds: Bounds, said: str  # noqa: ARG001
+    operations: Operations, cache: Cache, update: ConfigUpdate, bounds: Bounds, said: str
 ) -> None:
     with pytest.raises(OutOfBoundsError) as refused:
         io_loop.run(operations.plan, "default", update, "", bounds)
     assert said in str(refused.value)
 
 
-def test_a_run_that_names_no_size_leaves_the_operators_in_force(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_a_run_that_names_no_size_leaves_the_operators_in_force(operations: Operations, cache: Cache) -> None:
     assert io_loop.run(operations.plan, "default", GROW, "", Bounds(max_watermark=0.9)).changes
 
 
-def test_a_plan_for_a_cache_that_changed_since_is_refused(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_a_plan_for_a_cache_that_changed_since_is_refused(operations: Operations, cache: Cache) -> None:
     old = plan(operations)
     apply(operations, plan(operations, ConfigUpdate(max_size_mb=20)))
     before = records(operations)
@@ -215,7 +240,7 @@ def test_a_plan_for_a_cache_that_changed_since_is_refused(operations: Operations
     assert records(operations) == before
 
 
-def test_an_unknown_or_unreachable_cache_is_refused_and_not_recorded(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_an_unknown_or_unreachable_cache_is_refused_and_not_recorded(operations: Operations, cache: Cache) -> None:
     before = records(operations)
     with pytest.raises(UnknownCacheError):
         plan(operations, cache="nowhere")
@@ -266,7 +291,9 @@ def test_a_change_that_was_refused_calls_for_no_pause(server: ServerProcess, for
     io_loop.run(operations.check_cooldown, "prod")
 
 
-def test_a_server_that_is_not_ours_is_not_restarted_and_its_new_command_line_is_told(server: ServerProcess, foreign: Foreign) -> None:
+def test_a_server_that_is_not_ours_is_not_restarted_and_its_new_command_line_is_told(
+    server: ServerProcess, foreign: Foreign
+) -> None:
     operations = foreign(server.http_url)
     made = plan(operations, ConfigUpdate(eviction_watermark=0.5), cache="prod")
     assert made.command is not None
@@ -281,7 +308,7 @@ def test_a_server_that_is_not_ours_is_not_restarted_and_its_new_command_line_is_
 # ---- what goes wrong in the middle ----
 
 
-def test_a_change_that_is_interrupted_is_recorded_as_unknown(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_a_change_that_is_interrupted_is_recorded_as_unknown(operations: Operations, cache: Cache, arena_folder: Path) -> None:
     made = plan(operations)
 
     async def interrupted() -> bool:
@@ -292,18 +319,9 @@ def test_a_change_that_is_interrupted_is_recorded_as_unknown(operations: Operati
     assert io_loop.run(interrupted)
     last = records(operations)[-1]
     assert (last.outcome, last.detail) == (Outcome.UNKNOWN, "interrupted")
-    assert list(SHM.glob("lmcache-agent-l1-*")) == []
+    assert list(arena_folder.iterdir()) == []
     # The lock was given back.
     assert apply(operations, plan(operations)).config.max_size_mb == 24
-
-
-@pytest.fixture
-def mortal(lmcache: None, tmp_path: Path) -> Iterator[Operations]:  # noqa: ARG001
-    """Operations on an embedded server of its own, which may be killed."""
-    embedded = CacheSettings(bounds=Bounds(max_size_mb=64, allow_restart=True), embedded=EmbeddedOptions(l1_size_mb=8))
-    operations = Operations(Directory(Settings(caches={"default": embedded}, state_folder=tmp_path / "mortal")))
-    yield operations
-    io_loop.run(operations.close)
 
 
 def kill_server(operations: Operations) -> None:
@@ -316,28 +334,36 @@ def kill_server(operations: Operations) -> None:
     server.wait(10)
 
 
-def test_a_server_that_dies_in_the_middle_of_a_change_is_told_with_its_last_known_state(mortal: Operations, foreign: Foreign) -> None:
-    made = plan(mortal)
-    with pytest.raises(CacheDiedError, match=r"It died in the middle of the change; last known state: 0.0 of 8.0 MB used, 0 entries"):
-        io_loop.run(mortal.apply, made, "test", lambda _: kill_server(mortal))
-    assert [r.outcome for r in records(mortal)] == [Outcome.STARTED, Outcome.FAILED]
-    assert list(SHM.glob("lmcache-agent-l1-*")) == []
+def test_a_server_that_dies_in_the_middle_of_a_change_is_told_with_its_last_known_state(
+    private: Operations, foreign: Foreign, arena_folder: Path
+) -> None:
+    made = plan(private)
+    with pytest.raises(
+        CacheDiedError, match=r"It died in the middle of the change; last known state: 0.0 of 8.0 MB used, 0 entries"
+    ):
+        io_loop.run(private.apply, made, "test", lambda _: kill_server(private))
+    assert [r.outcome for r in records(private)] == [Outcome.STARTED, Outcome.FAILED]
+    assert list(arena_folder.iterdir()) == []
     # The next call starts another, and the plan is not for that one.
     with pytest.raises(StalePlanError):
-        apply(mortal, made)
-    deployment = mortal.directory.get("default").deployment
+        apply(private, made)
+    deployment = private.directory.get("default").deployment
     assert isinstance(deployment, EmbeddedDeployment)
     stranger = foreign(io_loop.run(deployment.started).http_url)
     made = plan(stranger, cache="prod")
-    with pytest.raises(CacheDiedError, match=r"prod died, or hangs, in the middle of the change: .*; last known state: 0.0 of 8.0"):
-        io_loop.run(stranger.apply, made, "test", lambda _: kill_server(mortal))
+    with pytest.raises(
+        CacheDiedError, match=r"prod died, or hangs, in the middle of the change: .*; last known state: 0.0 of 8.0"
+    ):
+        io_loop.run(stranger.apply, made, "test", lambda _: kill_server(private))
     assert [r.outcome for r in records(stranger)] == [Outcome.STARTED, Outcome.FAILED]
 
 
-def test_a_restart_that_fails_is_recorded_as_refused_and_the_old_settings_are_in_force(mortal: Operations) -> None:
-    before = io_loop.run(mortal.config)[0]
-    made = plan(mortal, ConfigUpdate(l2_adapters=(L2Adapter(type="nonsense"),), eviction_ratio=0.3))
-    with pytest.raises(RefusedError, match=r"ended while starting: .*nonsense.*\. The old settings are in force again; the restart"):
-        apply(mortal, made)
-    assert [r.outcome for r in records(mortal)] == [Outcome.STARTED, Outcome.REFUSED]
-    assert io_loop.run(mortal.config)[0] == before
+def test_a_restart_that_fails_is_recorded_as_refused_and_the_old_settings_are_in_force(private: Operations) -> None:
+    before = io_loop.run(private.config)[0]
+    made = plan(private, ConfigUpdate(l2_adapters=(L2Adapter(type="nonsense"),), eviction_ratio=0.3))
+    with pytest.raises(
+        RefusedError, match=r"ended while starting: .*nonsense.*\. The old settings are in force again; the restart"
+    ):
+        apply(private, made)
+    assert [r.outcome for r in records(private)] == [Outcome.STARTED, Outcome.REFUSED]
+    assert io_loop.run(private.config)[0] == before

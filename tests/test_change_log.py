@@ -13,7 +13,9 @@ from agent_tools.errors import SettingsError, UnknownChangeError
 from agent_tools.models import CacheConfig, ChangeOutcome, ChangeRecord, SettingChange, SupportLevel
 
 
-def record(change_id: str = "change-1", cache: str = "c", outcome: ChangeOutcome = ChangeOutcome.STARTED, reason: str = "") -> ChangeRecord:
+def record(
+    change_id: str = "change-1", cache: str = "c", outcome: ChangeOutcome = ChangeOutcome.STARTED, reason: str = ""
+) -> ChangeRecord:
     change = SettingChange(setting="max_size_mb", old=16.0, new=32.0, how=SupportLevel.LIVE)
     return ChangeRecord(
         change_id=change_id,
@@ -75,7 +77,7 @@ def test_a_line_of_another_kind_is_not_passed_over(log: ChangeLog) -> None:
     log.append(record())
     with log.path.open("a") as file:
         file.write('{"change_id": "change-2", "colour": "blue"}\n')
-    with pytest.raises(SettingsError, match="changes.jsonl, line 2 is not a line of this version's change log"):
+    with pytest.raises(SettingsError, match=r"changes\.jsonl, line 2 is not one of this version's change log"):
         log.records()
 
 
@@ -92,7 +94,9 @@ def test_writers_of_several_processes_do_not_mix_their_lines(log: ChangeLog) -> 
         writer.start()
     for writer in writers:
         writer.join()
-    assert {one.change_id for one in log.records()} == {f"change-{writer}-{number}" for writer in range(2) for number in range(50)}
+    assert {one.change_id for one in log.records()} == {
+        f"change-{writer}-{number}" for writer in range(2) for number in range(50)
+    }
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,9 @@ def test_writers_of_several_processes_do_not_mix_their_lines(log: ChangeLog) -> 
         ([ChangeOutcome.STARTED, ChangeOutcome.REFUSED], None),
     ],
 )
-def test_the_last_change_is_the_last_that_is_or_may_be_in_force(log: ChangeLog, outcomes: list[ChangeOutcome], counts: int | None) -> None:
+def test_the_last_change_is_the_last_that_is_or_may_be_in_force(
+    log: ChangeLog, outcomes: list[ChangeOutcome], counts: int | None
+) -> None:
     lines = [record(outcome=outcome) for outcome in outcomes]
     for line in [*lines, record(cache="another")]:
         log.append(line)

@@ -107,7 +107,9 @@ PROGRAM = """
 def program(then: str, seconds: float) -> "subprocess.Popen[str]":
     script = textwrap.dedent(PROGRAM.format(then=then, seconds=seconds))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
 
 
 def test_a_program_that_used_it_ends() -> None:

@@ -14,7 +14,8 @@ from agent_tools.deployments.directory import Cache
 from agent_tools.errors import UnknownCacheError, UnreachableError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, CacheMetrics, ChangeOutcome
-from agent_tools.operations import MOST_INTERVALS, Operations, _merged, requests_digest
+from agent_tools.observation import MOST_INTERVALS, merged, requests_digest
+from agent_tools.operations import Operations
 from agent_tools.workload.access_log import AccessLog
 
 CHUNK_MB = 128 * CHUNK_SIZE / MB
@@ -27,7 +28,7 @@ def metrics(operations: Operations, window_seconds: float | None = None) -> Cach
 # ---- reading ----
 
 
-def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations: Operations, cache: Cache, play: Play) -> None:  # noqa: ARG001
+def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations: Operations, cache: Cache, play: Play) -> None:
     play(log_of(*conversations(2, 8), *conversations(2, 8)))
     status = io_loop.run(operations.status)
     assert (status.lmcache_version, status.backend) == ("0.5.6", "embedded")
@@ -40,7 +41,7 @@ def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations:
     assert status.symptoms
 
 
-def test_a_window_that_earlier_readings_cover_needs_no_waiting(operations: Operations, cache: Cache, play: Play) -> None:  # noqa: ARG001
+def test_a_window_that_earlier_readings_cover_needs_no_waiting(operations: Operations, cache: Cache, play: Play) -> None:
     metrics(operations)
     result = play(log_of(*conversations(3, 8)), clients=1)
     window = metrics(operations, 0.01)
@@ -49,7 +50,7 @@ def test_a_window_that_earlier_readings_cover_needs_no_waiting(operations: Opera
     assert window.window.seconds < 5
 
 
-def test_a_window_that_is_not_covered_is_waited_for(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_a_window_that_is_not_covered_is_waited_for(operations: Operations, cache: Cache) -> None:
     said: list[str] = []
     began = time.monotonic()
     window = io_loop.run(operations.metrics, "default", 1.2, said.append)
@@ -59,13 +60,13 @@ def test_a_window_that_is_not_covered_is_waited_for(operations: Operations, cach
     assert not window.window.lifetime
 
 
-def test_every_setting_comes_with_how_it_can_be_changed(operations: Operations, cache: Cache) -> None:  # noqa: ARG001
+def test_every_setting_comes_with_how_it_can_be_changed(operations: Operations, cache: Cache) -> None:
     config, support = io_loop.run(operations.config)
     assert config.max_size_mb == 16
     assert set(support) == set(SETTINGS)
 
 
-def test_reading_writes_nothing(operations: Operations, cache: Cache, state_folder: Path) -> None:  # noqa: ARG001
+def test_reading_writes_nothing(operations: Operations, cache: Cache, state_folder: Path) -> None:
     def state() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in state_folder.rglob("*") if path.is_file() and path.suffix != ".log"}
 
@@ -97,17 +98,22 @@ def test_a_cache_that_does_not_answer_is_unreachable(operations: Operations, ver
 # ---- dropping entries ----
 
 
-def test_optimize_comes_down_to_the_asked_use_and_counts_what_went(operations: Operations, cache: Cache, play: Play) -> None:  # noqa: ARG001
+def test_optimize_comes_down_to_the_asked_use_and_counts_what_went(operations: Operations, cache: Cache, play: Play) -> None:
     play(log_of(*conversations(20, 16)), clients=1)
     done = io_loop.run(operations.optimize, "default", 50, "test", "too full")
     assert (done.entries_before, done.entries_after, done.entries_evicted) == (320, 256, 64)
     assert done.memory_freed_mb == pytest.approx(64 * CHUNK_MB)
     assert metrics(operations).utilization_percent == 50
     last = io_loop.run(operations.changes, "default")[-1]
-    assert (last.change_id, last.operation, last.outcome, last.reason) == (done.change_id, "optimize", ChangeOutcome.APPLIED, "too full")
+    assert (last.change_id, last.operation, last.outcome, last.reason) == (
+        done.change_id,
+        "optimize",
+        ChangeOutcome.APPLIED,
+        "too full",
+    )
 
 
-def test_clear_counts_what_went(operations: Operations, cache: Cache, play: Play) -> None:  # noqa: ARG001
+def test_clear_counts_what_went(operations: Operations, cache: Cache, play: Play) -> None:
     play(log_of(*conversations(4, 8)))
     done = io_loop.run(operations.clear, "default", "test")
     assert (done.entries_before, done.entries_after, done.entries_evicted) == (32, 0, 32)
@@ -128,7 +134,7 @@ def test_chunks_are_deleted_by_hash_and_counted_by_the_server(operations: Operat
 # ---- judging ----
 
 
-def test_a_baseline_tells_whether_two_windows_held_the_same_requests(operations: Operations, cache: Cache, play: Play) -> None:  # noqa: ARG001
+def test_a_baseline_tells_whether_two_windows_held_the_same_requests(operations: Operations, cache: Cache, play: Play) -> None:
     logs = [log_of(*conversations(4, 8)), log_of(*conversations(4, 8)), log_of(*conversations(5, 8))]
     digests = []
     for log in logs:
@@ -160,6 +166,6 @@ def hashed(log: AccessLog) -> AccessLog:
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=3 * MOST_INTERVALS))
 def test_merged_intervals_are_few_and_lose_nothing(intervals: list[tuple[int, int]]) -> None:
-    merged = _merged(intervals)
-    assert len(merged) <= MOST_INTERVALS
-    assert [sum(part) for part in zip(*merged, strict=True)] == [sum(part) for part in zip(*intervals, strict=True)]
+    few = merged(intervals)
+    assert len(few) <= MOST_INTERVALS
+    assert [sum(part) for part in zip(*few, strict=True)] == [sum(part) for part in zip(*intervals, strict=True)]

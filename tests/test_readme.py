@@ -16,7 +16,12 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(enc
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
 def test_the_examples_run(
-    example: str, operations: Operations, cache: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    example: str,
+    operations: Operations,
+    cache: Cache,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     # The operator's directory of the reader is the tests' own one here.
     for module in ("agent_tools.tools.toolkit", "graphs.tune_cache"):

@@ -101,7 +101,9 @@ def directory(tmp_path: Path) -> Directory:
 
 
 def test_a_name_that_is_not_listed_is_refused_with_those_that_are(directory: Directory) -> None:
-    with pytest.raises(UnknownCacheError, match="no cache named 'http://10.0.0.1'; the operator's directory has: default, odd, prod"):
+    with pytest.raises(
+        UnknownCacheError, match=r"no cache named 'http://10\.0\.0\.1'; the operator's directory has: default, odd, prod"
+    ):
         directory.get("http://10.0.0.1")
 
 
@@ -119,7 +121,7 @@ def test_a_target_of_another_kind_is_refused(directory: Directory) -> None:
         directory.get("odd")
 
 
-def test_the_default_cache_is_an_embedded_server_that_is_not_started_yet(lmcache: None, directory: Directory) -> None:  # noqa: ARG001
+def test_the_default_cache_is_an_embedded_server_that_is_not_started_yet(lmcache: None, directory: Directory) -> None:
     cache = directory.get("default")
     assert cache.deployment.owned
     assert cache.deployment.backend == "embedded"

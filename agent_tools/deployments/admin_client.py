@@ -151,8 +151,8 @@ class AdminClient:
     def _unreachable(self, path: str, error: Exception | None) -> UnreachableError:
         if isinstance(error, httpx.ReadTimeout):
             return UnreachableError(
-                f"what listens at {self.base_url} took the connection and did not answer {path} within {self.timeout:g} s: the server"
-                " hangs, or this is its --port and not its --http-port; nothing was changed"
+                f"what listens at {self.base_url} took the connection and did not answer {path} within {self.timeout:g} s: the"
+                " server hangs, or this is its --port and not its --http-port; nothing was changed"
             )
         return UnreachableError(
             f"no cache answered {path} at {self.base_url} within {self.timeout:g} s ({_cause(error)}); nothing was changed."

@@ -71,11 +71,17 @@ class EmbeddedDeployment(ServerDeployment):
         self._starting = anyio.Lock()
 
     async def started(self) -> ServerProcess:
-        """The running server; started now if there is none."""
+        """The running server; started now if there is none.
+
+        Raises:
+            CacheDiedError: It has ended since the last call. Said once, so that nobody takes an empty cache for the one he knew.
+        """
         async with self._starting:
             if self._process is not None and not self._process.alive:
-                await self._process.stop()
-                self._process = None
+                died, self._process = self._process, None
+                await died.stop()
+                if not died.death_was_told:
+                    await died.check_alive()
             if self._process is None:
                 self._process = await self._start(self._flags)
             return self._process
@@ -115,6 +121,7 @@ class EmbeddedDeployment(ServerDeployment):
         progress("restarting the server; L1 starts empty")
         async with self._starting:
             await process.stop()
+            self._process = None
             try:
                 self._process = await self._start(with_update(old, update), ports)
             except LMCacheToolError as error:

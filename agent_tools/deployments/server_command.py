@@ -16,7 +16,7 @@ L1_POLICIES = {EvictionPolicy.LRU: "LRU", EvictionPolicy.ARC: "ARC", EvictionPol
 """Policies that L1 can have. IsolatedLRU is accepted by 0.5.6 and kills the eviction thread at the first watermark crossing."""
 POLICY_NAMES = {**L1_POLICIES, EvictionPolicy.ISOLATED_LRU: "IsolatedLRU"}
 
-SECRET = "***"
+SECRET = "***"  # noqa: S105  it is none
 """What stands for a secret in all that we show."""
 _SECRET_WORDS = ("password", "secret", "token", "credential", "access_key", "api_key")
 _FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (

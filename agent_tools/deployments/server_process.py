@@ -34,6 +34,8 @@ class ServerProcess:
         self.log = log
         self.http_port = http_port
         self.rpc_port = rpc_port
+        self.death_was_told = False
+        """Whether `check_alive` has said that the server ended; it is said once before another is started."""
 
     @classmethod
     def launch(cls, flags: Flags, log_folder: Path, ports: tuple[int, int] | None = None) -> "ServerProcess":
@@ -107,6 +109,7 @@ class ServerProcess:
         """Raise `CacheDiedError` when the server has ended; called when it does not answer."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = await anyio.to_thread.run_sync(self._guard.wait, 2.0)  # it may be about to end
+            self.death_was_told = True
             raise CacheDiedError(f"the `lmcache server` process ended (exit code {code}): {self.last_words()}")
 
     def last_words(self) -> str:

@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support
+from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support
 from agent_tools.prediction.eviction_clock import EvictionClock, Poll, clocks_near, observed_clock, possible_clocks
+from agent_tools.prediction.forecast import Forecast, forecast
 from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
@@ -86,3 +87,17 @@ class Observation:
         if self.log is None or self.rung is not Rung.ACCESS_LOG:
             return None
         return int(self.log.chunks_per_request[self.in_window].max(initial=0))
+
+
+def forecast_of(seen: Observation) -> Forecast:
+    """What other L1 sizes would give on all of an observation's log, under the watermark and ratio in force."""
+    assert seen.log is not None  # noqa: S101  callers have a log
+    config, here = seen.config, seen.capacity_chunks
+    return forecast(
+        seen.log,
+        including=[] if here is None else [here],
+        chunk_bytes=seen.chunk_bytes,
+        watermark=config.eviction_watermark or 0.8,
+        ratio=config.eviction_ratio or 0.2,
+        policy="noop" if config.eviction_policy is EvictionPolicy.NOOP else "LRU",
+    )

@@ -221,8 +221,8 @@ def tails_not_cached(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.TAILS_NOT_CACHED,
         severity=Severity.LOW,
-        summary=f"{tails / tokens:.0%} of the prompt tokens lie in a started chunk of {seen.log.chunk_size} tokens, which is never"
-        " cached; a smaller chunk size would cache more of them",
+        summary=f"{tails / tokens:.0%} of the prompt tokens lie in started chunks of {seen.log.chunk_size} tokens, which are"
+        " never cached; a smaller chunk size would cache more of them",
         evidence=(_figure("tokens in started chunks (access log)", tails, "tokens"),),
         rung=Rung.ACCESS_LOG,
     )

@@ -12,9 +12,10 @@ from agent_tools.operations import Operations, shared_operations
 
 from .act import ACT
 from .observe import OBSERVE
+from .predict import PREDICT
 from .spec import MOST_CHARACTERS, ToolSpec
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *ACT)
+SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *ACT)
 
 
 class LMCacheToolkit(BaseToolkit):

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-
 from real_cache import Play
 
 from agent_tools.deployments.admin_client import READ_TRIES, AdminClient
@@ -106,7 +105,9 @@ def test_where_nothing_listens_nothing_was_changed(what: Call) -> None:
     with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UnreachableError, match=rf"no cache answered .* at {url}.*nothing was changed.*Start `lmcache server`"):
+        with pytest.raises(
+            UnreachableError, match=rf"no cache answered .* at {url}.*nothing was changed.*Start `lmcache server`"
+        ):
             call(url, what)
 
 
@@ -170,9 +171,7 @@ def test_something_that_is_not_lmcache_is_recognised_by_a_read(answer: bytes) ->
         (http("400 Bad Request", [1, 2]), 400, "Bad Request"),
     ],
 )
-def test_an_error_answer_is_told_in_lmcaches_own_words_and_asked_once(
-    what: Call, answer: bytes, status: int, said: str
-) -> None:
+def test_an_error_answer_is_told_in_lmcaches_own_words_and_asked_once(what: Call, answer: bytes, status: int, said: str) -> None:
     error, asked = fault(answer, what)
     assert isinstance(error, RefusedError)
     assert error.status == status
@@ -186,14 +185,16 @@ def test_a_change_answered_by_something_else_is_not_taken_for_done() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("body", [{}, [], 3, None, {"chunk_size": 256, "storage_manager": {}}, {"chunk_size": 256, "storage_manager": 3}])
+@pytest.mark.parametrize(
+    "body", [{}, [], 3, None, {"chunk_size": 256, "storage_manager": {}}, {"chunk_size": 256, "storage_manager": 3}]
+)
 @pytest.mark.parametrize("method", ["snapshot", "config", "support"])
 def test_json_of_another_shape_is_not_that_of_lmcache(body: object, method: str) -> None:
     async def scenario() -> None:
         async with stand_in(http("200 OK", body)) as (url, _):
             deployment = ServerDeployment(url)
             try:
-                with pytest.raises(NotLMCacheError, match="something else|is not"):
+                with pytest.raises(NotLMCacheError, match="something else, or another version, answers there"):
                     await getattr(deployment, method)()
             finally:
                 await deployment.close()
@@ -206,7 +207,17 @@ def test_json_of_another_shape_is_not_that_of_lmcache(body: object, method: str)
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1:8080", "ftp://h", "http://", "http://h/api", "http://user:secret@h", "http://h?x=1", "http://h:port", "", "http://[::1"],
+    [
+        "127.0.0.1:8080",
+        "ftp://h",
+        "http://",
+        "http://h/api",
+        "http://user:secret@h",
+        "http://h?x=1",
+        "http://h:port",
+        "",
+        "http://[::1",
+    ],
 )
 def test_what_is_no_address_is_refused_at_once(address: str) -> None:
     with pytest.raises(SettingsError, match="is not an address"):

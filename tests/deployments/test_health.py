@@ -1,6 +1,7 @@
-"""Claims about health: what LMCache hides is found, and what it raises without cause does not count. All provoked on real servers."""
+"""Claims about health, provoked on real servers: what LMCache hides is found, and its false alarms do not count."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from agent_tools.operations import metrics_between
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import replay
 
+Connect = Callable[..., ServerDeployment]
 FULL = AgentTraffic(requests=120, seed=3).generate()
 """Some 20 MB: more than any L1 here."""
 
@@ -27,14 +29,14 @@ def test_a_fresh_server_is_healthy(server: ServerProcess) -> None:
     assert health(server) == Health(healthy=True)
 
 
-def test_an_eviction_thread_that_died_is_found_though_healthcheck_says_healthy(launch: Launch) -> None:
+def test_an_eviction_thread_that_died_is_found_though_healthcheck_says_healthy(launch: Launch, connect: Connect) -> None:
     server = launch({"--l1-size-gb": 4 / 1024, "--eviction-policy": "IsolatedLRU"})
     replay(FULL, server.rpc_url)
     problem = eventually(lambda: health(server).problems)
     assert "eviction thread of pool" in problem[0]
     assert "IsolatedLRU" in problem[0]
     assert httpx.get(f"{server.http_url}/healthcheck").json() == {"status": "healthy"}
-    snapshot = io_loop.run(ServerDeployment(server.http_url).snapshot)
+    snapshot = io_loop.run(connect(server.http_url).snapshot)
     assert metrics_between(None, snapshot).status is CacheStatus.ERROR
 
 

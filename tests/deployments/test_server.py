@@ -24,15 +24,14 @@ from agent_tools.operations import silent
 from agent_tools.workload.generate import AgentTraffic
 
 Connect = Callable[..., ServerDeployment]
-SHM = Path("/dev/shm")  # noqa: S108  shared memory is where arenas are made
 CHUNK_BYTES = 128 * CHUNK_SIZE
 """L1 bytes of a chunk that `replay` stores."""
 
 
 @pytest.fixture
-def foreign(connect: Connect, server: ServerProcess) -> ServerDeployment:
+def foreign(connect: Connect, server: ServerProcess, arena_folder: Path) -> ServerDeployment:
     """The embedded server as a stranger sees it who can read its log and reach its shared memory."""
-    return connect(server.http_url, access_log=server.folder / "lookups", arena_folder=SHM)
+    return connect(server.http_url, access_log=server.folder / "lookups", arena_folder=arena_folder)
 
 
 def config(deployment: ServerDeployment) -> CacheConfig:
@@ -41,10 +40,6 @@ def config(deployment: ServerDeployment) -> CacheConfig:
 
 def used(deployment: ServerDeployment) -> int:
     return io_loop.run(deployment.snapshot).l1_used_bytes
-
-
-def arenas_left() -> list[Path]:
-    return list(SHM.glob("lmcache-agent-l1-*"))
 
 
 # ---- reading ----
@@ -145,7 +140,11 @@ def test_the_size_is_live_only_with_a_folder_for_arenas_and_above_the_primary(
 
 
 def test_a_policy_that_l1_cannot_have_is_not_offered(foreign: ServerDeployment) -> None:
-    for policy, level in (("arc", SupportLevel.RESTART), ("isolated_lru", SupportLevel.UNSUPPORTED), ("mru", SupportLevel.UNSUPPORTED)):
+    for policy, level in (
+        ("arc", SupportLevel.RESTART),
+        ("isolated_lru", SupportLevel.UNSUPPORTED),
+        ("mru", SupportLevel.UNSUPPORTED),
+    ):
         update = ConfigUpdate(eviction_policy=EvictionPolicy(policy))
         assert io_loop.run(foreign.support, update)["eviction_policy"].level is level
 
@@ -159,7 +158,7 @@ def test_a_setting_that_needs_a_restart_is_refused_with_the_new_command_line(for
 # ---- size ----
 
 
-def test_l1_grows_live_and_keeps_what_it_holds(foreign: ServerDeployment, play: Play) -> None:
+def test_l1_grows_live_and_keeps_what_it_holds(foreign: ServerDeployment, play: Play, arena_folder: Path) -> None:
     log = log_of(*conversations(10, 16))
     play(log)
     before = used(foreign)
@@ -168,7 +167,7 @@ def test_l1_grows_live_and_keeps_what_it_holds(foreign: ServerDeployment, play: 
     assert io_loop.run(foreign.snapshot).l1_total_bytes == 40 * MB
     assert used(foreign) == before
     assert play(log).hit_rate == 1
-    assert arenas_left() == []
+    assert list(arena_folder.iterdir()) == []
 
 
 def test_l1_shrinks_live_and_a_drained_arena_goes_when_it_is_empty(foreign: ServerDeployment, play: Play) -> None:
@@ -199,12 +198,14 @@ def test_a_size_of_odd_bytes_is_met_to_a_memory_page(foreign: ServerDeployment) 
     assert config(foreign).max_size_mb == pytest.approx(17.3, abs=4096 / MB)
 
 
-def test_a_size_that_the_folder_has_no_room_for_changes_nothing_and_leaves_nothing(foreign: ServerDeployment) -> None:
-    too_much = shutil.disk_usage(SHM).free / MB + 1024
-    with pytest.raises(UnsupportedError, match=r"does not fit into /dev/shm, which has .* MB free; ask for less"):
+def test_a_size_that_the_folder_has_no_room_for_changes_nothing_and_leaves_nothing(
+    foreign: ServerDeployment, arena_folder: Path
+) -> None:
+    too_much = shutil.disk_usage(arena_folder).free / MB + 1024
+    with pytest.raises(UnsupportedError, match=rf"does not fit into {arena_folder}, which has .* MB free; ask for less"):
         io_loop.run(foreign.apply, ConfigUpdate(max_size_mb=too_much), silent)
     assert config(foreign).max_size_mb == 16
-    assert arenas_left() == []
+    assert list(arena_folder.iterdir()) == []
 
 
 def test_a_shrink_whose_remainder_has_no_room_changes_nothing(
@@ -274,4 +275,3 @@ def test_an_entry_is_read_as_lmcache_would_send_it(chunk_hash: bytes, group: int
     assert entry.prefix_hash == chunk_hash.hex()
     assert entry.entry_id == f"org/model@01000100@{chunk_hash.hex()}@{group}@acme"
     assert entry.size_mb == size / MB
-

@@ -83,7 +83,9 @@ def test_nested_settings_that_lmcache_reports_by_their_repr_are_read() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["", "EvictionConfig(", "__import__('os').system('true')", "EvictionConfig(eviction_policy=exit())"])
+@pytest.mark.parametrize(
+    "text", ["", "EvictionConfig(", "__import__('os').system('true')", "EvictionConfig(eviction_policy=exit())"]
+)
 def test_a_repr_that_cannot_be_read_is_left_out_and_never_run(text: str) -> None:
     assert adapter_of("fs", {"eviction_config": text}).settings == {}
 

@@ -41,8 +41,8 @@ def process(launch: Launch, folder: Path) -> ServerProcess:
 
 
 @pytest.fixture
-def two_tiers(connect: Connect, process: ServerProcess) -> ServerDeployment:
-    return connect(process.http_url, arena_folder=Path("/dev/shm"))  # noqa: S108
+def two_tiers(connect: Connect, process: ServerProcess, arena_folder: Path) -> ServerDeployment:
+    return connect(process.http_url, arena_folder=arena_folder)
 
 
 def test_an_l2_adapter_is_read_as_it_was_given(two_tiers: ServerDeployment, folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_size_of_plain_memory_needs_a_restart_even_with_a_folder_for_arenas(
     support = io_loop.run(two_tiers.support)["max_size_mb"]
     assert support.level is SupportLevel.RESTART
     assert "--l1-devdax-path" in support.reason
-    with pytest.raises(UnsupportedError, match="--l1-size-gb 0.03125"):
+    with pytest.raises(UnsupportedError, match=r"--l1-size-gb 0\.03125"):
         io_loop.run(two_tiers.apply, ConfigUpdate(max_size_mb=32), silent)
 
 

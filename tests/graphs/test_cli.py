@@ -40,11 +40,12 @@ def test_status_of_a_running_server(server: ServerProcess, play: Play) -> None:
     assert "token hit rate" in run.invoke(app, ["status", "--url", server.http_url]).stdout
 
 
-def test_recommend_without_a_log_says_how_to_get_one(server: ServerProcess, play: Play) -> None:
+def test_recommend_without_a_log_predicts_nothing(server: ServerProcess, play: Play) -> None:
     play(AgentTraffic(requests=60, conversations=15, turns=4, tool_tokens=1500, seed=6).generate(), kv_bytes_per_token=512)
     result = run.invoke(app, ["recommend", "--url", server.http_url])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("do_nothing (counters)")
+    assert result.stdout.startswith("do_nothing (histograms)"), "LMCache's own sample names a symptom, and predicts no gain"
+    assert "only an access log can tell" in result.stdout
 
 
 def test_tune_in_mode_observe_prints_a_report(server: ServerProcess) -> None:
@@ -90,6 +91,32 @@ def test_a_trace_with_a_broken_line_is_refused_with_its_number(tmp_path: Path) -
     result = run.invoke(app, ["demo", "--trace", str(trace)])
     assert result.exit_code == 1
     assert "line 3" in " ".join(result.output.split())
+
+
+def test_predict_prints_a_table_and_draws_it(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    lines = [
+        {"timestamp": 500 * i, "input_length": 1024, "output_length": 1, "hash_ids": [i % 7, 100 + i % 7]} for i in range(60)
+    ]
+    trace.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    result = run.invoke(app, ["predict", str(trace), "--plot", str(tmp_path / "curve.png")])
+    assert result.exit_code == 0, result.output
+    assert "60 requests, 14 distinct chunks; ceiling 88.3%" in result.stdout
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert run.invoke(app, ["predict", str(trace), "--plot", "curve.gif"]).exit_code == 1
+    assert run.invoke(app, ["predict", str(tmp_path / "nothing")]).exit_code == 1
+
+
+def test_report_writes_one_page_that_needs_no_network(server: ServerProcess, play: Play, tmp_path: Path) -> None:
+    play(FEW)
+    result = run.invoke(
+        app, ["report", "--url", server.http_url, "--access-log", str(server.folder / "lookups"), "--output", "page.html"]
+    )
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "src=" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace(server.http_url, "")
 
 
 @pytest.fixture

@@ -100,5 +100,7 @@ def test_a_run_cannot_widen_the_operators_bounds() -> None:
 
 
 def test_bounds_that_exclude_each_other_are_an_error_one_can_act_on() -> None:
-    with pytest.raises(OutOfBoundsError, match=r"outside the operator's: min_watermark \(0.97\) is larger than max_watermark \(0.95\)"):
+    with pytest.raises(
+        OutOfBoundsError, match=r"outside the operator's: min_watermark \(0.97\) is larger than max_watermark \(0.95\)"
+    ):
         Bounds().narrowed(Bounds(min_watermark=0.97, max_watermark=0.99))

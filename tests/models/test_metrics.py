@@ -21,7 +21,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 
 def test_a_window_cannot_end_before_it_starts() -> None:
-    with pytest.raises(ValidationError, match="cannot end .* before it starts"):
+    with pytest.raises(ValidationError, match=r"cannot end .* before it starts"):
         Window(start=NOON, end=NOON - timedelta(seconds=1))
     assert Window(start=NOON, end=NOON).seconds == 0
 
@@ -67,7 +67,14 @@ def test_use_above_the_capacity_is_allowed_since_a_draining_arena_shows_it(metri
 
 def test_a_plan_changes_something_and_reads_as_one_line() -> None:
     change = SettingChange(setting="max_size_mb", old=16.0, new=32.0, how=SupportLevel.LIVE)
-    known = {"plan_id": "p", "cache": "c", "created_at": NOON, "reason": "", "fingerprint": "f", "update": ConfigUpdate(max_size_mb=32)}
+    known = {
+        "plan_id": "p",
+        "cache": "c",
+        "created_at": NOON,
+        "reason": "",
+        "fingerprint": "f",
+        "update": ConfigUpdate(max_size_mb=32),
+    }
     plan = Plan(**known, changes=(change, change.model_copy(update={"setting": "eviction_ratio", "old": None, "new": 0.2})))
     assert str(plan) == "max_size_mb 16 -> 32 (live); eviction_ratio unknown -> 0.2 (live)"
     assert not plan.needs_restart

@@ -18,7 +18,9 @@ MODELS = [model for name in models.__all__ if inspect.isclass(model := getattr(m
 def test_every_field_is_described_in_the_json_schema(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     parts = {model.__name__: schema, **{name: part for name, part in schema.get("$defs", {}).items() if "properties" in part}}
-    silent = [f"{name}.{field}" for name, part in parts.items() for field, one in part["properties"].items() if not described(one)]
+    silent = [
+        f"{name}.{field}" for name, part in parts.items() for field, one in part["properties"].items() if not described(one)
+    ]
     assert not silent
     assert schema["description"]
 
@@ -48,7 +50,8 @@ updates = st.builds(
     eviction_policy=st.none() | st.sampled_from(models.EvictionPolicy),
     chunk_size=st.none() | st.integers(1, 4096),
     tenant_quotas_mb=st.none() | st.dictionaries(st.text(max_size=5), st.floats(0, 1e6), max_size=3),
-    l2_adapters=st.none() | st.lists(st.builds(models.L2Adapter, type=st.just("fs"), settings=st.just({"base_path": "/x"}))).map(tuple),
+    l2_adapters=st.none()
+    | st.lists(st.builds(models.L2Adapter, type=st.just("fs"), settings=st.just({"base_path": "/x"}))).map(tuple),
 )
 
 

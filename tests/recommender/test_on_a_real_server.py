@@ -41,7 +41,7 @@ def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, 
 
 
 def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Launch, tmp_path: Path) -> None:
-    """256 chunks, watermark 0.95: after 12 requests of 20 chunks 240 are used, the next one does not fit, and nothing is evicted."""
+    """256 chunks, watermark 0.95: after 12 requests of 20 chunks 240 are used; the next does not fit, and nothing is evicted."""
     server = launch({"--l1-size-gb": 8 / 1024, "--eviction-trigger-watermark": 0.95})
     target = {"target": server.http_url, "access_log": server.folder / "lookups", "bounds": Bounds(allow_restart=True)}
     operations = Operations(Directory(Settings(caches={"prod": CacheSettings.model_validate(target)}, state_folder=tmp_path)))

@@ -93,7 +93,9 @@ def test_the_worst_comes_first() -> None:
 
 
 def test_what_only_a_log_can_tell_rests_on_the_log() -> None:
-    told = {symptom.code: symptom.rung for symptom in diagnose(observation(AGAIN, tokens=NO_HITS, evictions=1, failed_stores=500))}
+    told = {
+        symptom.code: symptom.rung for symptom in diagnose(observation(AGAIN, tokens=NO_HITS, evictions=1, failed_stores=500))
+    }
     assert told[SymptomCode.L1_TOO_SMALL] is Rung.ACCESS_LOG
     assert told[SymptomCode.STORES_FAIL] is Rung.COUNTERS
 

@@ -21,7 +21,9 @@ def baseline(rate: float, *, readings: int = 60, noise: float = 0.0, digest: str
     intervals = tuple((tokens, int(tokens * one)) for one in rates)
     counts = TokenCounts(requested=sum(i[0] for i in intervals), hit_l1=sum(i[1] for i in intervals))
     window = Window(start=START, end=START + timedelta(seconds=readings))
-    return Baseline(metrics=QUIET.model_copy(update={"tokens": counts, "window": window}), intervals=intervals, requests_digest=digest)
+    return Baseline(
+        metrics=QUIET.model_copy(update={"tokens": counts, "window": window}), intervals=intervals, requests_digest=digest
+    )
 
 
 def judged(before: Baseline, after: Baseline, *, in_force: bool = True) -> Verification:

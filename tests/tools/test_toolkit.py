@@ -17,12 +17,21 @@ from agent_tools import LMCacheToolkit, Operations
 from agent_tools.deployments.directory import Cache
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Advice, CacheMetrics, CacheOptimizationResult, ChangeResult, LMCacheStatus, Plan
+from agent_tools.prediction.forecast import Forecast
 from agent_tools.tools.spec import MOST_CHARACTERS
 from agent_tools.tools.toolkit import SPECS
 from agent_tools.workload.generate import AgentTraffic
 
 TRAFFIC = AgentTraffic(requests=60, conversations=10, turns=6, seed=4).generate()
-READING = {"lmcache_get_status", "lmcache_get_metrics", "lmcache_get_config", "lmcache_recommend"}
+READING = {
+    "lmcache_get_status",
+    "lmcache_get_metrics",
+    "lmcache_get_config",
+    "lmcache_recommend",
+    "lmcache_diagnose",
+    "lmcache_predict_hit_rate",
+    "lmcache_plot_hit_rate_curve",
+}
 CHANGING = {"lmcache_update_config", "lmcache_optimize", "lmcache_clear_cache"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test", "dry_run": True},
@@ -102,7 +111,8 @@ for _spec in SPECS:
 
 
 @pytest.mark.parametrize("name", sorted(READING | CHANGING))
-def test_every_tool_works_sync_and_async_with_the_same_answer_shape(tools: Tools, name: str) -> None:
+def test_every_tool_works_sync_and_async_with_the_same_answer_shape(tools: Tools, play: Play, name: str) -> None:
+    play(TRAFFIC.select(slice(0, 5)))
     arguments = EXAMPLES.get(name, {})
     call = {"type": "tool_call", "id": "1", "name": name, "args": arguments}
     for message in (tools.by_name[name].invoke(call), asyncio.run(tools.by_name[name].ainvoke(call))):
@@ -143,6 +153,23 @@ def test_a_recommendation_is_an_advice_a_model_can_act_on(tools: Tools, play: Pl
     message = tools.call("lmcache_recommend")
     advice = Advice.model_validate(message.artifact)
     assert message.content.startswith(advice.verdict.value)
+
+
+def test_a_diagnosis_names_symptoms_with_their_figures(tools: Tools, play: Play) -> None:
+    play(TRAFFIC)
+    message = tools.call("lmcache_diagnose")
+    assert message.artifact["symptoms"]
+    assert message.artifact["symptoms"][0]["code"] in message.content
+
+
+def test_a_prediction_covers_the_present_size_and_is_drawn_as_svg(tools: Tools, play: Play) -> None:
+    play(TRAFFIC)
+    forecast = Forecast.model_validate(tools.call("lmcache_predict_hit_rate").artifact)
+    assert any(row.size_mb == pytest.approx(16) for row in forecast.rows)
+    assert forecast.requests >= len(TRAFFIC)
+    picture = tools.call("lmcache_plot_hit_rate_curve").artifact
+    assert picture["svg"].startswith("<svg")
+    assert Forecast.model_validate(picture["forecast"]).ceiling == forecast.ceiling
 
 
 def test_a_dry_run_changes_nothing_and_a_real_one_reads_back(tools: Tools, cache: Cache) -> None:

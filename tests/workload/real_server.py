@@ -60,7 +60,7 @@ def running_server(folder: Path, *options: str) -> Iterator[Server]:
     if importlib.util.find_spec("lmcache") is None:
         pytest.skip("lmcache is not installed")
     rpc, http = free_port(), free_port()
-    arena = Path("/dev/shm") / f"workload-test-{os.getpid()}-{rpc}"  # noqa: S108
+    arena = Path("/dev/shm") / f"workload-test-{os.getpid()}-{rpc}"
     log_dir, output = folder / "lookups", folder / "server.log"
     command = [Path(sys.executable).with_name("lmcache"), "server", "--host", "127.0.0.1", "--port", str(rpc)]
     command += ["--http-host", "127.0.0.1", "--http-port", str(http), "--l1-size-gb", str(L1_BYTES / 2**30)]
