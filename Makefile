@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint format bench setup clean
+.PHONY: demo test lint format bench bench-live setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -21,8 +21,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Speeds and accuracies, as ratios in one run; results in benchmarks/results
-	$(BIN)/python -m benchmarks
+bench: $(READY)  ## Speed of predictions against LMCache's own sweep, in one run; results in benchmarks/results
+	$(BIN)/python benchmarks/prediction.py
+
+bench-live: $(READY)  ## Accuracy against 36 live servers, about 20 minutes; goes on where it stopped
+	$(BIN)/python benchmarks/prediction_live.py
 
 setup: $(READY)
 

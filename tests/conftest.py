@@ -5,6 +5,7 @@ Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 
 import importlib.util
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,13 +86,15 @@ def server(cache: Cache) -> ServerProcess:
 
 @pytest.fixture
 def play(cache: Cache, server: ServerProcess) -> Play:
-    """Replays a log into the embedded cache and returns when the server has counted all of it."""
+    """Replays a log into the embedded cache and returns when the server has counted and logged all of it."""
 
     def play(log: AccessLog, **settings: object) -> ReplayResult:
-        before = io_loop.run(cache.deployment.snapshot).counters
+        before, began = io_loop.run(cache.deployment.snapshot).counters, time.time()
         result = replay(log, server.rpc_url, ReplaySettings.model_validate(settings))
         assert before is not None
         eventually(lambda: io_loop.run(cache.deployment.snapshot).counters.lookups - before.lookups >= result.requests)
+        logged = int((log.chunks_per_request[result.hits >= 0] > 0).sum())
+        eventually(lambda: len(io_loop.run(cache.deployment.access_log, began) or ()) >= logged)
         return result
 
     return play

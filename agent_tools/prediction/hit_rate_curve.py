@@ -23,7 +23,10 @@ cached (LMCache's cache-simulator)."""
 
 @dataclass(frozen=True, eq=False)
 class HitRateCurve:
-    """Prefix hits of an LRU cache at every capacity at once. An upper bound for a server that evicts early or drops stores."""
+    """Prefix hits of an always-full LRU cache at every capacity at once.
+
+    A server that evicts early gets less; one that drops stores can get more, since what it drops displaces nothing.
+    """
 
     chunk_size: int
     """Tokens per chunk."""

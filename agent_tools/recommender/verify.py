@@ -12,6 +12,8 @@ from .proposals import MODEL_OFF, predicted_gain, predicted_rate, server_setting
 
 LEAST_INTERVALS = 5
 """Fewer readings than this on either side give no interval."""
+NO_DIFFERENCE = 0.005
+"""A difference of the token hit rate that nobody would act on."""
 DRAWS = 1000
 BLOCK = 3
 """Successive readings drawn together, since neighbours are alike."""
@@ -87,7 +89,15 @@ def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tupl
         return VerificationVerdict.BETTER, figures
     if gain.upper < 0:
         return VerificationVerdict.WORSE, figures
-    return VerificationVerdict.UNDECIDED, f"{figures}; the interval holds zero, so observe for longer"
+    return VerificationVerdict.UNDECIDED, f"{figures}; the interval holds zero: {_how_long(gain, after.window.seconds)}"
+
+
+def _how_long(gain: Gain, seconds: float) -> str:
+    """How long a window would have to be to tell: an interval shrinks with the square root of what it rests on."""
+    if abs(gain.estimate) < NO_DIFFERENCE:
+        return "there is no difference worth telling"
+    needed = seconds * ((gain.upper - gain.lower) / 2 / abs(gain.estimate)) ** 2
+    return f"about {max(needed, seconds):.0f} s of such traffic would tell, {seconds:.0f} s were seen"
 
 
 def _gain(before: Baseline, after: Baseline) -> Gain | None:

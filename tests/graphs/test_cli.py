@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_cache import Play, eventually
+from real_cache import Launch, Play, eventually
 from typer.testing import CliRunner
 
 from agent_tools.deployments.server_process import ServerProcess
 from agent_tools.models import LMCacheStatus
 from agent_tools.workload.generate import AgentTraffic
+from agent_tools.workload.replay import replay
 from graphs.cli import app
 from graphs.state import TuneReport
 
@@ -44,8 +46,10 @@ def test_recommend_without_a_log_predicts_nothing(server: ServerProcess, play: P
     play(AgentTraffic(requests=60, conversations=15, turns=4, tool_tokens=1500, seed=6).generate(), kv_bytes_per_token=512)
     result = run.invoke(app, ["recommend", "--url", server.http_url])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("do_nothing (histograms)"), "LMCache's own sample names a symptom, and predicts no gain"
-    assert "only an access log can tell" in result.stdout
+    # Which of the two depends on whether LMCache has followed enough evicted chunks by now.
+    assert result.stdout.startswith(("do_nothing (counters)", "do_nothing (histograms)"))
+    assert "not stored" in result.stdout or "dropped for want of room" in result.stdout
+    assert "update=" not in result.stdout
 
 
 def test_tune_in_mode_observe_prints_a_report(server: ServerProcess) -> None:
@@ -107,8 +111,9 @@ def test_predict_prints_a_table_and_draws_it(tmp_path: Path) -> None:
     assert run.invoke(app, ["predict", str(tmp_path / "nothing")]).exit_code == 1
 
 
-def test_report_writes_one_page_that_needs_no_network(server: ServerProcess, play: Play, tmp_path: Path) -> None:
-    play(FEW)
+def test_report_writes_one_page_that_needs_no_network(launch: Launch, tmp_path: Path) -> None:
+    server = launch({"--supported-transfer-mode": "auto"})  # of its own, since a log of one model is needed
+    replay(FEW, server.rpc_url)
     result = run.invoke(
         app, ["report", "--url", server.http_url, "--access-log", str(server.folder / "lookups"), "--output", "page.html"]
     )
@@ -120,17 +125,22 @@ def test_report_writes_one_page_that_needs_no_network(server: ServerProcess, pla
 
 
 @pytest.fixture
-def leftovers(lmcache: None) -> Iterator[None]:
+def leftovers(lmcache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails when a demo leaves a process, a shared-memory file or a temporary folder."""
-    before = _traces()
+    own = tmp_path / "tmp"
+    own.mkdir()
+    monkeypatch.setenv("TMPDIR", str(own))
+    before = _arenas()
     yield
-    eventually(lambda: _traces() <= before, 15)
+    eventually(lambda: _arenas() <= before, 15)
+    assert not list(own.iterdir())
+    # The guard and the server are told the folder, so their command lines name it.
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(own) in " ".join(p.info["cmdline"] or [])]
 
 
-def _traces() -> set[str]:
-    files = [*Path("/dev/shm").glob("lmcache*"), *Path("/tmp").glob("lmcache-agent-*")]
-    processes = [p for p in psutil.process_iter(["cmdline"]) if "guard.py" in " ".join(p.info["cmdline"] or [])]
-    return {*map(str, files), *(str(p.pid) for p in processes)}
+def _arenas() -> set[Path]:
+    """Files in shared memory; another run's stand there only until its server has mapped them."""
+    return set(Path("/dev/shm").glob("lmcache*"))
 
 
 def _demo(*arguments: str) -> "subprocess.Popen[str]":
@@ -147,6 +157,7 @@ def test_the_demo_tunes_a_real_cache_and_leaves_nothing_behind(leftovers: None) 
     demo = _demo("--pass-seconds", "12")
     output, _ = demo.communicate(timeout=150)
     assert demo.returncode == 0, output
+    assert re.search(r"runs at http://127\.0\.0\.1:\d+", output)
     for words in ("token hit rate", "chunks not stored", "Changed: max_size_mb", "Verified: improved"):
         assert words in output
 

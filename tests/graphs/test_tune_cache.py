@@ -130,7 +130,7 @@ def test_a_change_that_does_harm_is_rolled_back(operations: Operations, cache: C
     config: Any = {"configurable": {"thread_id": "1"}}
     context = TuneContext(window_seconds=thrashed.seconds, verify_seconds=30)
     assert graph.invoke({}, config, context=context)["__interrupt__"]
-    harmful = {"type": "edit", "edited_action": {"name": "lmcache_apply_plan", "args": {"update": {"max_size_mb": 8}}}}
+    harmful = {"type": "edit", "edited_action": {"name": "lmcache_apply_plan", "args": {"update": {"max_size_mb": 4}}}}
     traffic = threading.Thread(target=lambda: play(THRASHING, pace=THRASHING.duration / 8))
     for _, event in graph.stream(
         Command(resume={"decisions": [harmful]}), config, context=context, stream_mode=["custom", "updates"]

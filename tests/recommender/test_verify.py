@@ -50,6 +50,16 @@ def test_a_difference_inside_the_noise_is_undecided() -> None:
     assert "the interval holds zero" in told.why
 
 
+def test_undecided_says_how_long_a_window_would_have_to_be() -> None:
+    told = judged(baseline(0.5, noise=0.3, readings=20), baseline(0.58, noise=0.3, readings=20))
+    assert told.verdict is VerificationVerdict.UNDECIDED
+    gain = told.gain
+    assert gain is not None
+    needed = int(told.why.split("about ")[1].split(" s")[0])
+    assert needed == pytest.approx(20 * ((gain.upper - gain.lower) / 2 / gain.estimate) ** 2, abs=1)
+    assert needed > 20
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_no_difference_at_all_is_undecided(rate: float) -> None:
     assert judged(baseline(rate), baseline(rate)).verdict is VerificationVerdict.UNDECIDED
