@@ -30,15 +30,19 @@ def read_trace(path: Path | str, *, chunk_size: int | None = None, skip_bad_line
 
 def _has_lookups(path: Path) -> bool:
     """Whether the first readable line of a file is a lookup, not a request in the Mooncake format."""
-    source = Source(path, skip_bad_lines=True)
+    source, lines = Source(path, skip_bad_lines=True), 0
     for block in source.blocks():
         for line in block.data.splitlines():
+            lines += bool(line.strip())
             try:
                 fields = json.loads(line)
             except ValueError:
                 continue
             if isinstance(fields, dict) and fields.keys() & {"chunk_hashes", "hash_ids"}:
                 return "chunk_hashes" in fields
+    if not lines:
+        msg = f"{path} holds no requests: it is empty"
+        raise WorkloadError(msg)
     msg = (
         f"{path} holds neither LMCache's lookup-hash log (lines with chunk_hashes) nor a trace in the Mooncake format (lines "
         "with timestamp, input_length and hash_ids)"

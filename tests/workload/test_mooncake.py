@@ -150,3 +150,10 @@ def test_a_file_of_neither_format_is_told(file: Path) -> None:
 def test_a_missing_trace_is_told(file: Path) -> None:
     with pytest.raises(WorkloadError, match=r"cannot read .*trace\.jsonl: No such file"):
         read_trace(file)
+
+
+def test_an_empty_file_is_called_empty_whatever_it_was_meant_to_be(tmp_path: Path) -> None:
+    empty = tmp_path / "trace.jsonl"
+    empty.write_text("\n\n", encoding="utf-8")
+    with pytest.raises(WorkloadError, match="holds no requests: it is empty"):
+        read_trace(empty)
