@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -268,10 +268,10 @@ def _told_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _interruptible(work: Callable[[], Awaitable[T]]) -> T:
+def _interruptible(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run async work; Ctrl-C cancels it, waits for its cleaning up, and exits with 130."""
     try:
-        return asyncio.run(work())  # type: ignore[arg-type]
+        return asyncio.run(work())
     except KeyboardInterrupt as error:
         err.print("interrupted; the server was stopped")
         raise typer.Exit(130) from error
