@@ -14,7 +14,7 @@ from .acting import Actor, not_in_force
 from .deployments.base import Progress
 from .deployments.directory import DEFAULT, Cache, Directory
 from .deployments.snapshot import Snapshot, metrics_between
-from .errors import LMCacheToolError, UnsupportedError
+from .errors import UnsupportedError, WorkloadError
 from .models import (
     Advice,
     Bounds,
@@ -69,6 +69,8 @@ class Operations:
         """What the cache is, how it is set, and its figures since its process started."""
         named = self.directory.get(cache)
         seen = await self._observe(named, (None, await self._read(named)), None)
+        # In a thread, since a log is searched: other operations go on meanwhile.
+        symptoms = await anyio.to_thread.run_sync(diagnose, seen)
         deployment, latest = named.deployment, named.history.latest
         notes = {}
         try:
@@ -84,7 +86,7 @@ class Operations:
             backend=deployment.backend,
             health=seen.health,
             top_entries=top_entries,
-            symptoms=tuple(symptom.code.value for symptom in diagnose(seen)),
+            symptoms=tuple(symptom.code.value for symptom in symptoms),
             notes=notes,
         )
 
@@ -153,13 +155,9 @@ class Operations:
 
     async def report(self, cache: str = DEFAULT) -> str:
         """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
-        advice = await self.recommend(cache)
-        try:
-            forecast, metrics = await self.forecast(cache)
-        except LMCacheToolError:  # no log, or none that can be predicted from: the page says less
-            forecast, metrics = None, await self.metrics(cache)
-        page = partial(html_report, advice, metrics, forecast=forecast, changes=await self.changes(cache))
-        return await anyio.to_thread.run_sync(page)
+        named = self.directory.get(cache)
+        seen = await self._observe(named, (None, await self._read(named)), None)
+        return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache))
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
         """The change log, oldest first, of one cache or of all."""
@@ -307,6 +305,15 @@ class Operations:
         snapshot = await cache.deployment.snapshot()
         cache.history.add(snapshot)
         return snapshot
+
+
+def _page(seen: Observation, changes: Sequence[ChangeRecord]) -> str:
+    """The report of one observation; where its log is none that can be predicted from, it says less."""
+    try:
+        forecast = None if seen.log is None else forecast_of(seen)
+    except WorkloadError:
+        forecast = None
+    return html_report(recommend(seen), seen.metrics, forecast=forecast, changes=changes)
 
 
 @cache

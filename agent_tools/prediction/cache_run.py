@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from agent_tools.workload.access_log import AccessLog
+
 Int32 = npt.NDArray[np.int32]
 
 
@@ -32,6 +34,19 @@ class CacheRun:
     """Most chunks in L2 at once."""
     load_failed_chunks: int = 0
     """Chunks found in L2 that did not fit into L1 (``lmcache_mp_l2_prefetch_failure_chunks_total{reason="l1_oom"}``)."""
+
+    @classmethod
+    def of_one_tier(cls, log: AccessLog, hits: Int32, dropped: Int32, evicted: int, peak: int) -> "CacheRun":
+        """The run of a cache without an L2, from the columns its kernel filled."""
+        return cls(
+            chunk_size=log.chunk_size,
+            asked_chunks=log.chunks_per_request.astype(np.int32),
+            l1_hit_chunks=hits,
+            l2_hit_chunks=np.zeros(len(log), np.int32),
+            dropped_chunks=dropped,
+            evicted_chunks=evicted,
+            peak_chunks=peak,
+        )
 
     @property
     def hit_chunks(self) -> Int32:

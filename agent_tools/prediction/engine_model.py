@@ -40,15 +40,7 @@ def simulate_engine(log: AccessLog, capacity_chunks: float, policy: EnginePolicy
     evicted, peak = _run(
         log.chunk_ids, log.offsets, log.unique_chunks, int(max(capacity_chunks, 0)), _CODES[policy], newer, older, hits, dropped
     )
-    return CacheRun(
-        chunk_size=log.chunk_size,
-        asked_chunks=log.chunks_per_request.astype(np.int32),
-        l1_hit_chunks=hits,
-        l2_hit_chunks=np.zeros(len(log), np.int32),
-        dropped_chunks=dropped,
-        evicted_chunks=evicted,
-        peak_chunks=peak,
-    )
+    return CacheRun.of_one_tier(log, hits, dropped, evicted, peak)
 
 
 @compiled

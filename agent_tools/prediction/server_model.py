@@ -6,10 +6,6 @@ second and, if the used share has reached the watermark, drops a share of the *k
 came but not when that thread wakes, so a prediction is a run for each of several phases: a mean and an interval.
 """
 
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import numpy.typing as npt
 
@@ -55,30 +51,13 @@ def simulate_server(log: AccessLog, setting: ServerSetting, *, phase: float = 0.
     return run(log, setting, first_tick, period)
 
 
-def simulate_settings(
-    log: AccessLog, settings: Iterable[ServerSetting], *, phase: float = 0.5, period: float = PERIOD
-) -> list[CacheRun]:
-    """`simulate_server` for each setting, over threads (the kernels run without the GIL)."""
-    log = isolated(log)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(lambda setting: simulate_server(log, setting, phase=phase, period=period), settings))
-
-
 def _run_one_tier(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
     hits, dropped = (np.zeros(len(log), np.int32) for _ in range(2))
     tier = _first_tier(setting)
     evicted, peak = run_one_tier(
         log.chunk_ids, log.offsets, log.timestamps, log.unique_chunks, tier, period, first_tick, hits, dropped
     )
-    return CacheRun(
-        chunk_size=log.chunk_size,
-        asked_chunks=log.chunks_per_request.astype(np.int32),
-        l1_hit_chunks=hits,
-        l2_hit_chunks=np.zeros(len(log), np.int32),
-        dropped_chunks=dropped,
-        evicted_chunks=evicted,
-        peak_chunks=peak,
-    )
+    return CacheRun.of_one_tier(log, hits, dropped, evicted, peak)
 
 
 def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:

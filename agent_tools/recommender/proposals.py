@@ -114,7 +114,7 @@ def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) ->
         lower=min(float(lower), estimate),
         estimate=estimate,
         upper=max(float(upper), estimate),
-        method=f"model of `lmcache server` 0.5.6 on the {len(asked)} observed requests; block bootstrap, eviction clock unknown",
+        method=f"model of `lmcache server` 0.5.6 on the {len(asked)} observed requests; block bootstrap",
     )
 
 

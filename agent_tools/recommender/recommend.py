@@ -11,7 +11,6 @@ from agent_tools.models import (
     OptimizationRecommendation,
     Rung,
     SettingChange,
-    Severity,
     Support,
     SupportLevel,
     Symptom,
@@ -118,7 +117,7 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         implementation_effort="none: live"
         if live
         else "restart"
-        if _we_restart(seen)
+        if seen.bounds.allow_restart
         else "the operator restarts it with a new command line",
         action=ActionKind.RECONFIGURE,
         update=proposal.update,
@@ -186,12 +185,5 @@ def _cost(seen: Observation, proposal: Proposal) -> str:
     return memory if proposal.level is SupportLevel.LIVE else f"{memory}, and a restart that empties L1"
 
 
-def _we_restart(seen: Observation) -> bool:
-    return seen.bounds.allow_restart
-
-
 def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-__all__ = ["WORTH_ACTING", "Severity", "recommend", "setting_changes"]

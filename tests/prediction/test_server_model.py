@@ -16,7 +16,7 @@ from agent_tools.prediction.eviction_clock import EVERY_REQUEST
 from agent_tools.prediction.eviction_order import empty_order
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.prediction.one_tier import OneTier
-from agent_tools.prediction.server_model import simulate_server, simulate_settings
+from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.two_tiers import EVICTED, PEAK, Order, SecondTier, run_two_tiers
 from agent_tools.workload.access_log import AccessLog
@@ -103,7 +103,7 @@ def test_watermark_and_ratio_move_the_hit_rate_as_measured(name: str) -> None:
     log = trace(name)
     for (watermark, ratio), expected in KNOBS[name].items():
         settings = [ServerSetting(int(share * log.unique_chunks), watermark, ratio) for share in (0.05, 0.1)]
-        runs = simulate_settings(log, settings, period=EVERY_REQUEST)
+        runs = [simulate_server(log, setting, period=EVERY_REQUEST) for setting in settings]
         assert tuple(round(run.hit_rate, 3) for run in runs) == expected
 
 
