@@ -1,0 +1,53 @@
+"""Claims about an L1 that grows and shrinks in a running server."""
+
+from pathlib import Path
+
+import pytest
+from module_client import ModuleClient
+from real_cache import eventually
+from real_logs import conversations, log_of
+
+MB = 2**20
+TEN = log_of(*conversations(10, 8))
+
+
+def test_l1_grows_and_shrinks_with_all_its_chunks_and_leaves_no_file(module: ModuleClient, arena_folder: Path) -> None:
+    module.replay(TEN, "grown")
+    grown = module.ask("PUT", "arenas", json={"total_mb": 40})
+    assert (grown["previous_bytes"], grown["current_bytes"], grown["added_bytes"]) == (16 * MB, 40 * MB, 24 * MB)
+    assert module.status()["storage_manager"]["l1_manager"]["memory_total_bytes"] == 40 * MB
+    assert list(arena_folder.glob("lmcache-agent-l1-*")) == []
+    assert module.replay(TEN, "grown").hit_chunks == 80
+    shrunk = module.ask("PUT", "arenas", json={"total_mb": grown["previous_bytes"] / MB})
+    assert (shrunk["current_bytes"], shrunk["added_bytes"]) == (16 * MB, 0)
+    assert module.replay(TEN, "grown").hit_chunks == 80
+    module.http.post("/cache/clear")
+    eventually(lambda: [arena["state"] for arena in module.ask("GET", "arenas")["arenas"]] == ["active"])
+
+
+def test_shrinking_in_part_leaves_exactly_what_was_asked_for(module: ModuleClient) -> None:
+    module.ask("PUT", "arenas", json={"total_mb": 40})
+    assert module.ask("PUT", "arenas", json={"total_mb": 30})["current_bytes"] == 30 * MB
+    assert module.ask("PUT", "arenas", json={"total_mb": 16})["current_bytes"] == 16 * MB
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [(64.5, "at most 64 MB"), (15, "16 MB of L1 cannot be removed"), (-1, "greater than 0"), ("Infinity", "finite")],
+)
+def test_a_size_beyond_the_bounds_is_refused_and_changes_nothing(module: ModuleClient, size: object, reason: str) -> None:
+    status, detail = module.refused("PUT", "arenas", json={"total_mb": size})
+    assert status == 422
+    assert reason in detail
+    assert module.ask("GET", "arenas")["total_bytes"] == 16 * MB
+
+
+@pytest.mark.filterwarnings("ignore")  # LMCache uses what OpenTelemetry and Google have deprecated
+def test_an_arena_that_does_not_fit_into_the_folder_is_refused_before_anything_is_written(lmcache: None, tmp_path: Path) -> None:
+    from agent_tools.server_module.arenas import _reserved  # noqa: PLC0415  imports LMCache
+    from agent_tools.server_module.refusal import Refusal  # noqa: PLC0415
+
+    with pytest.raises(Refusal, match="MB free") as refusal:
+        _reserved(tmp_path, 2**50)
+    assert refusal.value.status == 507
+    assert list(tmp_path.iterdir()) == []
