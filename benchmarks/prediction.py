@@ -9,26 +9,45 @@ Run from the repository root::
 
 import argparse
 import datetime as dt
+import hashlib
 import json
 import os
 import platform
 import resource
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from agent_tools.models import (
+    MB,
+    SETTINGS,
+    Bounds,
+    CacheConfig,
+    CacheMetrics,
+    CacheStatus,
+    Health,
+    Support,
+    SupportLevel,
+    TokenCounts,
+    Window,
+)
+from agent_tools.models.metrics import utc
 from agent_tools.prediction.clairvoyant import clairvoyant_hits
 from agent_tools.prediction.engine_model import simulate_engine
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_prediction import predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.recommender.observation import Observation
+from agent_tools.recommender.recommend import recommend
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.readers import read_lookup_log
 
 IntArray = npt.NDArray[np.int32]
 
@@ -110,7 +129,55 @@ def measure(log: AccessLog) -> list[Line]:
         Line("embedded engine, LRU", chunks, best_of(5, lambda: simulate_engine(log, capacity, "LRU"))),
         Line("embedded engine, LFU", chunks, best_of(5, lambda: simulate_engine(log, capacity, "LFU"))),
         Line("clairvoyant bound", chunks, best_of(5, lambda: clairvoyant_hits(log, capacity))),
+        Line("full recommendation", chunks, best_of(3, lambda: recommend(observed(log, capacity))), "<= 2 s"),
     ]
+
+
+def observed(log: AccessLog, capacity: int) -> Observation:
+    """What a cache of so many chunks of 128 KiB would show after serving the log, with all its settings open to change."""
+    log = replace(log, chunk_bytes=MB // 8)
+    run = simulate_server(log, ServerSetting(capacity))
+    asked = int(run.asked_chunks.sum())
+    return Observation(
+        cache="bench",
+        metrics=CacheMetrics(
+            status=CacheStatus.ENABLED,
+            enabled=True,
+            window=Window(start=utc(0), end=utc(float(log.timestamps[-1]))),
+            total_requests=len(log),
+            tokens=TokenCounts(requested=asked * log.chunk_size, hit_l1=run.hit_tokens),
+            failed_stores=run.failed_chunks,
+            evictions=run.evicted_chunks,
+            stored_chunks=asked - int(run.hit_chunks.sum()) - run.failed_chunks,
+            dropped_events=0,
+        ),
+        config=CacheConfig(
+            max_size_mb=capacity / 8, chunk_size=log.chunk_size, eviction_watermark=0.8, eviction_ratio=0.2, l2_adapters=()
+        ),
+        support={setting: Support(level=SupportLevel.LIVE, reason="a benchmark") for setting in SETTINGS},
+        bounds=Bounds(max_size_mb=capacity, allow_restart=True),
+        health=Health(healthy=True),
+        log=log,
+    )
+
+
+def from_a_file(log: AccessLog) -> Line:
+    """From LMCache's lookup-hash log on disk to the curve."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_lookup_log(log, Path(folder) / "lookup_hashes_20260101_000000_000000.jsonl")
+        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
+        seconds = best_of(5, lambda: hit_rate_curve(read_lookup_log(folder)))
+    return Line(f"from the lookup-hash log on disk ({size:.0f} MB) to the curve", len(log.chunk_ids), seconds, "<= 0.3 s")
+
+
+def write_lookup_log(log: AccessLog, file: Path) -> None:
+    """The log as `lmcache server --lookup-hash-log-dir` writes it."""
+    names = [f"0x{hashlib.sha256(str(chunk).encode()).hexdigest()}" for chunk in range(log.unique_chunks)]
+    layout = {"model_name": "bench", "chunk_size": log.chunk_size, "dtypes": ["torch.float16"], "shapes": [[2, 8, 256, 16]]}
+    with file.open("w", encoding="ascii") as lines:
+        for i in range(len(log)):
+            own = {"timestamp": float(log.timestamps[i]), "request_id": f"bench-{i}", "seq_len": int(log.tokens[i])}
+            lines.write(json.dumps(own | layout | {"chunk_hashes": [names[chunk] for chunk in log.request(i)]}) + "\n")
 
 
 def lmcaches_sweep(log: AccessLog) -> Line:
@@ -142,7 +209,7 @@ def main() -> None:
     options = arguments.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # of Google's packages, which lmcache imports
     log = growing_conversations(1_000_000)
-    lines = [*measure(log), lmcaches_sweep(log)]
+    lines = [*measure(log), from_a_file(log), lmcaches_sweep(log)]
     if options.large:
         big = growing_conversations(100_000_000)
         lines.append(Line(LARGE, len(big.chunk_ids), best_of(1, lambda: hit_rate_curve(big)), "<= 60 s, <= 4 GB"))

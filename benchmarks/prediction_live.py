@@ -2,7 +2,7 @@
 
 Run from the repository root; a cell takes about 30 s, the whole matrix 20 minutes::
 
-    PYTHONPATH=. python benchmarks/prediction_live.py [--cells 3] [--clients 4]
+    PYTHONPATH=. python benchmarks/prediction_live.py [--cells 3] [--clients 4 | --l2]
 
 Every cell replays a workload into a fresh server, then feeds the model with the lookup-hash log that this server wrote, and
 compares with ``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``. Cells that are in the result file
@@ -27,7 +27,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ SECONDS = 22.0
 KNOBS = ((0.8, 0.2), (0.8, 0.05), (0.9, 0.1), (0.6, 0.3))
 SHARES = (0.15, 0.35, 0.7)
 """L1 as a share of the workload's distinct chunks. In 22 s ticks are rare: the smallest turns over in a few of them."""
+L2_SHARE = 0.5
+"""With --l2: L2 as a share of the workload's distinct chunks, behind the smallest L1."""
+L2_TIERS = (("fs_native", "default"), ("fs_native", "retain"), ("mock", "default"), ("mock", "retain"))
+"""Adapter and prefetch policy; ``mock`` (memory) refuses chunks when it is full, ``fs_native`` (a folder) outgrows its size."""
+EVICTION = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
 TRACES = Path(os.environ.get("LMCACHE_TRACES", Path(__file__).parents[2] / "shared" / "traces"))
 TICKS = re.compile(r"^lmcache_mp_l1_eviction_loop_ticks_total(?:\{.*\})? (\S+)$", re.MULTILINE)
 RESULTS = Path(__file__).parent / "results"
@@ -109,11 +114,49 @@ class Counters:
             return str(answer.read(), "utf-8")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One server and what it is asked."""
+
+    workload: str
+    share: float
+    """L1 as a share of the workload's distinct chunks."""
+    watermark: float
+    ratio: float
+    adapter: str = ""
+    """Type of its L2; none if empty."""
+    prefetch: str = "default"
+
+    def setting(self, log: AccessLog) -> ServerSetting:
+        """As the model takes it."""
+        l2 = int(L2_SHARE * log.unique_chunks) if self.adapter else 0
+        return ServerSetting(
+            capacity_chunks=int(self.share * log.unique_chunks),
+            watermark=self.watermark,
+            ratio=self.ratio,
+            l2_capacity_chunks=l2,
+            l2_prefetch_policy=self.prefetch,  # type: ignore[arg-type]
+            l2_hard_limit=self.adapter == "mock",
+        )
+
+    def l2_flags(self, setting: ServerSetting, folder: str) -> list[str]:
+        """As the server takes its L2."""
+        if not self.adapter:
+            return []
+        size = setting.l2_capacity_chunks * CHUNK_BYTES / 2**30
+        own = {
+            "mock": {"max_size_gb": size, "mock_bandwidth_gb": 10.0},
+            "fs_native": {"base_path": folder, "max_capacity_gb": size},
+        }
+        adapter = {"type": self.adapter, **own[self.adapter], "eviction": EVICTION}
+        return ["--l2-adapter", json.dumps(adapter), "--l2-prefetch-policy", self.prefetch]
+
+
 @contextmanager
-def server(chunks: int, watermark: float, ratio: float, log_folder: str) -> Iterator[tuple[str, str]]:
-    """A fresh `lmcache server` on loopback with an L1 of so many chunks; yields its RPC and HTTP addresses."""
+def server(setting: ServerSetting, log_folder: str, more: list[str]) -> Iterator[tuple[str, str]]:
+    """A fresh `lmcache server` on loopback, set so; yields its RPC and HTTP addresses."""
     rpc, http = _free_port(), _free_port()
-    size = chunks * CHUNK_BYTES
+    size = int(setting.capacity_chunks) * CHUNK_BYTES
     arena = Path(f"/dev/shm/lmcache-bench-{os.getpid()}-{rpc}")  # noqa: S108 - a devdax arena must be a named file
     arena.touch()
     os.truncate(arena, size)
@@ -121,7 +164,8 @@ def server(chunks: int, watermark: float, ratio: float, log_folder: str) -> Iter
         *(str(Path(sys.executable).with_name("lmcache")), "server", "--host", "127.0.0.1", "--port", str(rpc)),
         *("--http-host", "127.0.0.1", "--http-port", str(http), "--chunk-size", str(CHUNK_TOKENS)),
         *("--l1-size-gb", repr(size / 2**30), "--l1-devdax-path", str(arena), "--no-l1-use-lazy", "--shm-name", ""),
-        *("--eviction-policy", "LRU", "--eviction-trigger-watermark", str(watermark), "--eviction-ratio", str(ratio)),
+        *("--eviction-policy", "LRU", "--eviction-trigger-watermark", str(setting.watermark)),
+        *("--eviction-ratio", str(setting.ratio), *more),
         *("--supported-transfer-mode", "auto", "--lookup-hash-log-dir", log_folder),
     ]
     quiet = {"LMCACHE_TRACK_USAGE": "false", "LMCACHE_DISABLE_BANNER": "1", "LMCACHE_LOG_LEVEL": "ERROR"}
@@ -158,12 +202,12 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError(f"no answer from {url}")
 
 
-def run_cell(name: str, log: AccessLog, share: float, knobs: tuple[float, float], clients: int) -> dict[str, Any]:
+def run_cell(cell: Cell, log: AccessLog, clients: int) -> dict[str, Any]:
     """One replay, and what the model and LMCache's simulator say about it."""
-    chunks = int(share * log.unique_chunks)
-    folder = tempfile.mkdtemp(prefix="lookup-hashes-")
+    setting = cell.setting(log)
+    folder, store = tempfile.mkdtemp(prefix="lookup-hashes-"), tempfile.mkdtemp(prefix="l2-")
     try:
-        with server(chunks, *knobs, folder) as (rpc, http):
+        with server(setting, folder, cell.l2_flags(setting, store)) as (rpc, http):
             counters = Counters(http)
             settings = ReplaySettings(
                 clients=clients, pace=log.duration / SECONDS, kv_bytes_per_token=CHUNK_BYTES // CHUNK_TOKENS
@@ -175,12 +219,12 @@ def run_cell(name: str, log: AccessLog, share: float, knobs: tuple[float, float]
         seen = read_lookup_log(folder)
     finally:
         shutil.rmtree(folder)
+        shutil.rmtree(store)
     return {
-        "workload": name,
-        "share": share,
-        "l1_chunks": chunks,
+        **asdict(cell),
+        "l1_chunks": int(setting.capacity_chunks),
         "clients": clients,
-        **_compare(seen, ServerSetting(chunks, *knobs), values, counters.polls),
+        **_compare(seen, setting, values, counters.polls),
     }
 
 
@@ -190,11 +234,12 @@ def _compare(seen: AccessLog, setting: ServerSetting, values: dict[str, float], 
     clock = observed_clock(seen, polls)
     known = predict_server(seen, setting, clocks=clocks_near(clock, 20)) if clock else None
     live = counters["lookup_hit_tokens_total"] / counters["lookup_requested_tokens_total"]
+    hit_l2 = counters.get("lookup_hit_l2_tokens_total", 0.0) / counters["lookup_requested_tokens_total"]
     return {
-        "watermark": setting.watermark,
-        "ratio": setting.ratio,
         "requests": len(seen),
         "live": live,
+        "live_from_l2": hit_l2,
+        "model_from_l2": float(np.mean([run.l2_hit_rate for run in prediction.runs])),
         "failed_chunks": counters.get("l1_allocation_failure_chunks_total", 0.0),
         "model": prediction.hit_rate,
         "interval": prediction.interval,
@@ -202,7 +247,7 @@ def _compare(seen: AccessLog, setting: ServerSetting, values: dict[str, float], 
         "model_observed_clock": known and known.hit_rate,
         "interval_observed_clock": known and known.interval,
         "period": clock.period if clock else None,
-        "lmcache_simulator": _lmcaches_own(seen, int(setting.capacity_chunks)),
+        "lmcache_simulator": _lmcaches_own(seen, int(setting.capacity_chunks + setting.l2_capacity_chunks)),
         "dropped_events": counters.get("event_bus_dropped_events_total", 0.0),
     }
 
@@ -244,7 +289,7 @@ def report(cells: list[dict[str, Any]]) -> str:
         f"Live value inside the 90 % interval: {inside} of {len(cells)} cells with the phase unknown, {inside_known} with it "
         "observed.",
         "",
-        "| workload | L1 chunks | watermark/ratio | live | failed chunks | model | 90 % interval | phase observed | simulator |",
+        "| workload | L1 chunks | setting | live | failed chunks | model | 90 % interval | phase observed | simulator |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return "\n".join(["# The server model against a live server", "", *summary, *rows]) + "\n"
@@ -256,7 +301,8 @@ def _row(cell: dict[str, Any]) -> str:
     columns = [
         cell["workload"],
         f"{cell['l1_chunks']:,}",
-        f"{cell['watermark']}/{cell['ratio']}",
+        f"{cell['watermark']}/{cell['ratio']}"
+        + (f", L2 {cell['adapter']} {cell['prefetch']}, {cell['live_from_l2']:.4f} from it" if cell.get("adapter") else ""),
         f"{cell['live']:.4f}",
         f"{cell['failed_chunks']:,.0f}",
         f"{cell['model']:.4f}",
@@ -276,18 +322,21 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--cells", type=int, default=10**6, help="stop after so many new cells")
     arguments.add_argument("--clients", type=int, default=1, help="engines that send requests at the same time")
+    arguments.add_argument("--l2", action="store_true", help="servers with an L2 instead")
     options = arguments.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # of Google's packages, which lmcache imports
-    stem = "prediction_live" if options.clients == 1 else f"prediction_live_{options.clients}_clients"
+    stem = "prediction_live" + ("" if options.clients == 1 else f"_{options.clients}_clients") + ("_l2" if options.l2 else "")
     store = RESULTS / f"{stem}.json"
     cells: list[dict[str, Any]] = json.loads(store.read_text()) if store.exists() else []
-    done = {(c["workload"], c["share"], c["watermark"], c["ratio"]) for c in cells}
     logs = workloads()
-    todo = [
-        (name, share, knobs) for knobs, share, name in itertools.product(KNOBS, SHARES, logs) if (name, share, *knobs) not in done
-    ]
-    for name, share, knobs in todo[: options.cells]:
-        cells.append(run_cell(name, logs[name], share, knobs, options.clients))
+    if options.l2:
+        wanted = [Cell(name, SHARES[0], 0.8, 0.2, *tier) for tier, name in itertools.product(L2_TIERS, logs)]
+    else:
+        wanted = [Cell(name, share, *knobs) for knobs, share, name in itertools.product(KNOBS, SHARES, logs)]
+    done = [{name: cell.get(name, default) for name, default in asdict(wanted[0]).items()} for cell in cells]
+    todo = [cell for cell in wanted if asdict(cell) not in done]
+    for cell in todo[: options.cells]:
+        cells.append(run_cell(cell, logs[cell.workload], options.clients))
         store.write_text(json.dumps(cells, indent=1) + "\n")
         store.with_suffix(".md").write_text(report(cells))
         print(cells[-1], flush=True)

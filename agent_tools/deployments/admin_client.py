@@ -1,9 +1,11 @@
 """HTTP to the admin API of an `lmcache server`: timeouts on every call, retries for reads only, one sentence per error."""
 
+import asyncio
 import contextlib
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -34,6 +36,7 @@ class AdminClient:
         self.timeout = timeout
         self._http = httpx.AsyncClient(base_url=self.base_url, timeout=timeout, transport=transport, trust_env=False)
         self._unmet = url if transport is None else None
+        self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}
 
     @contextlib.contextmanager
     def understood(self, path: str) -> Iterator[None]:
@@ -74,7 +77,7 @@ class AdminClient:
         """
         await self._meet()
         try:
-            response = await self._http.request(method, path, json=body)
+            response = await self._sent(method, path, body)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise self._unreachable(path, error) from error
         except httpx.HTTPError as error:
@@ -84,7 +87,27 @@ class AdminClient:
             ) from error
         return self._json(self._accepted(response, f"{method} {path}"))
 
+    async def _sent(self, method: str, path: str, body: Any) -> httpx.Response:  # noqa: ANN401  JSON
+        try:
+            return await self._http.request(method, path, json=body)
+        finally:
+            self._under_way.clear()  # who reads after a change must not get an answer of before it
+
     async def _read(self, path: str, params: dict[str, Any]) -> httpx.Response:
+        """What is asked for twice at the same moment is asked of the server once."""
+        asked = (path, tuple(params.items()))
+        if asked not in self._under_way:
+            reading = self._under_way[asked] = asyncio.ensure_future(self._fetch(path, params))
+            reading.add_done_callback(partial(self._done, asked))
+        return await asyncio.shield(self._under_way[asked])
+
+    def _done(self, asked: tuple[str, tuple[Any, ...]], reading: "asyncio.Future[httpx.Response]") -> None:
+        if self._under_way.get(asked) is reading:
+            del self._under_way[asked]
+        if reading.cancelled() or reading.exception() is not None:
+            self._under_way.clear()  # who asks after a failure was seen asks anew
+
+    async def _fetch(self, path: str, params: dict[str, Any]) -> httpx.Response:
         await self._meet()
         last: httpx.RequestError | None = None
         for _ in range(READ_TRIES):

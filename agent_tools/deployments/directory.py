@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import anyio
+
 from agent_tools.errors import SettingsError, UnknownCacheError
 from agent_tools.observation import History
 from agent_tools.settings import CacheSettings, Settings
@@ -22,6 +24,8 @@ class Cache:
     settings: CacheSettings
     deployment: Deployment
     history: History = field(default_factory=History)
+    watched: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held while one of those that wait for traffic reads for all of them."""
 
 
 class Directory:

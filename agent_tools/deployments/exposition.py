@@ -36,6 +36,12 @@ class Counters:
     """Of these, asked for again within two minutes of their eviction."""
     l2_loads_failed: int = 0
     """Chunks found in L2 that could not be loaded because L1 had no room."""
+    l2_evictions: int = 0
+    """Chunks that L2 evicted."""
+    l2_loads: int = 0
+    """Loads from L2 that were timed."""
+    l2_load_speeds: float = 0.0
+    """Sum of their speeds, GB/s."""
     eviction_ticks: int = 0
     """Wake-ups of the L1 eviction thread, about one a second."""
     lookup_calls: int = 0
@@ -65,6 +71,9 @@ _TOTALS = {
     "lmcache_mp_l1_write_chunks_total": "stored_chunks",
     "lmcache_mp_l1_evicted_chunks_total": "evictions",
     "lmcache_mp_event_bus_dropped_events_total": "dropped_events",
+    "lmcache_mp_l2_evicted_objects_chunks_total": "l2_evictions",
+    "lmcache_mp_l2_load_throughput_GB_per_second_count": "l2_loads",
+    "lmcache_mp_l2_load_throughput_GB_per_second_sum": "l2_load_speeds",
     "lmcache_mp_l1_eviction_loop_ticks_total": "eviction_ticks",
     "lmcache_mp_l1_chunk_evict_reuse_gap_seconds_count": "evicted_followed",
 }
@@ -82,6 +91,8 @@ _WANTED = (
     "lmcache_mp_l1_eviction_loop_ticks_total",
     "lmcache_mp_l1_chunk_evict_reuse_gap_seconds_",
     "lmcache_mp_l2_prefetch_failure_chunks_total",
+    "lmcache_mp_l2_evicted_objects_chunks_total",
+    "lmcache_mp_l2_load_throughput_GB_per_second_",
     "grpc_server_call_duration_seconds_",
     "process_start_time_seconds",
     "target_info",
@@ -112,16 +123,17 @@ def parse_exposition(text: str) -> Exposition:
     tokens: dict[Labels, dict[str, int]] = {}
     for sample in samples:
         if sample.name in _TOKENS:
-            counts = tokens.setdefault((sample.labels.get("model_name", ""), sample.labels.get("cache_salt", "")), {})
-            counts[_TOKENS[sample.name]] = counts.get(_TOKENS[sample.name], 0) + int(sample.value)
+            found = tokens.setdefault((sample.labels.get("model_name", ""), sample.labels.get("cache_salt", "")), {})
+            found[_TOKENS[sample.name]] = found.get(_TOKENS[sample.name], 0) + int(sample.value)
         elif (name := _total_of(sample)) is not None:
             totals[name] += sample.value
-    seconds = totals.pop("lookup_seconds")
+    seconds, speeds = totals.pop("lookup_seconds"), totals.pop("l2_load_speeds")
+    counts = {name: int(value) for name, value in totals.items()}
     return Exposition(
         process_start=next((s.value for s in samples if s.name == "process_start_time_seconds"), None),
         instance_id=next((s.labels.get("service_instance_id") for s in samples if s.name == "target_info"), None),
-        counters=Counters(lookup_seconds=seconds, **{name: int(value) for name, value in totals.items()}),
-        tokens={labels: TokenCounters(**counts) for labels, counts in tokens.items()},
+        counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
+        tokens={labels: TokenCounters(**found) for labels, found in tokens.items()},
         objects_per_token=_objects_per_token(samples),
         # The bus counter is exported from the first second, long before the first lookup.
         has_cache_metrics=any(s.name == "lmcache_mp_event_bus_dropped_events_total" for s in samples),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent_tools.models import MB, CacheConfig, CacheEntry, EvictionPolicy, L2Adapter
+from agent_tools.models.config import MB_IN_A_GB
 
 from .exposition import Exposition
 from .health import health_of
@@ -32,11 +33,25 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         objects_per_chunk=_objects_per_chunk(status, exposition.objects_per_token),
         chunk_size=status["chunk_size"],
         health=health_of(status),
+        locked_objects=sum(m.get("write_locked_count", 0) + m.get("read_locked_count", 0) for m in managers),
+        **_l2_account(status["storage_manager"]),
     )
 
 
-def config_of(status: Json, boot: Json, adapters: Json) -> CacheConfig:
-    """From ``/status`` (what is in force), ``/config`` (start-up values of what cannot change) and ``/config/adapters``.
+def _l2_account(manager: Json) -> dict[str, int | None]:
+    """Used and declared bytes of the L2 adapters that keep account of them: those with an ``eviction`` block."""
+    accounts = manager.get("l2_eviction_controller", {}).get("adapters", [])
+    if not accounts or len(accounts) < manager.get("num_l2_adapters", 0):
+        return {"l2_used_bytes": None, "l2_total_bytes": None}
+    sizes = [account["total_capacity_bytes"] for account in accounts]
+    return {
+        "l2_used_bytes": sum(account["total_bytes_used"] for account in accounts),
+        "l2_total_bytes": sum(sizes) if all(sizes) else None,
+    }
+
+
+def config_of(status: Json, boot: Json, adapters: Json, quotas: Json) -> CacheConfig:
+    """From ``/status`` (what is in force), ``/config`` (start-up values of what cannot change), adapters and quotas.
 
     What 0.5.6 accepted though it makes no sense (it validates few flags) is ``None``, so that we never repeat it.
     """
@@ -58,6 +73,8 @@ def config_of(status: Json, boot: Json, adapters: Json) -> CacheConfig:
         l2_adapters=adapters_of(boot, adapters),
         l2_store_policy=boot["storage_manager"].get("store_policy"),
         l2_prefetch_policy=boot["storage_manager"].get("prefetch_policy"),
+        tenant_quotas_mb={tenant: quota["limit_gb"] * MB_IN_A_GB for tenant, quota in quotas["users"].items()},
+        hash_algorithm=boot["mp"].get("hash_algorithm"),
     )
 
 

@@ -67,6 +67,7 @@ class ServerDeployment:
         self.admin = AdminClient(base_url, timeout, transport)
         self._access_log = access_log
         self._arena_folder = arena_folder
+        self._last_log: tuple[list[tuple[str, int]], AccessLog] | None = None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -86,11 +87,11 @@ class ServerDeployment:
         return str(await self.admin.read("/lmc_version"))
 
     async def config(self) -> CacheConfig:
-        """From ``/status`` (live values) and ``/config`` (boot values of what cannot change)."""
-        paths = ("/status", "/config", "/config/adapters")
-        status, boot, adapters = await asyncio.gather(*(self.admin.read(path) for path in paths))
+        """From ``/status`` (live values), ``/config`` (boot values of what cannot change) and the tenants' quotas."""
+        paths = ("/status", "/config", "/config/adapters", "/quota")
+        answers = await asyncio.gather(*(self.admin.read(path) for path in paths))
         with self.admin.understood(", ".join(paths)):
-            return config_of(status, boot, adapters)
+            return config_of(*answers)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """What can be changed, for every setting; with an update, for those very values."""
@@ -196,8 +197,17 @@ class ServerDeployment:
         """The server's lookup-hash log, read in a worker thread; ``None`` when the operator named no folder for it."""
         if self._access_log is None:
             return None
-        log = await anyio.to_thread.run_sync(_read_if_any, self._access_log)
-        return log if log is None or since is None else log.select(np.flatnonzero(log.timestamps >= since))
+        return await anyio.to_thread.run_sync(self._log_since, self._access_log, since)
+
+    def _log_since(self, folder: Path, since: float | None) -> AccessLog | None:
+        """The log in a folder, read again only if it has grown; ``None`` before the first lookup was written."""
+        files = sorted((file.name, file.stat().st_size) for file in folder.glob("lookup_hashes_*.jsonl*"))
+        if not files:
+            return None
+        if self._last_log is None or self._last_log[0] != files:
+            self._last_log = files, read_lookup_log(folder)
+        log = self._last_log[1]
+        return log if since is None else log.select(np.flatnonzero(log.timestamps >= since))
 
     async def _boot_flags(self) -> Flags:
         boot, adapters = await asyncio.gather(self.admin.read("/config"), self.admin.read("/config/adapters"))
@@ -218,8 +228,3 @@ class ServerDeployment:
 def _now() -> float:
     """Unix time to the microsecond, as datetimes are: a reading must not fall out of the window that begins with it."""
     return round(time.time(), 6)
-
-
-def _read_if_any(folder: Path) -> AccessLog | None:
-    """The log in a folder; ``None`` before the first lookup was written."""
-    return read_lookup_log(folder) if any(folder.glob("lookup_hashes_*.jsonl*")) else None

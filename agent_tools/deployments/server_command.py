@@ -116,21 +116,29 @@ def adapter_json(adapter: L2Adapter) -> str:
 
 def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
     """One entry of ``/config`` ``l2_adapter_config.adapters`` as it was given to ``--l2-adapter``, secrets replaced."""
-    settings = {name: _without_secrets(name, value) for name, value in reported.items() if value not in (None, "")}
-    for unreadable in ("persist_config", "serde_config", "eviction_config"):
-        text = settings.pop(unreadable, None)
-        fields = _constructor_fields(text) if isinstance(text, str) else {}
-        if unreadable == "eviction_config" and fields:
-            settings["eviction"] = {name: fields[name] for name in ("eviction_policy", "trigger_watermark", "eviction_ratio")}
-        elif fields.get("persist_enabled") is False:
-            settings["persist_enabled"] = False
+    settings = {name: value for name, value in reported.items() if value not in (None, "")}
+    persist, serde, eviction = (
+        _constructor_fields(settings.pop(name, None)) for name in ("persist_config", "serde_config", "eviction_config")
+    )
+    if eviction:
+        settings["eviction"] = {name: eviction[name] for name in ("eviction_policy", "trigger_watermark", "eviction_ratio")}
+    if persist.get("persist_enabled") is False:
+        settings["persist_enabled"] = False
+    if serde:
+        settings["serde"] = {"type": serde["type"], **serde["kwargs"]}
+    if "devices" in settings:  # of dax; one device stands under ``device_path`` as well
+        devices = [_constructor_fields(device) for device in settings.pop("devices")]
+        settings |= {"devices": devices} if len(devices) > 1 else {}
+    settings = {name: _without_secrets(name, value) for name, value in settings.items()}
     defaults = {"affinity_tag": "_default", "shared": False, "use_odirect": False}
     kept = {name: value for name, value in settings.items() if defaults.get(name, ...) != value}
     return L2Adapter(type=type_name, settings=kept)
 
 
-def _constructor_fields(text: str) -> dict[str, Any]:
+def _constructor_fields(text: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
     """``EvictionConfig(eviction_policy='LRU', ...)`` as a dict: 0.5.6 reports nested settings by their Python repr."""
+    if not isinstance(text, str):
+        return {}
     try:
         call = ast.parse(text, mode="eval").body
         return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}

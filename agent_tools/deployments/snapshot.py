@@ -32,6 +32,20 @@ class Snapshot:
     chunk_size: int
     """Tokens per chunk."""
     health: Health
+    locked_objects: int | None = None
+    """Objects in L1 that requests hold locked."""
+    l2_used_bytes: int | None = None
+    """Bytes in L2 as accounted since the process started; ``None`` without an L2 that keeps account."""
+    l2_total_bytes: int | None = None
+    """Declared capacity of all of L2; ``None`` when an adapter has none."""
+
+    @property
+    def fill_seconds(self) -> float | None:
+        """How long stores at the rate since the process started take to fill L1 once; ``None`` when nothing was stored."""
+        if self.counters is None or self.process_start is None or not self.counters.stored_chunks or not self.resident_objects:
+            return None
+        stored_bytes = self.counters.stored_chunks * self.l1_used_bytes / self.resident_objects
+        return self.l1_total_bytes / stored_bytes * (self.taken_at - self.process_start) if stored_bytes else None
 
     def follows(self, earlier: "Snapshot") -> bool:
         """Whether this reading is of the same process as an earlier one, with no counter gone down."""
@@ -50,6 +64,8 @@ NO_LATENCY = "LMCache 0.5.6 times lookups only with --transport grpc"
 NO_LATENCY_SPLIT = "LMCache does not time hits and misses apart"
 NO_TRAFFIC = "no tokens were requested in the window"
 NO_CHUNKS = "no chunk is resident, so bytes per token cannot be measured"
+NO_L2_LOADS = "nothing was loaded from L2 in the window"
+NO_L2_ACCOUNT = "there is no L2, or one that declares no capacity"
 NO_HITS = (
     "LMCache counts objects (a chunk's part of one rank); until the first hit or with no worker registered, nothing tells how"
     " many make a chunk"
@@ -75,9 +91,14 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     return _metrics(after, window, counters, _token_counts(after.tokens, start.tokens if start else {}))
 
 
+def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
+    """The tokens looked up between two readings of one process."""
+    return _sum(_token_counts(after.tokens, before.tokens).values())
+
+
 def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: dict[Labels, TokenCounts]) -> CacheMetrics:
     total = _sum(tokens.values())
-    resident = round(now.resident_objects / now.objects_per_chunk) if now.objects_per_chunk else None
+    resident = _chunks(now, now.resident_objects)
     resident_tokens = None if resident is None else resident * now.chunk_size
     per_token = now.l1_used_bytes / resident_tokens if resident_tokens else None
     lookup_ms = 1e3 * counters.lookup_seconds / counters.lookup_calls if counters and counters.lookup_calls else None
@@ -93,6 +114,9 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
         resident_chunks=resident,
         kv_bytes_per_token=per_token,
         avg_latency_ms=lookup_ms,
+        locked_chunks=_chunks(now, now.locked_objects),
+        l2_used_mb=None if now.l2_used_bytes is None else now.l2_used_bytes / MB,
+        l2_size_mb=now.l2_total_bytes / MB if now.l2_total_bytes else None,
     )
     if counters is None:
         return metrics.model_copy(update={"unavailable": _why_missing(metrics)})
@@ -115,9 +139,15 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "evicted_followed": counters.evicted_followed,
             "evicted_needed": counters.evicted_needed,
             "l2_loads_failed": counters.l2_loads_failed,
+            "l2_evictions": counters.l2_evictions,
+            "l2_load_gb_per_second": counters.l2_load_speeds / counters.l2_loads if counters.l2_loads else None,
         }
     )
     return counted.model_copy(update={"unavailable": _why_missing(counted)})
+
+
+def _chunks(now: Snapshot, objects: int | None) -> int | None:
+    return round(objects / now.objects_per_chunk) if objects is not None and now.objects_per_chunk else None
 
 
 def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
@@ -135,8 +165,12 @@ def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
         "kv_bytes_per_token": NO_CHUNKS if metrics.tokens_cached is not None else NO_HITS,
         "tokens_cached": NO_HITS,
         "resident_chunks": NO_HITS,
+        "l2_load_gb_per_second": NO_L2_LOADS,
+        "l2_used_mb": NO_L2_ACCOUNT,
+        "l2_size_mb": NO_L2_ACCOUNT,
+        "locked_chunks": NO_HITS,
     }
-    sized = {"kv_bytes_per_token", "tokens_cached", "resident_chunks"}
+    sized = {"kv_bytes_per_token", "tokens_cached", "resident_chunks", "l2_used_mb", "l2_size_mb", "locked_chunks"}
     missing = [name for name in type(metrics).model_fields if getattr(metrics, name) is None]
     return {name: NO_COUNTERS if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field, model_validator
 
 from .config import ConfigUpdate, Frozen, SupportLevel
+from .cost import Range, Saving
 from .metrics import Window
 
 
@@ -50,9 +51,18 @@ class SymptomCode(str, Enum):
     REQUEST_LARGER_THAN_L1 = "request_larger_than_l1"
     UNDER_STORED = "under_stored"
     TAILS_NOT_CACHED = "tails_not_cached"
+    PREFIX_DIVERGES_EARLY = "prefix_diverges_early"
+    LOCKS_HELD = "locks_held"
+    L2_TOO_SMALL = "l2_too_small"
+    L2_NOT_RETAINED = "l2_not_retained"
+    L2_SLOW = "l2_slow"
     L2_LOADS_FAIL = "l2_loads_fail"
     L2_UNBOUNDED = "l2_unbounded"
+    TENANT_WITHOUT_QUOTA = "tenant_without_quota"
     EVICTION_DEAD = "eviction_dead"
+    ISOLATED_LRU_ON_L1 = "isolated_lru_on_l1"
+    HASHES_UNSTABLE = "hashes_unstable"
+    RESTARTED = "restarted"
     COUNTERS_INCOMPLETE = "counters_incomplete"
     EVICTS_UNJUDGED = "evicts_unjudged"
     NOTHING_WRONG = "nothing_wrong"
@@ -161,6 +171,11 @@ class OptimizationRecommendation(Frozen):
     """Predicted gain; ``None`` when the evidence does not allow one."""
     ceiling: Annotated[float, Field(ge=0, le=1)] | None = None
     """The best token hit rate any size could give on the observed requests."""
+    benefit: Range | None = None
+    """What ranks it: the gain with each hit of L2 counted by the time it saves against one of L1, less what added memory costs,
+    both as token hit rate; the gain itself where the operator stated no economics. ``None`` when no gain can be predicted."""
+    saving: Saving | None = None
+    """The gain in seconds and money an hour; ``None`` where the operator stated no economics."""
     confidence: Confidence
     """How far it can be relied on."""
     confidence_reasons: tuple[str, ...]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agent_tools.errors import OutOfBoundsError
 
 MB = 2**20
+MB_IN_A_GB = 1024
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -51,6 +52,32 @@ class L2Adapter(Frozen):
     """LMCache's adapter type, e.g. ``fs``, ``fs_native``, ``resp``, ``dax``."""
     settings: dict[str, Any] = {}
     """The adapter's other fields as LMCache reports them; values of secret fields are replaced by ``***``."""
+
+    @property
+    def size_mb(self) -> float | None:
+        """Declared capacity, MB; ``None`` when it has none, or one that we cannot read."""
+        size = self.settings.get(self._size_field)
+        return size * MB_IN_A_GB if isinstance(size, int | float) and size > 0 else None
+
+    @property
+    def eviction(self) -> Mapping[str, Any] | None:
+        """Its ``eviction`` block; without one it never evicts."""
+        block = self.settings.get("eviction")
+        return block if isinstance(block, Mapping) else None
+
+    def resized(self, size_mb: float) -> "L2Adapter":
+        """The same adapter with another capacity."""
+        return L2Adapter(type=self.type, settings={**self.settings, self._size_field: size_mb / MB_IN_A_GB})
+
+    def same_store(self, other: "L2Adapter") -> bool:
+        """Whether both are one store, whatever their capacity and eviction."""
+        free = {self._size_field, "eviction"}
+        mine, others = ({k: v for k, v in one.settings.items() if k not in free} for one in (self, other))
+        return self.type == other.type and mine == others
+
+    @property
+    def _size_field(self) -> str:
+        return {"mock": "max_size_gb", "dax": "max_dax_size_gb"}.get(self.type, "max_capacity_gb")
 
 
 class _Settings(Frozen):
@@ -96,6 +123,20 @@ class _Settings(Frozen):
 
 class CacheConfig(_Settings):
     """A cache's settings as they are in force now; ``None`` where the deployment cannot tell."""
+
+    hash_algorithm: str | None = None
+    """How chunks are named; all but LMCache's own algorithms differ from process to process (see `stable_hashes`)."""
+
+    @property
+    def stable_hashes(self) -> bool:
+        """Whether a chunk has the same name in every process, so that L2 can be shared and survives a restart.
+
+        Unknown names silently fall back to Python's ``hash`` (0.5.6), which differs without ``PYTHONHASHSEED``.
+        """
+        return self.hash_algorithm is None or self.hash_algorithm in STABLE_HASHES
+
+
+STABLE_HASHES = ("blake3", "sha256_cbor", "sha256_cbor_64bit", "xxhash", "xxhash_cbor")
 
 
 class ConfigUpdate(_Settings):
@@ -155,6 +196,10 @@ class Bounds(Frozen):
     """Lowest eviction ratio that may be set."""
     max_ratio: Share = 0.6
     """Highest eviction ratio that may be set."""
+    max_l2_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Largest L2 that may be set, MB. Without it, no L2 adapter is made larger than it is."""
+    l2_adapter: L2Adapter | None = None
+    """An L2 adapter that may be added to a cache without one; none may be added otherwise."""
     allow_restart: bool = False
     """Whether a change may restart the cache process, which loses all of L1."""
 
@@ -183,6 +228,19 @@ class Bounds(Frozen):
         grows = update.max_size_mb is not None and current.max_size_mb is not None and update.max_size_mb > current.max_size_mb
         if grows and self.max_size_mb is None:
             return f"L1 may not grow beyond its {current.max_size_mb:g} MB: the operator's bounds name no max_size_mb"
+        return next((why for one in update.l2_adapters or () if (why := self._forbids(one, current)) is not None), None)
+
+    def _forbids(self, adapter: L2Adapter, current: CacheConfig) -> str | None:
+        """Why an L2 adapter may not be set; those there are may stay, and the operator's own may come."""
+        here = next((one for one in current.l2_adapters or () if one.same_store(adapter)), None)
+        if adapter in (here, self.l2_adapter):
+            return None
+        if here is None:
+            offered = "name none" if self.l2_adapter is None else f"name {self.l2_adapter.type} with its own settings"
+            return f"an L2 adapter {adapter.type} may not be added: the operator's bounds {offered}"
+        largest = max(self.max_l2_size_mb or 0, here.size_mb or 0)
+        if adapter.size_mb is None or adapter.size_mb > largest:
+            return f"L2 may not grow beyond {largest:g} MB, which is the operator's bound (max_l2_size_mb) or its present size"
         return None
 
     def narrowed(self, other: "Bounds | None") -> "Bounds":
@@ -201,6 +259,8 @@ class Bounds(Frozen):
                 max_watermark=min(self.max_watermark, other.max_watermark),
                 min_ratio=max(self.min_ratio, other.min_ratio),
                 max_ratio=min(self.max_ratio, other.max_ratio),
+                max_l2_size_mb=None if self.max_l2_size_mb is None else min(self._given("max_l2_size_mb", other)),
+                l2_adapter=self.l2_adapter,
                 allow_restart=self.allow_restart and other.allow_restart,
             )
         except ValidationError as error:

@@ -126,6 +126,16 @@ class CacheMetrics(Frozen):
     """Of these, asked for again within two minutes of their eviction (``l1_chunk_evict_reuse_gap``)."""
     l2_loads_failed: Count | None = None
     """Chunks found in L2 that could not be loaded because L1 had no room (``l2_prefetch_failure``, ``l1_oom``)."""
+    l2_evictions: Count | None = None
+    """Chunks that L2 evicted (``l2_evicted_objects_chunks``)."""
+    l2_load_gb_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Mean speed of loads from L2 into L1 (``l2_load_throughput``), GB/s (1e9)."""
+    l2_used_mb: Annotated[float, Field(ge=0)] | None = None
+    """Bytes in L2 as LMCache accounts them, MB: what was there before the process started is not counted."""
+    l2_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """Declared capacity of L2, MB; ``None`` when an adapter has none."""
+    locked_chunks: Count | None = None
+    """Chunks in L1 that requests hold locked now; they cannot be evicted."""
     kv_bytes_per_token: float | None = None
     """KV bytes of one token: L1 bytes used / tokens resident."""
     unavailable: dict[str, str] = {}

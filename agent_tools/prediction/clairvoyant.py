@@ -10,7 +10,7 @@ import heapq
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.compiled import compiled
+from agent_tools.compiled import compiled
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.prefix_reuse import prefix_reuse

@@ -10,35 +10,13 @@ from typing import Annotated
 from pydantic import Field
 
 from agent_tools.models import CacheMetrics, Gain
-from agent_tools.models.config import Frozen
+from agent_tools.models.config import MB_IN_A_GB, Frozen
+from agent_tools.models.cost import Economics, KvSize, Positive, Prefill, Prices, Range, Saving, Traffic
 from agent_tools.workload.access_log import AccessLog
-
-Positive = Annotated[float, Field(gt=0)]
 
 GB = 1e9
 """Bytes in the GB of a bandwidth (GB/s), as vendors count; memory is priced in GB of 2**30 bytes."""
 HOUR = 3600.0
-MB_IN_A_GB = 1024
-
-
-class KvSize(Frozen):
-    """KV bytes of one token, and where the figure is from."""
-
-    bytes_per_token: Positive
-    """Bytes that one token's keys and values take, over all layers."""
-    source: str
-    """Where it was measured."""
-
-
-class Prefill(Frozen):
-    """How fast the engine computes prompt tokens that are not cached."""
-
-    tokens_per_second: Positive
-    """Prompt tokens a second of one engine (all its GPUs together), at the prompt lengths of the traffic."""
-    gpus: Annotated[int, Field(gt=0)] = 1
-    """GPUs of that engine."""
-    source: str
-    """``measured ...`` or ``assumed ...``, in words."""
 
 
 class ComputeBound(Frozen):
@@ -79,56 +57,6 @@ class ComputeBound(Frozen):
         )
 
 
-class Traffic(Frozen):
-    """How much is asked of a cache."""
-
-    tokens_per_hour: Annotated[float, Field(ge=0)]
-    """Chunk-aligned prompt tokens looked up an hour: what a token hit rate is a share of."""
-    requests_per_hour: Annotated[float, Field(ge=0)] | None
-    """Lookups an hour; ``None`` when not known."""
-    source: str
-    """Where it was observed."""
-
-
-class Prices(Frozen):
-    """What an operator pays, in any one currency."""
-
-    memory_gb: Positive
-    """One GB (2**30 bytes) of the memory that would hold L1, bought once."""
-    gpu_hour: Positive
-    """One GPU for one hour."""
-
-
-class Range(Frozen):
-    """A figure with its 90 % interval."""
-
-    lower: float
-    """Lower end."""
-    estimate: float
-    """Most likely."""
-    upper: float
-    """Upper end."""
-
-
-class Saving(Frozen):
-    """What a difference of the token hit rate is worth; negative where it costs."""
-
-    tokens_per_hour: Range
-    """Prompt tokens an hour that are loaded instead of computed."""
-    gpu_seconds_per_hour: Range
-    """GPU time an hour that prefill no longer takes, seconds: throughput."""
-    ttft_seconds_per_hour: Range
-    """Time to first token saved an hour, summed over all requests, seconds: latency, without queueing."""
-    ttft_ms_per_request: Range | None
-    """The same for the mean request, milliseconds; ``None`` when requests an hour are not known."""
-    break_even_gb_per_second: float | None
-    """Load bandwidth below which a hit takes longer than computing it, GB/s; ``None`` when KV bytes per token are not known."""
-    payback_hours: float | None
-    """Hours until the added memory has paid for itself in GPU time, at the estimate; ``None`` without prices, or if never."""
-    assumptions: tuple[str, ...]
-    """All that the figures rest on, one sentence each."""
-
-
 def kv_size(metrics: CacheMetrics | None = None, log: AccessLog | None = None) -> KvSize | None:
     """Measured KV bytes of one token, L1's own bytes first; ``None`` when neither source has them."""
     if metrics is not None and metrics.kv_bytes_per_token:
@@ -162,15 +90,26 @@ def break_even_bandwidth(kv: KvSize, prefill: Prefill) -> float:
     return kv.bytes_per_token * prefill.tokens_per_second
 
 
+def seconds_saved_per_token(prefill: Prefill, kv: KvSize | None, load_gb_per_second: float | None) -> float:
+    """Time to first token that one hit token saves: computing it, less loading it; negative where loading is slower.
+
+    Args:
+        prefill: How fast it would be computed.
+        kv: KV bytes per token.
+        load_gb_per_second: Bandwidth of loading from the tier that has it. Without it, or without `kv`, loading is free.
+    """
+    loading = kv.bytes_per_token / (load_gb_per_second * GB) if kv is not None and load_gb_per_second is not None else 0.0
+    return 1 / prefill.tokens_per_second - loading
+
+
 def saving(
     gain: Gain,
     traffic: Traffic,
-    prefill: Prefill,
+    economics: Economics,
     *,
+    worth: Range | None = None,
     kv: KvSize | None = None,
-    load_bytes_per_second: float | None = None,
     added_mb: float = 0.0,
-    prices: Prices | None = None,
 ) -> Saving:
     """What a difference of the token hit rate saves an hour.
 
@@ -180,30 +119,25 @@ def saving(
     Args:
         gain: The difference, with its interval.
         traffic: How much is asked.
-        prefill: How fast it would be computed.
-        kv: KV bytes per token.
-        load_bytes_per_second: Measured bandwidth of loading KV from the cache to the GPU; needs `kv`. Without it loading is free.
+        economics: Speed of the engine and of loading, and prices.
+        worth: The difference with hits of L2 counted by the time they save against hits of L1, where the two differ.
+        kv: KV bytes per token; without them loading is free.
         added_mb: L1 that the change adds, MB.
-        prices: For the pay-back.
-
-    Raises:
-        ValueError: If a load bandwidth is not positive, or given without `kv`.
     """
-    load = _load_seconds_per_token(kv, load_bytes_per_second)
-    ttft_per_token = 1 / prefill.tokens_per_second - (load or 0.0)
-    gpu_per_token = prefill.gpus / prefill.tokens_per_second
-    tokens = traffic.tokens_per_hour
-    requests = traffic.requests_per_hour
-    ttft = _range(gain, tokens * ttft_per_token)
-    gpu = _range(gain, tokens * gpu_per_token)
+    prefill, prices = economics.prefill, economics.prices
+    plain = Range(lower=gain.lower, estimate=gain.estimate, upper=gain.upper)
+    tokens, requests = traffic.tokens_per_hour, traffic.requests_per_hour
+    ttft = (worth or plain).scaled(tokens * seconds_saved_per_token(prefill, kv, economics.l1_load_gb_per_second))
+    gpu = plain.scaled(tokens * prefill.gpus / prefill.tokens_per_second)
     return Saving(
-        tokens_per_hour=_range(gain, tokens),
+        tokens_per_hour=plain.scaled(tokens),
         gpu_seconds_per_hour=gpu,
         ttft_seconds_per_hour=ttft,
-        ttft_ms_per_request=_range(gain, tokens * ttft_per_token / requests * 1000) if requests else None,
+        ttft_ms_per_request=ttft.scaled(1000 / requests) if requests else None,
         break_even_gb_per_second=None if kv is None else break_even_bandwidth(kv, prefill) / GB,
         payback_hours=None if prices is None else payback_hours(added_mb, gpu.estimate, prices),
-        assumptions=_assumptions(gain, traffic, prefill, kv, load),
+        net_benefit=None if prices is None else _net_benefit(gpu, added_mb, prices),
+        assumptions=_assumptions(gain, traffic, prefill, kv, economics.l1_load_gb_per_second),
     )
 
 
@@ -212,30 +146,24 @@ def payback_hours(added_mb: float, gpu_seconds_per_hour: float, prices: Prices) 
     saved_per_hour = gpu_seconds_per_hour / HOUR * prices.gpu_hour
     if saved_per_hour <= 0:
         return None
-    return max(added_mb, 0.0) / MB_IN_A_GB * prices.memory_gb / saved_per_hour
+    return max(memory_price(added_mb, prices), 0.0) / saved_per_hour
 
 
-def _load_seconds_per_token(kv: KvSize | None, load_bytes_per_second: float | None) -> float | None:
-    if load_bytes_per_second is None:
-        return None
-    if kv is None:
-        raise ValueError("a load bandwidth says nothing without KV bytes per token; measure them at the cache (kv_size)")
-    if not load_bytes_per_second > 0:
-        raise ValueError(f"a load bandwidth must be a positive number of bytes a second, got {load_bytes_per_second}")
-    return kv.bytes_per_token / load_bytes_per_second
+def memory_price(added_mb: float, prices: Prices) -> float:
+    """What added memory, MB, costs, in the currency of the prices; memory given back is worth nothing."""
+    return max(added_mb, 0.0) / MB_IN_A_GB * prices.memory_gb
 
 
-def _range(gain: Gain, per_share: float) -> Range:
-    """A gain's interval times a figure, which may be negative: the ends then change places."""
-    ends = sorted((gain.lower * per_share, gain.upper * per_share))
-    return Range(lower=ends[0], estimate=gain.estimate * per_share, upper=ends[1])
+def _net_benefit(gpu_seconds_per_hour: Range, added_mb: float, prices: Prices) -> Range:
+    saved = gpu_seconds_per_hour.scaled(prices.gpu_hour / HOUR * prices.horizon_hours)
+    return saved.shifted(-memory_price(added_mb, prices))
 
 
 def _assumptions(gain: Gain, traffic: Traffic, prefill: Prefill, kv: KvSize | None, load: float | None) -> tuple[str, ...]:
     loading = (
-        f"a hit is loaded at {kv.bytes_per_token / load / GB:.3g} GB/s, not overlapped with computing"
-        if kv is not None and load is not None
-        else "loading a hit takes no time: no load bandwidth was given, so time to first token is an upper bound"
+        "loading a hit takes no time: no load bandwidth, or no KV size, was given, so time to first token is an upper bound"
+        if load is None or kv is None
+        else f"a hit is loaded at {load:.3g} GB/s, not overlapped with computing"
     )
     size = () if kv is None else (f"KV of {kv.bytes_per_token:.0f} bytes a token ({kv.source})",)
     return (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.compiled import compiled
+from agent_tools.compiled import compiled
 from agent_tools.workload.access_log import AccessLog
 
 Float64 = npt.NDArray[np.float64]

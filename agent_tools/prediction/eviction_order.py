@@ -8,7 +8,7 @@ that is in no list has ``newer[c] == ABSENT``.
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.compiled import compiled
+from agent_tools.compiled import compiled
 
 Links = npt.NDArray[np.int32]
 

@@ -42,13 +42,15 @@ class ForecastRow(Frozen):
     lru: Share
     """An always-full LRU cache of this size: exact."""
     server: Share
-    """`lmcache server` 0.5.6 with the forecast's watermark, ratio and policy: mean over the possible eviction clocks."""
+    """`lmcache server` 0.5.6 with the forecast's other settings: mean over the possible eviction clocks."""
     server_lower: Share
     """Lower end of its 90 % interval."""
     server_upper: Share
     """Upper end of its 90 % interval."""
+    from_l2: Share = 0
+    """The part of `server` that L2 serves."""
     clairvoyant: Share
-    """The most that any eviction policy could get from this size (Belady with bypass)."""
+    """The most that any eviction policy could get from this size and the L2 together (Belady with bypass)."""
     failed_chunks: Annotated[float, Field(ge=0)]
     """Chunks the server would not store for want of room between two eviction ticks, mean."""
 
@@ -83,6 +85,8 @@ class Forecast(Frozen):
     """Eviction ratio of the server."""
     policy: Literal["LRU", "ARC", "noop", "IsolatedLRU"]
     """Eviction policy of the server's L1."""
+    second_tier: str | None = None
+    """The server's L2 in words; ``None`` without one."""
     ceiling: Share
     """Token hit rate of an unbounded cache."""
     useful_chunks: Count
@@ -99,41 +103,42 @@ class Forecast(Frozen):
         return [row.model_dump() | {"policy_gap": row.policy_gap} for row in self.rows]
 
 
+DEFAULTS = ServerSetting(capacity_chunks=1)
+"""LMCache's default settings; a forecast takes its sizes from elsewhere."""
+
+
 def forecast(
     log: AccessLog,
+    under: ServerSetting = DEFAULTS,
     *,
     capacities_chunks: Sequence[float] | None = None,
     including: Sequence[float] = (),
     chunk_bytes: float | None = None,
-    watermark: float = 0.8,
-    ratio: float = 0.2,
-    policy: Literal["LRU", "ARC", "noop", "IsolatedLRU"] = "LRU",
+    shared: bool = False,
 ) -> Forecast:
-    """What L1 sizes would give on a log, under one watermark, ratio and policy.
+    """What L1 sizes would give on a log, with every other setting as it is in `under`.
 
     Cost: the exact curve, and for each size 20 runs of the server model and one of the clairvoyant bound.
 
     Args:
         log: What was asked, of one model; `by_model` splits a log of several.
+        under: All settings but the L1 size.
         capacities_chunks: Sizes in chunks (`chunks_of` turns MB into them); by default a grid from the curve.
         including: Sizes in chunks to add to that grid, e.g. the present one.
         chunk_bytes: L1 bytes of one chunk; by default as the log states.
-        watermark: ``--eviction-trigger-watermark``.
-        ratio: ``--eviction-ratio``.
-        policy: ``--eviction-policy``.
+        shared: Whether the models of the log share one L1, as those of one server do; their chunks are then taken to be of one
+            size, and a note says so.
 
     Raises:
-        WorkloadError: The log is empty, mixes models, or has times that are not finite; or a size or a setting makes no sense.
+        WorkloadError: The log is empty, mixes models that do not share, or has times that are not finite; or a size makes no
+            sense.
     """
-    log = isolated(_checked(log))
+    log = isolated(_checked(log, shared=shared))
     chunk_bytes = chunk_bytes or log.chunk_bytes
     curve = hit_rate_curve(log)
-    chosen = _grid(curve, chunk_bytes, watermark, ratio) if capacities_chunks is None else _some(capacities_chunks)
+    chosen = _grid(curve, chunk_bytes, under.watermark, under.ratio) if capacities_chunks is None else _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
-    try:
-        settings = [ServerSetting(capacity, watermark, ratio, policy) for capacity in capacities]
-    except ValueError as error:
-        raise WorkloadError(f"nothing can be predicted for that setting: {error}") from error
+    settings = [replace(under, capacity_chunks=capacity) for capacity in capacities]
     rows = tuple(_rows(log, curve, predict_settings(log, settings), chunk_bytes))
     return Forecast(
         requests=len(log),
@@ -144,9 +149,10 @@ def forecast(
         chunks=curve.chunks,
         footprint_chunks=curve.footprint,
         largest_request_chunks=int(log.chunks_per_request.max(initial=0)),
-        watermark=watermark,
-        ratio=ratio,
-        policy=policy,
+        watermark=under.watermark,
+        ratio=under.ratio,
+        policy=under.policy,
+        second_tier=_in_words(under) if under.l2_capacity_chunks else None,
         ceiling=curve.ceiling(),
         useful_chunks=curve.useful_capacity,
         rows=rows,
@@ -185,11 +191,16 @@ def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: flo
     return [size * MB / chunk_bytes for size in sizes_mb]
 
 
-def _checked(log: AccessLog) -> AccessLog:
+def _in_words(under: ServerSetting) -> str:
+    size = "without bound" if math.isinf(under.l2_capacity_chunks) else f"of {under.l2_capacity_chunks:.0f} chunks"
+    return f"an L2 {size}, prefetch policy {under.l2_prefetch_policy}"
+
+
+def _checked(log: AccessLog, *, shared: bool) -> AccessLog:
     if not len(log):
         raise WorkloadError("the log holds no requests: let the server answer some, or name another log")
     names = [log.model_names[label] for label in np.unique(log.models)]
-    if len(names) > 1:
+    if len(names) > 1 and not shared:
         raise WorkloadError(
             f"the log mixes {len(names)} models ({', '.join(names[:5])}), whose KV differs: choose one of them (forecast.by_model"
             " splits the log)"
@@ -234,9 +245,10 @@ def _two_digits(value: float) -> float:
 def _rows(
     log: AccessLog, curve: HitRateCurve, predictions: Sequence[ServerPrediction], chunk_bytes: float | None
 ) -> list[ForecastRow]:
-    capacities = [prediction.setting.capacity_chunks for prediction in predictions]
+    capacities = [p.setting.capacity_chunks + p.setting.l2_capacity_chunks for p in predictions]
     with ThreadPoolExecutor() as threads:
-        bounds = list(threads.map(lambda capacity: int(clairvoyant_hits(log, capacity).sum(dtype=np.int64)), capacities))
+        held = [min(capacity, log.unique_chunks) for capacity in capacities]
+        bounds = list(threads.map(lambda capacity: int(clairvoyant_hits(log, capacity).sum(dtype=np.int64)), held))
     return [
         _row(curve, prediction, bound / max(curve.chunks, 1), chunk_bytes)
         for prediction, bound in zip(predictions, bounds, strict=True)
@@ -253,6 +265,7 @@ def _row(curve: HitRateCurve, prediction: ServerPrediction, clairvoyant: float, 
         server=prediction.hit_rate,
         server_lower=lower,
         server_upper=upper,
+        from_l2=float(np.mean([run.l2_hit_rate for run in prediction.runs])),
         clairvoyant=clairvoyant,
         failed_chunks=prediction.failed_chunks,
     )
@@ -261,7 +274,8 @@ def _row(curve: HitRateCurve, prediction: ServerPrediction, clairvoyant: float, 
 def _drawn(curve: HitRateCurve, capacities: Sequence[float]) -> tuple[tuple[float, float], ...]:
     if not capacities:
         return ()
-    return tuple((float(size), curve.hit_rate(size)) for size in np.geomspace(capacities[0], capacities[-1], CURVE_POINTS))
+    sizes = np.unique(np.geomspace(capacities[0], capacities[-1], CURVE_POINTS))
+    return tuple((float(size), curve.hit_rate(size)) for size in sizes)
 
 
 def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows: Sequence[ForecastRow]) -> list[str]:
@@ -283,10 +297,13 @@ def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows:
         notes.append(
             "all requests carry the same time, so the server never evicts between them: its column is not to be relied on"
         )
+    if len(np.unique(log.models)) > 1:
+        notes.append("the models share L1, and their chunks are taken to be of one size")
     if chunk_bytes is None:
         notes.append("the log does not state the bytes of a chunk: sizes are in chunks")
     if any(row.failed_chunks for row in rows):
         notes.append("where chunks fail to be stored, the outcome depends on timing to a fraction of a second")
+    notes += log.remarks
     if log.bad_lines:
         notes.append(f"{log.bad_lines} broken lines of the log were left out")
     return notes

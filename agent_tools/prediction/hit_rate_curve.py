@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.compiled import compiled
+from agent_tools.compiled import compiled
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.prefix_reuse import PrefixReuse, prefix_reuse
 from agent_tools.workload.access_log import AccessLog

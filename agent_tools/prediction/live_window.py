@@ -39,7 +39,7 @@ class LiveHitRateCurve:
         first = self._log or (self._waiting[0] if self._waiting else piece)
         if piece.chunk_size != first.chunk_size:
             raise ValueError(f"the window holds chunks of {first.chunk_size} tokens, this piece has {piece.chunk_size}")
-        ids = [self._id_by_hash.setdefault(name, len(self._id_by_hash)) for name in piece.hashes.tolist()]
+        ids = [self._id_by_hash.setdefault(name, len(self._id_by_hash)) for name in _names(piece.hashes)]
         known = np.array(ids, np.int32)
         self._waiting.append(replace(piece, chunk_ids=known[piece.chunk_ids]))
         self._waiting_chunks += len(piece.chunk_ids)
@@ -71,7 +71,11 @@ class LiveHitRateCurve:
         first = int(np.searchsorted(log.offsets, len(log.chunk_ids) - self._history_chunks, side="right")) - 1
         self._log = log.select(slice(max(first, 0), None))
         assert self._log.hashes is not None  # noqa: S101 - `add` refuses pieces without
-        self._id_by_hash = {name: i for i, name in enumerate(self._log.hashes.tolist())}
+        self._id_by_hash = {name: i for i, name in enumerate(_names(self._log.hashes))}
+
+
+def _names(hashes: npt.NDArray[np.uint8]) -> list[bytes]:
+    return [row.tobytes() for row in hashes]
 
 
 def _joined(pieces: list[AccessLog], id_by_hash: dict[bytes, int]) -> AccessLog:
@@ -89,7 +93,7 @@ def _joined(pieces: list[AccessLog], id_by_hash: dict[bytes, int]) -> AccessLog:
         models=np.concatenate([_relabel(piece.models, piece.model_names, model_names) for piece in pieces]),
         tenant_names=tenant_names,
         model_names=model_names,
-        hashes=np.array(list(id_by_hash), dtype=np.bytes_),
+        hashes=np.frombuffer(b"".join(id_by_hash), np.uint8).reshape(len(id_by_hash), -1 if id_by_hash else 0),
         chunk_bytes=pieces[-1].chunk_bytes,
     )
 

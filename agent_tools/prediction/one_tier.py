@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.compiled import compiled
+from agent_tools.compiled import compiled
 from agent_tools.prediction.eviction_clock import EVERY_REQUEST, is_full, ticks_due
 from agent_tools.prediction.eviction_order import batch_size
 

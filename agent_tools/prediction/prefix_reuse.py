@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.compiled import compiled
+from agent_tools.compiled import compiled
 from agent_tools.workload.access_log import AccessLog
 
 Int32 = npt.NDArray[np.int32]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 L1Policy = Literal["LRU", "ARC", "noop", "IsolatedLRU"]
@@ -34,7 +34,7 @@ class ServerSetting:
     """Whether the L2 adapter has an ``eviction`` block at all."""
     l2_hard_limit: bool = False
     """Between ticks a full L2 refuses chunks (``mock``, ``dax``) or, if false, outgrows its size (``fs_native``, ``resp``)."""
-    tenant_quotas: Mapping[str, float] | None = None
+    tenant_quotas: Mapping[str, float] | None = field(default=None, hash=False)
     """L2 chunks per tenant (cache salt), enforced by ``IsolatedLRU`` on L2; a tenant not named has 0. ``None``: plain LRU."""
 
     def __post_init__(self) -> None:

@@ -1,33 +1,29 @@
 """What could help: settings searched with the server model over the observed requests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, Gain, SupportLevel
+from agent_tools.models import MB, ConfigUpdate, Gain, SupportLevel
+from agent_tools.models.cost import Range, Saving
 from agent_tools.prediction.cache_run import CacheRun
-from agent_tools.prediction.server_prediction import predict_server, predict_settings
+from agent_tools.prediction.cost import HOUR, memory_price, saving, traffic_of
+from agent_tools.prediction.server_prediction import predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
 
+from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, predicted_worth, server_setting
 from .observation import Observation
 
 SHARES_OF_CEILING = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 """Sizes tried: those that an always-full LRU would need for so much of the unbounded cache's hits."""
 WATERMARKS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RATIOS = (0.05, 0.1, 0.2, 0.3)
+L2_GROWTH = (2, 4, 8)
+"""Sizes of L2 tried, as multiples of the present one."""
 GOOD_ENOUGH = 0.005
 """Of settings within half a point of the best, the cheapest is proposed."""
-MODEL_OFF = 0.03
-"""Distance between the model's and the measured hit rate above which the model is not believed."""
-BLOCKS = 20
-DRAWS = 400
-INTERVAL = (5.0, 95.0)
-"""Percentiles of the stated 90 % interval."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,120 +38,98 @@ class Proposal:
     gain: Gain
     rate: float
     """Predicted token hit rate of the window's requests."""
+    benefit: Range
+    """The gain with hits of L2 counted by the time they save, less what the memory costs, as token hit rate."""
+    saving: Saving | None
+    """In seconds and money; ``None`` without economics."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
     setting: ServerSetting
-    size_mb: float
+    update: ConfigUpdate | None
+    """What differs from the present settings; ``None`` for these."""
+    added_mb: float = 0
+    """L1 memory it takes more than now."""
+
+    def changed(self, setting: ServerSetting, **settings: object) -> "_Candidate":
+        """Another setting that also changes these."""
+        so_far = self.update.model_dump(exclude_none=True) if self.update else {}
+        return replace(self, setting=setting, update=ConfigUpdate.model_validate(so_far | settings))
 
 
 def propose(seen: Observation) -> list[Proposal]:
-    """At most one proposal for the size, one for watermark and ratio, one for all three; none without a log.
+    """At most one proposal for the L1 size, one for watermark and ratio, one for L2, one for all of them; none without a log.
 
     Each is the cheapest of the best of its kind, since the operator may allow one kind and not another.
     """
     current = server_setting(seen)
     if current is None or seen.log is None or seen.curve is None or seen.config.max_size_mb is None:
         return []
-    here = _Candidate(current, seen.config.max_size_mb)
-    best_size = _cheapest_of_best(seen, [here, *_resized(seen, here)])
-    best_shape = _cheapest_of_best(seen, [here, *_reshaped(seen, here)])
-    best_both = _cheapest_of_best(seen, [best_size, best_shape, *_reshaped(seen, best_size)])
-    chosen = [candidate for candidate in dict.fromkeys((best_size, best_shape, best_both)) if candidate != here]
+    here = _Candidate(current, None)
+    sized, shaped, tiered = (_cheapest_of_best(seen, [here, *kind(seen, here)]) for kind in (_resized, _reshaped, _retiered))
+    both = _cheapest_of_best(seen, [sized, shaped, tiered, *_resized(seen, tiered), *_reshaped(seen, tiered)])
+    best = _cheapest_of_best(seen, [both, *_reshaped(seen, both)])
+    chosen: list[_Candidate] = []
+    for candidate in (sized, shaped, tiered, best):
+        if candidate.update is not None and candidate not in chosen:
+            chosen.append(candidate)
     return [_proposal(seen, here, candidate) for candidate in chosen]
 
 
-def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) -> ServerSetting | None:
-    """The observed cache as the model takes it; ``None`` when its size in chunks or its eviction is not known.
-
-    A cache with an L2 is not modelled here yet.
-
-    Args:
-        seen: The observation.
-        instead: Settings to take in place of those observed, by name.
-    """
-    config = seen.config.model_copy(update=dict(instead or {}))
-    size, watermark, ratio = config.max_size_mb, config.eviction_watermark, config.eviction_ratio
-    if seen.chunk_bytes is None or size is None or watermark is None or ratio is None or config.l2_adapters:
-        return None
-    evicts = config.eviction_policy not in {EvictionPolicy.NOOP, EvictionPolicy.NOOP.value}
-    return ServerSetting(
-        capacity_chunks=size * MB / seen.chunk_bytes, watermark=watermark, ratio=ratio, policy="LRU" if evicts else "noop"
-    )
-
-
-def predicted_rate(seen: Observation, setting: ServerSetting) -> float:
-    """The model's token hit rate of the window's requests under a setting, mean over the server's possible clocks."""
-    asked, hits = _per_request(seen, setting)
-    return float(hits.sum(axis=1).mean() / asked.sum()) if asked.sum() else 0.0
-
-
-def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:
-    """Difference of the token hit rate on the same requests, with its 90 % interval.
-
-    Block bootstrap: blocks of successive requests are drawn with replacement, and for each draw the clock of either server's
-    eviction thread anew.
-    """
-    asked, before = _per_request(seen, old)
-    _, after = _per_request(seen, new)
-    blocks = [np.arange(len(asked))] if len(asked) < BLOCKS else np.array_split(np.arange(len(asked)), BLOCKS)
-    asked_of, before_of, after_of = (
-        np.array([part[..., block].sum(axis=-1) for block in blocks]) for part in (asked, before, after)
-    )
-    draw = np.random.default_rng(0)
-    rows = draw.integers(len(blocks), size=(DRAWS, len(blocks)))
-    clocks = draw.integers(len(seen.clocks), size=(DRAWS, 2, 1))
-    gained = after_of[rows, clocks[:, 0]].sum(axis=1) - before_of[rows, clocks[:, 1]].sum(axis=1)
-    drawn = gained / np.maximum(asked_of[rows].sum(axis=1), 1)
-    estimate = float((after.sum(axis=1).mean() - before.sum(axis=1).mean()) / max(asked.sum(), 1))
-    lower, upper = np.percentile(drawn, INTERVAL)
-    return Gain(
-        lower=min(float(lower), estimate),
-        estimate=estimate,
-        upper=max(float(upper), estimate),
-        method=f"model of `lmcache server` 0.5.6 on the {len(asked)} observed requests; block bootstrap",
-    )
-
-
-def _per_request(seen: Observation, setting: ServerSetting) -> tuple[Floats, Floats]:
-    """Chunks asked, (requests,), and hit, (clocks, requests), of the window's requests; those before it only warm the cache."""
-    assert seen.log is not None  # noqa: S101  callers have a log
-    if setting not in seen.predicted:
-        runs = predict_server(seen.log, setting, clocks=seen.clocks).runs
-        asked = runs[0].asked_chunks[seen.in_window].astype(np.float64)
-        seen.predicted[setting] = asked, np.array([run.hit_chunks[seen.in_window] for run in runs], dtype=np.float64)
-    return seen.predicted[setting]
-
-
-def _resized(seen: Observation, here: _Candidate) -> Iterator[_Candidate]:
-    """Larger sizes, up to the operator's bound if there is one."""
+def _resized(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
+    """Larger L1 sizes, up to the operator's bound if there is one."""
     assert seen.curve is not None  # noqa: S101
     assert seen.chunk_bytes is not None  # noqa: S101
+    now, bound = seen.config.max_size_mb or 0.0, seen.bounds.max_size_mb
     # Between eviction passes L1 works down to watermark x (1 - ratio) of its size.
-    worst_share = here.setting.watermark * (1 - here.setting.ratio) or 1.0
+    worst_share = base.setting.watermark * (1 - base.setting.ratio) or 1.0
     wanted = {seen.curve.capacity_for(share) / worst_share for share in SHARES_OF_CEILING}
-    wanted.add(seen.curve.footprint / here.setting.watermark + 1)
+    wanted.add(seen.curve.footprint / base.setting.watermark + 1)
     sizes = {float(np.ceil(chunks * seen.chunk_bytes / MB)) for chunks in wanted}
-    bound = seen.bounds.max_size_mb
-    if bound is not None:
-        sizes = {min(size, bound) for size in sizes}
-    for size in sorted(sizes):
-        if size > here.size_mb:
-            chunks = size * MB / seen.chunk_bytes
-            yield _Candidate(replace(here.setting, capacity_chunks=chunks), size)
+    for size in sorted({size if bound is None else min(size, bound) for size in sizes}):
+        if size > now:
+            larger = base.changed(replace(base.setting, capacity_chunks=size * MB / seen.chunk_bytes), max_size_mb=size)
+            yield replace(larger, added_mb=size - now)
 
 
 def _reshaped(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
-    """The same size with every watermark and ratio within the bounds."""
+    """The same sizes with every watermark and ratio within the bounds."""
     if seen.support["eviction_watermark"].level is SupportLevel.UNSUPPORTED or not base.setting.evicts:
         return
     bounds = seen.bounds
     for watermark in WATERMARKS:
         for ratio in RATIOS:
             inside = bounds.min_watermark <= watermark <= bounds.max_watermark and bounds.min_ratio <= ratio <= bounds.max_ratio
-            if inside:
-                yield _Candidate(replace(base.setting, watermark=watermark, ratio=ratio), base.size_mb)
+            if inside and (watermark, ratio) != (seen.config.eviction_watermark, seen.config.eviction_ratio):
+                setting = replace(base.setting, watermark=watermark, ratio=ratio)
+                yield base.changed(setting, eviction_watermark=watermark, eviction_ratio=ratio)
+
+
+def _retiered(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
+    """The other prefetch policy and larger sizes of the L2 there is, else the L2 that the operator's bounds offer."""
+    adapters, offered = seen.config.l2_adapters or (), seen.bounds.l2_adapter
+    updates: list[dict[str, object]] = []
+    if adapters:
+        other = "default" if seen.config.l2_prefetch_policy == "retain" else "retain"
+        larger: list[dict[str, object]] = [{"l2_adapters": (adapters[0].resized(size),)} for size in _larger_l2(seen)]
+        updates = [{"l2_prefetch_policy": other}, *larger, *(one | {"l2_prefetch_policy": other} for one in larger)]
+    elif offered is not None:
+        updates = [{"l2_adapters": (offered,)}, {"l2_adapters": (offered,), "l2_prefetch_policy": "retain"}]
+    for update in updates:
+        if all(seen.support[setting].level is not SupportLevel.UNSUPPORTED for setting in update):
+            setting = server_setting(seen, update)
+            if setting is not None:
+                yield base.changed(setting, **update)
+
+
+def _larger_l2(seen: Observation) -> list[float]:
+    """Sizes of L2 to try, MB, up to the operator's bound; none for an L2 without a declared size."""
+    now, bound = (seen.config.l2_adapters or ())[0].size_mb, seen.bounds.max_l2_size_mb
+    if now is None:
+        return []
+    wanted = {now * times for times in L2_GROWTH}
+    return sorted(size for size in {size if bound is None else min(size, bound) for size in wanted} if size > now)
 
 
 def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _Candidate:
@@ -163,25 +137,61 @@ def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _C
     assert seen.log is not None  # noqa: S101
     likeliest = seen.clocks[len(seen.clocks) // 2]
     predictions = predict_settings(seen.log, [candidate.setting for candidate in candidates], clocks=[likeliest])
-    rates = [_rate(prediction.runs[0], seen.in_window) for prediction in predictions]
-    return next(c for c, rate in zip(candidates, rates, strict=True) if rate >= max(rates) - GOOD_ENOUGH)
+    worths = [
+        _worth(prediction.runs[0], seen.in_window, seen.l2_weight) - _price(seen, candidate.added_mb)
+        for prediction, candidate in zip(predictions, candidates, strict=True)
+    ]
+    return next(c for c, worth in zip(candidates, worths, strict=True) if worth >= max(worths) - GOOD_ENOUGH)
 
 
-def _rate(run: CacheRun, counted: npt.NDArray[np.bool_]) -> float:
+def _worth(run: CacheRun, counted: npt.NDArray[np.bool_], weight_of_l2: float) -> float:
+    """Token hit rate with hits of L2 counted by the time they save."""
     asked = run.asked_chunks[counted].sum()
-    return float(run.hit_chunks[counted].sum() / asked) if asked else 0.0
+    hits = run.l1_hit_chunks[counted].sum() + weight_of_l2 * run.l2_hit_chunks[counted].sum()
+    return float(hits / asked) if asked else 0.0
+
+
+def _price(seen: Observation, added_mb: float) -> float:
+    """What added L1 memory costs, as the token hit rate whose saved GPU time would just pay for it."""
+    economics, traffic = seen.economics, traffic_of(seen.metrics)
+    if economics is None or economics.prices is None or traffic is None or not traffic.tokens_per_hour:
+        return 0.0
+    prefill, prices = economics.prefill, economics.prices
+    gpu_hours = traffic.tokens_per_hour * prefill.gpus / prefill.tokens_per_second / HOUR * prices.horizon_hours
+    return memory_price(added_mb, prices) / (gpu_hours * prices.gpu_hour)
 
 
 def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Proposal:
-    old, new = here.setting, candidate.setting
-    update = ConfigUpdate(
-        max_size_mb=candidate.size_mb if candidate.size_mb != here.size_mb else None,
-        eviction_watermark=new.watermark if new.watermark != old.watermark else None,
-        eviction_ratio=new.ratio if new.ratio != old.ratio else None,
-    )
+    assert candidate.update is not None  # noqa: S101  the present settings are no proposal
+    update, old, new = candidate.update, here.setting, candidate.setting
     levels = {seen.support[setting].level for setting in update.known()}
     level = SupportLevel.LIVE if levels == {SupportLevel.LIVE} else SupportLevel.RESTART
     violation = seen.bounds.violation(update, seen.config)
     if violation is None and level is SupportLevel.RESTART and not seen.bounds.allow_restart:
         violation = "it needs a restart, which the operator's bounds do not allow"
-    return Proposal(update, level, violation, predicted_gain(seen, old, new), predicted_rate(seen, new))
+    error = _error_of_model(seen, old)
+    gain = corrected(predicted_gain(seen, old, new), error)
+    worth = predicted_worth(seen, old, new).shifted(error)
+    return Proposal(
+        update=update,
+        level=level,
+        violation=violation,
+        gain=gain,
+        rate=predicted_rate(seen, new),
+        benefit=worth.shifted(-_price(seen, candidate.added_mb) - abs(error)),
+        saving=_saving(seen, gain, worth, candidate.added_mb),
+    )
+
+
+def _error_of_model(seen: Observation, old: ServerSetting) -> float:
+    """How much more the model says of the settings in force than was measured; 0 where it is not to be believed anyway."""
+    measured = seen.metrics.tokens.hit_rate
+    error = 0.0 if measured is None else predicted_rate(seen, old) - measured
+    return error if abs(error) <= MODEL_OFF else 0.0
+
+
+def _saving(seen: Observation, gain: Gain, worth: Range, added_mb: float) -> Saving | None:
+    economics, traffic = seen.economics, traffic_of(seen.metrics)
+    if economics is None or traffic is None:
+        return None
+    return saving(gain, traffic, economics, worth=worth, kv=seen.kv, added_mb=added_mb)

@@ -18,26 +18,38 @@ from agent_tools.models import (
     Verdict,
 )
 
+from .modelled import MODEL_OFF, predicted_rate, server_setting
 from .observation import Observation
-from .proposals import MODEL_OFF, Proposal, predicted_rate, propose, server_setting
+from .proposals import Proposal, propose
 from .symptoms import diagnose
 
 WORTH_ACTING = 0.01
-"""The lower bound of a gain, in token hit rate, below which it is not worth a change."""
+"""The lower bound of a benefit, in token hit rate, below which it is not worth a change."""
 TREATABLE = (
     SymptomCode.REQUEST_LARGER_THAN_L1,
     SymptomCode.WATERMARK_TOO_HIGH,
     SymptomCode.L1_TOO_SMALL,
+    SymptomCode.L2_TOO_SMALL,
     SymptomCode.STORES_FAIL,
+    SymptomCode.L2_LOADS_FAIL,
+    SymptomCode.L2_SLOW,
+    SymptomCode.L2_NOT_RETAINED,
 )
-"""Symptoms a size, watermark or ratio can treat, the most telling first."""
+"""Symptoms that a size, watermark, ratio or L2 setting can treat, the most telling first."""
+UNTREATABLE = {
+    SymptomCode.NO_DATA,
+    SymptomCode.EVICTION_DEAD,
+    SymptomCode.ISOLATED_LRU_ON_L1,
+    SymptomCode.COUNTERS_INCOMPLETE,
+}
+"""Symptoms that make every proposal worthless until the operator has seen to them."""
 
 
 def recommend(seen: Observation) -> Advice:
     """The advice for one observation of a cache."""
     symptoms = diagnose(seen)
     recommendations = sorted(_recommendations(seen, symptoms), key=_rank)
-    verdict, why = _decide(symptoms, recommendations)
+    verdict, why = _decide(seen, symptoms, recommendations)
     return Advice(
         cache=seen.cache,
         created_at=now(),
@@ -66,7 +78,7 @@ def setting_changes(
 def _recommendations(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[OptimizationRecommendation]:
     codes = {symptom.code for symptom in symptoms}
     symptom = next((s for code in TREATABLE for s in symptoms if s.code is code), None)
-    if symptom is None or codes & {SymptomCode.NO_DATA, SymptomCode.EVICTION_DEAD, SymptomCode.COUNTERS_INCOMPLETE}:
+    if symptom is None or codes & UNTREATABLE:
         return []
     found = [_reconfigure(seen, symptom, proposal) for proposal in propose(seen)]
     if SymptomCode.WATERMARK_TOO_HIGH in codes and seen.log is not None:
@@ -74,7 +86,7 @@ def _recommendations(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[O
     return found
 
 
-def _decide(symptoms: tuple[Symptom, ...], ranked: list[OptimizationRecommendation]) -> tuple[Verdict, str]:
+def _decide(seen: Observation, symptoms: tuple[Symptom, ...], ranked: list[OptimizationRecommendation]) -> tuple[Verdict, str]:
     codes = {symptom.code: symptom for symptom in symptoms}
     for blocking in (SymptomCode.COUNTERS_INCOMPLETE, SymptomCode.NO_DATA):
         if blocking in codes:
@@ -86,17 +98,25 @@ def _decide(symptoms: tuple[Symptom, ...], ranked: list[OptimizationRecommendati
         return Verdict.DO_NOTHING, f"what would help is outside the operator's bounds: {worth[0].title} ({worth[0].risk})"
     if ranked:
         return Verdict.DO_NOTHING, f"the best there is gains too little to be worth a change: {ranked[0].expected_impact}"
-    return Verdict.DO_NOTHING, symptoms[0].summary
+    return Verdict.DO_NOTHING, symptoms[0].summary + _nothing_better(seen, codes)
+
+
+def _nothing_better(seen: Observation, codes: Mapping[SymptomCode, Symptom]) -> str:
+    """What to add when something could be treated, settings were tried, and none of them was better."""
+    if not codes.keys() & set(TREATABLE) or codes.keys() & UNTREATABLE or seen.curve is None or server_setting(seen) is None:
+        return ""
+    priced = seen.economics is not None and seen.economics.prices is not None
+    return "; no other setting that was tried does better" + (" by enough to pay for its memory" if priced else "")
 
 
 def _is_worth_it(recommendation: OptimizationRecommendation) -> bool:
-    return recommendation.gain is None or recommendation.gain.lower >= WORTH_ACTING
+    return recommendation.benefit is None or recommendation.benefit.lower >= WORTH_ACTING
 
 
 def _rank(recommendation: OptimizationRecommendation) -> tuple[bool, bool, float, bool]:
-    """Those worth it first, of these the allowed; then by the gain that is sure; of equal gains the live one."""
-    gain = recommendation.gain
-    sure = WORTH_ACTING if gain is None else round(gain.lower, 2)
+    """Those worth it first, of these the allowed; then by the benefit that is sure; of equal ones the live one."""
+    benefit = recommendation.benefit
+    sure = WORTH_ACTING if benefit is None else round(benefit.lower, 2)
     live = recommendation.implementation_effort == "none: live"
     return (not _is_worth_it(recommendation), not recommendation.within_bounds, -sure, not live)
 
@@ -111,9 +131,7 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         category=symptom.code,
         title="change " + ", ".join(f"{c.setting} from {_value(c.old)} to {_value(c.new)}" for c in changes),
         description=symptom.summary,
-        expected_impact=f"token hit rate {proposal.rate:.1%}, {gain.estimate:+.1%}"
-        f" (90 % interval {gain.lower:+.1%} to {gain.upper:+.1%})"
-        + (f" of at most {ceiling:.1%}" if ceiling is not None else ""),
+        expected_impact=_impact(proposal, ceiling),
         implementation_effort="none: live"
         if live
         else "restart"
@@ -126,6 +144,8 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         rung=Rung.ACCESS_LOG,
         gain=gain,
         ceiling=ceiling,
+        benefit=proposal.benefit,
+        saving=proposal.saving,
         confidence=confidence,
         confidence_reasons=reasons,
         cost=_cost(seen, proposal),
@@ -136,6 +156,19 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         verification="token hit rate of at least as many tokens after the change, against the same before it",
         within_bounds=proposal.violation is None,
     )
+
+
+def _impact(proposal: Proposal, ceiling: float | None) -> str:
+    """The gain in words, with what it saves where that is known."""
+    gain, saving = proposal.gain, proposal.saving
+    text = f"token hit rate {proposal.rate:.1%}, {gain.estimate:+.1%} (90 % interval {gain.lower:+.1%} to {gain.upper:+.1%})"
+    if ceiling is not None:
+        text += f" of at most {ceiling:.1%}"
+    if saving is not None:
+        text += f"; {saving.gpu_seconds_per_hour.estimate:,.0f} GPU-seconds an hour"
+    if saving is not None and saving.ttft_ms_per_request is not None:
+        text += f" and {saving.ttft_ms_per_request.estimate:,.0f} ms of time to first token a request saved"
+    return text
 
 
 def _thaw(seen: Observation, symptom: Symptom) -> OptimizationRecommendation:
@@ -181,8 +214,16 @@ def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
 
 def _cost(seen: Observation, proposal: Proposal) -> str:
     new, old = proposal.update.max_size_mb, seen.config.max_size_mb
-    memory = f"{new - old:.0f} MB of memory" if new is not None and old is not None else "no memory"
-    return memory if proposal.level is SupportLevel.LIVE else f"{memory}, and a restart that empties L1"
+    parts = [f"{new - old:.0f} MB of memory" if new is not None and old is not None else "no memory"]
+    if proposal.update.l2_adapters:
+        tiers = (seen.config.l2_adapters or (), proposal.update.l2_adapters)
+        before, after = (sum(adapter.size_mb or 0 for adapter in tier) for tier in tiers)
+        parts.append(f"{after - before:.0f} MB of L2" if after else "an L2 without bound")
+    if proposal.saving is not None and proposal.saving.payback_hours is not None:
+        parts.append(f"paid back in {proposal.saving.payback_hours:,.0f} h of saved GPU time")
+    if proposal.level is not SupportLevel.LIVE:
+        parts.append("a restart that empties L1")
+    return ", ".join(parts)
 
 
 def _value(value: object) -> str:

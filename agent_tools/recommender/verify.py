@@ -7,8 +7,8 @@ from agent_tools.models import CacheMetrics, Gain, Verification, VerificationVer
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
+from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, server_setting
 from .observation import Observation
-from .proposals import MODEL_OFF, predicted_gain, predicted_rate, server_setting
 
 LEAST_INTERVALS = 5
 """Fewer readings than this on either side give no interval."""
@@ -65,14 +65,8 @@ def gain_by_model(seen: Observation, old: ServerSetting) -> Gain | None:
     error = measured - predicted_rate(seen, new)
     if abs(error) > MODEL_OFF:
         return None
-    modelled = predicted_gain(seen, old, new)
-    estimate = modelled.estimate + error
-    return Gain(
-        lower=max(min(modelled.lower - abs(error), estimate), -1.0),
-        estimate=estimate,
-        upper=min(max(modelled.upper + abs(error), estimate), 1.0),
-        method=f"measured on {int(seen.in_window.sum())} requests, less the model of the old setting on the same ones",
-    )
+    how = f"measured on {int(seen.in_window.sum())} requests, less the model of the old setting on the same ones"
+    return corrected(predicted_gain(seen, old, new), error).model_copy(update={"method": how})
 
 
 def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tuple[VerificationVerdict, str]:

@@ -1,7 +1,7 @@
 """The access log: every lookup of a cache, in order, as flat arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ class AccessLog:
     """KV bytes of one chunk as the source states them (shapes x dtypes); ``None`` when it does not."""
     bad_lines: int = 0
     """Lines of the source that could not be read and were left out, as the reader was told to."""
+    remarks: tuple[str, ...] = ()
+    """What the reader had to mend, one sentence each."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,19 +69,15 @@ class AccessLog:
         offsets = np.concatenate(([0], np.cumsum(counts)))
         position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts) + np.repeat(self.offsets[index], counts)
         chunk_ids, kept = renumber(self.chunk_ids[position])
-        return AccessLog(
-            chunk_size=self.chunk_size,
+        return replace(
+            self,
             chunk_ids=chunk_ids,
             offsets=offsets,
             tokens=self.tokens[index],
             timestamps=self.timestamps[index],
             tenants=self.tenants[index],
             models=self.models[index],
-            tenant_names=self.tenant_names,
-            model_names=self.model_names,
             hashes=None if self.hashes is None else self.hashes[kept],
-            chunk_bytes=self.chunk_bytes,
-            bad_lines=self.bad_lines,
         )
 
 

@@ -1,8 +1,9 @@
 """Chunk hashes -> dense chunk ids, at tens of millions a second: parsing of LMCache's hex lists and an exact hash table."""
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from agent_tools.compiled import compiled
 
 _NOT_HEX = 0xFF
 _HEX = np.full(256, _NOT_HEX, dtype=np.uint8)
@@ -71,7 +72,7 @@ def parse_hash_lists(
     return None if found < 0 else (hashes[:found], counts)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _parse(
     text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]
 ) -> int:
@@ -106,14 +107,14 @@ def _parse(
     return found
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _slot(key: npt.NDArray[np.uint64], model: int, slots: int) -> np.int64:
     """Where a key belongs in a table of `slots` (a power of two) slots."""
     mixed = (key[0] ^ (np.uint64(model) * _SPREAD)) * _SPREAD
     return np.int64((mixed >> np.uint64(32)) & np.uint64(slots - 1))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _intern(
     keys: npt.NDArray[np.uint64],
     models: npt.NDArray[np.int16],
@@ -145,7 +146,7 @@ def _intern(
     return size
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _fill(slots: npt.NDArray[np.int32], keys: npt.NDArray[np.uint64], models: npt.NDArray[np.int16]) -> None:
     """Enter known keys into an empty, larger table."""
     for number in range(len(keys)):

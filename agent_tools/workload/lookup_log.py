@@ -8,7 +8,8 @@ model, chunk size, sequence length, KV layout and the chained hash of every whol
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -21,11 +22,19 @@ from agent_tools.errors import WorkloadError
 from agent_tools.workload.access_log import AccessLog, in_time_order
 from agent_tools.workload.chunk_table import ChunkTable, parse_hash_lists
 from agent_tools.workload.lines import Block, Source
+from agent_tools.workload.memory import check_fits
 
 _FILES = "lookup_hashes_*.jsonl*"
 _HASH = re.compile(rb'"0x([0-9a-f]+)"')
 _BLAKE3_BYTES = 32
 _DTYPE_BITS = re.compile(r"(?:torch\.)?(?:b?float|u?int)(\d+)")
+
+MEMORY_PER_BYTE = 1.1
+"""Memory that reading takes for each byte of text, at most: see `benchmarks/results/prediction.md`."""
+SET_BACK_SECONDS = 5.0
+"""Lines of several threads may be out of order by less; more means that the clock was set."""
+CLOCK_SET_BACK = "the clock was set back {} times while the log was written: what came before was moved back with it"
+REPEATED = "{} lookups stand in the log more than once and were counted once"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
@@ -40,6 +49,7 @@ class _Line(msgspec.Struct):
     dtypes: msgspec.Raw
     shapes: msgspec.Raw
     chunk_hashes: msgspec.Raw
+    request_id: str = ""
 
 
 class _CheckedLine(_Line):
@@ -66,8 +76,9 @@ def read_lookup_log(path: Path | str, *, chunk_size: int | None = None, skip_bad
     """Read a lookup-hash log: a folder of rotated ``lookup_hashes_*.jsonl`` files, or one such file, plain or gzip.
 
     Lookups are sorted by time. Equal hashes under two models are two chunks. All tenants appear as one, since the log does not
-    name them. A half-written last line of the newest file is what a live server leaves, and is passed over. `chunk_bytes` is
-    that of one KV rank, and ``None`` when the lines disagree.
+    name them. A half-written last line of the newest file is what a live server leaves, and is passed over. A lookup that stands
+    there twice (same time and request id) counts once; where the clock was set back, what came before is moved back with it;
+    `remarks` say so. `chunk_bytes` is that of one KV rank, and ``None`` when the lines disagree.
 
     Args:
         path: The folder or file.
@@ -75,10 +86,11 @@ def read_lookup_log(path: Path | str, *, chunk_size: int | None = None, skip_bad
         skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
 
     Raises:
-        WorkloadError: nothing to read, a broken line, a damaged file, or several chunk sizes.
+        WorkloadError: nothing to read, a broken line, a damaged file, several chunk sizes, or more than memory holds.
     """
     path = Path(path)
     files = _files(path)
+    check_fits(files, MEMORY_PER_BYTE)
     reader, skipped = _Reader(chunk_size), 0
     for file in files:
         source = Source(file, skip_bad_lines=skip_bad_lines, live=file == files[-1])
@@ -111,6 +123,8 @@ class _Columns:
     tokens: npt.NDArray[np.int64]
     timestamps: npt.NDArray[np.float64]
     models: npt.NDArray[np.int16]
+    names: npt.NDArray[np.int64]
+    """(lookups,) a digest of time and request id, which no two lookups have in common."""
 
 
 class _Reader:
@@ -123,6 +137,7 @@ class _Reader:
         self.models: dict[str, int] = {}
         self.blocks: list[_Columns] = []
         self._table: ChunkTable | None = None
+        self._unnamed = count()
 
     def add(self, block: Block, source: Source) -> None:
         """Take in a block of lines; read them again one by one, with every check, when something in it is not as expected."""
@@ -166,7 +181,9 @@ class _Reader:
         if self._table is None:
             self._table = ChunkTable(hashes.shape[1])
         ids = self._table.ids(hashes, np.repeat(models, counts))
-        return _Columns(ids, counts, tokens, np.array([line.timestamp for line in lines]), models)
+        # Lines without a request id are all taken for different ones.
+        names = np.array([hash((line.timestamp, line.request_id or next(self._unnamed))) for line in lines], dtype=np.int64)
+        return _Columns(ids, counts, tokens, np.array([line.timestamp for line in lines]), models, names)
 
     def _hashes(self, lists: list[msgspec.Raw]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """(chunks, hash bytes) raw hashes, and how many of them each list has."""
@@ -192,20 +209,22 @@ class _Reader:
             raise WorkloadError(msg)
         counts = np.concatenate([block.counts for block in self.blocks])
         chunk_bytes = set(self.layouts.values())
+        timestamps, set_back = _without_jumps(np.concatenate([block.timestamps for block in self.blocks]))
         log = AccessLog(
             chunk_size=self.chunk_size or next(iter(self.chunk_sizes)),
             chunk_ids=np.concatenate([block.ids for block in self.blocks]),
             offsets=np.concatenate(([0], np.cumsum(counts))),
             tokens=np.concatenate([block.tokens for block in self.blocks]),
-            timestamps=np.concatenate([block.timestamps for block in self.blocks]),
+            timestamps=timestamps,
             tenants=np.zeros(len(counts), dtype=np.int16),
             models=np.concatenate([block.models for block in self.blocks]),
             model_names=tuple(self.models),
             hashes=self._table.hashes(),
             chunk_bytes=chunk_bytes.pop() if len(chunk_bytes) == 1 else None,
             bad_lines=bad_lines,
+            remarks=(CLOCK_SET_BACK.format(set_back),) if set_back else (),
         )
-        return in_time_order(log)
+        return in_time_order(_each_once(log, np.concatenate([block.names for block in self.blocks])))
 
     def _sizes(self) -> str:
         return ", ".join(f"{size} tokens ({lookups:,} lookups)" for size, lookups in sorted(self.chunk_sizes.items()))
@@ -216,6 +235,23 @@ class _Reader:
         if bad_lines:
             return f"none of the {bad_lines:,} lines of {path} is a lookup of LMCache's lookup-hash log"
         return f"{path} holds no lookups yet; send requests of at least one chunk to the server that writes it"
+
+
+def _each_once(log: AccessLog, names: npt.NDArray[np.int64]) -> AccessLog:
+    """The log without lookups that stand there again."""
+    _, first = np.unique(names, return_index=True)
+    repeated = len(names) - len(first)
+    if not repeated:
+        return log
+    return replace(log.select(np.sort(first)), remarks=(*log.remarks, REPEATED.format(repeated)))
+
+
+def _without_jumps(times: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], int]:
+    """Times in the order of the lines as one clock would have shown them, and how often the clock was set back."""
+    steps = np.diff(times, prepend=times[:1])
+    back = np.where(steps < -SET_BACK_SECONDS, steps, 0.0)
+    later = np.cumsum(back[::-1])[::-1] - back  # of each line: by how much the clock was set back after it
+    return times + later, int((back < 0).sum())
 
 
 def _chunk_bytes(dtypes: msgspec.Raw, shapes: msgspec.Raw) -> int | None:

@@ -15,9 +15,12 @@ import numpy.typing as npt
 from agent_tools.errors import WorkloadError
 from agent_tools.workload.access_log import AccessLog, in_time_order, renumber
 from agent_tools.workload.lines import Source
+from agent_tools.workload.memory import check_fits
 
 _BLOCK_SIZES = 2 ** np.arange(3, 17)
 """Tokens per block that a trace is tried for: 8 to 65,536."""
+MEMORY_PER_BYTE = 9.0
+"""Memory that reading takes for each byte of text, at most: every id is a number of Python's for a while."""
 
 
 class _Line(msgspec.Struct):
@@ -38,8 +41,10 @@ def read_mooncake(path: Path | str, *, chunk_size: int | None = None, skip_bad_l
         skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
 
     Raises:
-        WorkloadError: nothing to read, a broken line, a damaged or cut file, or a block size that cannot be told.
+        WorkloadError: nothing to read, a broken line, a damaged or cut file, a block size that cannot be told, or more than
+            memory holds.
     """
+    check_fits([Path(path)], MEMORY_PER_BYTE)
     source = Source(Path(path), skip_bad_lines=skip_bad_lines)
     lines, numbers = _lines(source)
     tokens = np.array([line.input_length for line in lines], dtype=np.int64)

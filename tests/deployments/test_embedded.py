@@ -65,6 +65,7 @@ def test_it_starts_with_the_first_call_and_leaves_nothing_but_its_log(own: Own, 
         **CacheConfig(
             eviction_watermark=0.7, eviction_ratio=0.1, l2_store_policy="default", l2_prefetch_policy="default"
         ).known(),
+        **CacheConfig(hash_algorithm="blake3", tenant_quotas_mb={}).known(),
     }
     process = io_loop.run(deployment.started)
     server = server_of(process)

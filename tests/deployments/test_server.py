@@ -67,6 +67,8 @@ def test_the_configuration_is_complete_but_for_what_lmcache_does_not_have(foreig
         l2_adapters=(),
         l2_store_policy="default",
         l2_prefetch_policy="default",
+        tenant_quotas_mb={},
+        hash_algorithm="blake3",
     )
 
 
@@ -99,7 +101,6 @@ def test_the_access_log_holds_what_was_asked_and_when(foreign: ServerDeployment,
     seen = io_loop.run(foreign.access_log, began)
     assert seen is not None
     assert seen.chunk_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
-    assert seen.chunk_bytes == CHUNK_BYTES
     assert (seen.timestamps >= began).all()
 
 

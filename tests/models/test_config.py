@@ -104,3 +104,33 @@ def test_bounds_that_exclude_each_other_are_an_error_one_can_act_on() -> None:
         OutOfBoundsError, match=r"outside the operator's: min_watermark \(0.97\) is larger than max_watermark \(0.95\)"
     ):
         Bounds().narrowed(Bounds(min_watermark=0.97, max_watermark=0.99))
+
+
+HERE = L2Adapter(type="fs_native", settings={"base_path": "/kv", "max_capacity_gb": 1})
+WITH_L2 = CacheConfig(max_size_mb=16, l2_adapters=(HERE,))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "adapter", "said"),
+    [
+        (Bounds(), HERE, None),
+        (Bounds(), HERE.resized(512), None),
+        (Bounds(), HERE.resized(2048), "L2 may not grow beyond 1024 MB"),
+        (Bounds(max_l2_size_mb=2048), HERE.resized(2048), None),
+        (Bounds(max_l2_size_mb=2048), HERE.resized(2049), "L2 may not grow beyond 2048 MB"),
+        (Bounds(max_l2_size_mb=2048), L2Adapter(type="fs_native", settings={"base_path": "/kv"}), "L2 may not grow"),
+        (Bounds(), L2Adapter(type="fs", settings={"base_path": "/etc"}), "fs may not be added: the operator's bounds name none"),
+        (Bounds(l2_adapter=HERE), HERE.model_copy(update={"settings": {"base_path": "/etc"}}), "with its own settings"),
+        (Bounds(l2_adapter=L2Adapter(type="mock")), L2Adapter(type="mock"), None),
+    ],
+)
+def test_only_the_l2_there_is_or_the_operators_own_may_be_set(bounds: Bounds, adapter: L2Adapter, said: str | None) -> None:
+    told = bounds.violation(ConfigUpdate(l2_adapters=(adapter,)), WITH_L2)
+    assert (told is None) == (said is None)
+    assert (said or "") in (told or "")
+
+
+def test_a_capacity_stands_under_the_name_that_its_adapter_gives_it() -> None:
+    assert L2Adapter(type="mock", settings={"max_size_gb": 2}).size_mb == 2048
+    assert L2Adapter(type="dax").resized(512).settings == {"max_dax_size_gb": 0.5}
+    assert L2Adapter(type="fs", settings={"base_path": "/kv"}).size_mb is None

@@ -9,14 +9,11 @@ from pydantic import BaseModel, ValidationError
 from random_logs import log_of
 
 from agent_tools.models import CacheMetrics, CacheStatus, Gain, TokenCounts, Window
+from agent_tools.models import cost as models_cost
+from agent_tools.models.cost import Economics, KvSize, Prefill, Prices, Range, Saving, Traffic
 from agent_tools.prediction import cost
 from agent_tools.prediction.cost import (
     ComputeBound,
-    KvSize,
-    Prefill,
-    Prices,
-    Saving,
-    Traffic,
     break_even_bandwidth,
     kv_size,
     payback_hours,
@@ -29,6 +26,12 @@ LLAMA3_70B_KV = KvSize(bytes_per_token=327_680, source="80 layers x 8 KV heads x
 GAIN = Gain(lower=0.1, estimate=0.2, upper=0.4, method="by the model")
 TRAFFIC = Traffic(tokens_per_hour=36e6, requests_per_hour=3600, source="as observed")
 PREFILL = Prefill(tokens_per_second=10_000, gpus=4, source="measured at the engine")
+ENGINE = Economics(prefill=PREFILL)
+PRICED = Economics(prefill=PREFILL, prices=Prices(memory_gb=5, gpu_hour=2, horizon_hours=1000))
+
+
+def loading_at(bytes_per_second: float) -> Economics:
+    return Economics(prefill=PREFILL, l1_load_gb_per_second=bytes_per_second / 1e9)
 
 
 def metrics_over(seconds: float, **given: object) -> CacheMetrics:
@@ -78,7 +81,7 @@ def test_traffic_is_that_of_the_window_an_hour() -> None:
 
 
 def test_a_saving_is_what_one_gets_by_hand() -> None:
-    found = saving(GAIN, TRAFFIC, PREFILL)
+    found = saving(GAIN, TRAFFIC, ENGINE)
     assert found.tokens_per_hour.estimate == pytest.approx(7.2e6)
     assert found.ttft_seconds_per_hour.estimate == pytest.approx(720)
     assert found.gpu_seconds_per_hour.estimate == pytest.approx(4 * 720)
@@ -90,7 +93,7 @@ def test_a_saving_is_what_one_gets_by_hand() -> None:
 
 def test_at_the_break_even_bandwidth_a_hit_saves_gpu_time_but_no_latency() -> None:
     even = break_even_bandwidth(LLAMA3_70B_KV, PREFILL)
-    found = saving(GAIN, TRAFFIC, PREFILL, kv=LLAMA3_70B_KV, load_bytes_per_second=even)
+    found = saving(GAIN, TRAFFIC, loading_at(even), kv=LLAMA3_70B_KV)
     assert found.break_even_gb_per_second == pytest.approx(even / 1e9)
     assert found.ttft_seconds_per_hour.estimate == pytest.approx(0, abs=1e-6)
     assert found.gpu_seconds_per_hour.estimate > 0
@@ -98,7 +101,7 @@ def test_at_the_break_even_bandwidth_a_hit_saves_gpu_time_but_no_latency() -> No
 
 def test_loading_slower_than_computing_costs_latency_and_the_interval_still_holds_its_estimate() -> None:
     even = break_even_bandwidth(LLAMA3_70B_KV, PREFILL)
-    ttft = saving(GAIN, TRAFFIC, PREFILL, kv=LLAMA3_70B_KV, load_bytes_per_second=even / 3).ttft_seconds_per_hour
+    ttft = saving(GAIN, TRAFFIC, loading_at(even / 3), kv=LLAMA3_70B_KV).ttft_seconds_per_hour
     assert ttft.estimate == pytest.approx(-2 * 720)
     assert ttft.lower < ttft.estimate < ttft.upper < 0
 
@@ -109,7 +112,7 @@ shares = st.floats(-1, 1)
 @given(st.tuples(shares, shares, shares).map(sorted), st.floats(1e6, 1e12))
 def test_every_range_holds_its_estimate(ends: list[float], load: float) -> None:
     gain = Gain(lower=ends[0], estimate=ends[1], upper=ends[2], method="")
-    found = saving(gain, TRAFFIC, PREFILL, kv=LLAMA3_70B_KV, load_bytes_per_second=load)
+    found = saving(gain, TRAFFIC, loading_at(load), kv=LLAMA3_70B_KV)
     for one in (found.tokens_per_hour, found.gpu_seconds_per_hour, found.ttft_seconds_per_hour, found.ttft_ms_per_request):
         assert one is not None
         assert one.lower <= one.estimate <= one.upper
@@ -118,47 +121,61 @@ def test_every_range_holds_its_estimate(ends: list[float], load: float) -> None:
 def test_memory_pays_back_in_the_gpu_hours_it_saves() -> None:
     prices = Prices(memory_gb=5, gpu_hour=2)
     # 16 GB for 80; 2,880 GPU-seconds an hour at 2 an hour save 1.60 an hour
-    found = saving(GAIN, TRAFFIC, PREFILL, added_mb=16 * 1024, prices=prices)
+    found = saving(GAIN, TRAFFIC, PRICED, added_mb=16 * 1024)
     assert found.payback_hours == pytest.approx(50)
     assert payback_hours(0, 10, prices) == 0
 
 
 def test_without_prices_or_without_a_saving_there_is_no_pay_back() -> None:
     prices = Prices(memory_gb=5, gpu_hour=2)
-    assert saving(GAIN, TRAFFIC, PREFILL, added_mb=1024).payback_hours is None
+    assert saving(GAIN, TRAFFIC, ENGINE, added_mb=1024).payback_hours is None
     assert payback_hours(1024, 0, prices) is None
     assert payback_hours(1024, -3, prices) is None
 
 
 def test_everything_a_saving_rests_on_is_named_in_it() -> None:
-    free = " | ".join(saving(GAIN, TRAFFIC, PREFILL).assumptions)
-    assert "loading a hit takes no time: no load bandwidth was given" in free
-    loaded = saving(GAIN, TRAFFIC, PREFILL, kv=LLAMA3_70B_KV, load_bytes_per_second=25e9)
+    free = " | ".join(saving(GAIN, TRAFFIC, ENGINE).assumptions)
+    assert "loading a hit takes no time: no load bandwidth" in free
+    loaded = saving(GAIN, TRAFFIC, loading_at(25e9), kv=LLAMA3_70B_KV)
     for source in (GAIN.method, TRAFFIC.source, PREFILL.source, LLAMA3_70B_KV.source, "25 GB/s", "without queueing"):
         assert any(source in assumption for assumption in loaded.assumptions), source
 
 
-def test_a_load_bandwidth_needs_kv_bytes_and_a_positive_number() -> None:
-    with pytest.raises(ValueError, match="says nothing without KV bytes per token"):
-        saving(GAIN, TRAFFIC, PREFILL, load_bytes_per_second=1e9)
-    for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="must be a positive number"):
-            saving(GAIN, TRAFFIC, PREFILL, kv=LLAMA3_70B_KV, load_bytes_per_second=wrong)
+def test_without_kv_bytes_loading_is_free_and_said_so() -> None:
+    found = saving(GAIN, TRAFFIC, loading_at(1e6))
+    assert found.ttft_seconds_per_hour == saving(GAIN, TRAFFIC, ENGINE).ttft_seconds_per_hour
+    assert any("no KV size" in assumption for assumption in found.assumptions)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        loading_at(0)
+
+
+def test_the_net_benefit_is_saved_gpu_time_over_the_horizon_less_the_memory() -> None:
+    found = saving(GAIN, TRAFFIC, PRICED, added_mb=16 * 1024).net_benefit
+    assert found is not None
+    assert (found.lower, found.estimate, found.upper) == pytest.approx((800 - 80, 1600 - 80, 3200 - 80))
+    assert saving(GAIN, TRAFFIC, ENGINE).net_benefit is None
+
+
+def test_hits_of_a_slower_tier_save_the_same_gpu_time_and_less_latency() -> None:
+    half = Range(lower=0.05, estimate=0.1, upper=0.2)
+    found = saving(GAIN, TRAFFIC, ENGINE, worth=half)
+    assert found.gpu_seconds_per_hour == saving(GAIN, TRAFFIC, ENGINE).gpu_seconds_per_hour
+    assert found.ttft_seconds_per_hour.estimate == pytest.approx(360)
 
 
 def test_requests_that_were_not_counted_give_no_figure_for_one() -> None:
     unknown = TRAFFIC.model_copy(update={"requests_per_hour": None})
-    assert saving(GAIN, unknown, PREFILL).ttft_ms_per_request is None
+    assert saving(GAIN, unknown, ENGINE).ttft_ms_per_request is None
 
 
 def test_a_saving_is_the_same_after_a_trip_through_json() -> None:
-    found = saving(GAIN, TRAFFIC, PREFILL, kv=LLAMA3_70B_KV, prices=Prices(memory_gb=5, gpu_hour=2), added_mb=10)
+    found = saving(GAIN, TRAFFIC, PRICED, kv=LLAMA3_70B_KV, added_mb=10)
     assert Saving.model_validate_json(found.model_dump_json()) == found
 
 
-@pytest.mark.parametrize("name", ["ComputeBound", "KvSize", "Prefill", "Prices", "Range", "Saving", "Traffic"])
+@pytest.mark.parametrize("name", ["ComputeBound", "Economics", "KvSize", "Prefill", "Prices", "Range", "Saving", "Traffic"])
 def test_every_field_is_described_in_the_json_schema(name: str) -> None:
-    model: type[BaseModel] = getattr(cost, name)
+    model: type[BaseModel] = getattr(models_cost if hasattr(models_cost, name) else cost, name)
     schema = model.model_json_schema()
     assert schema["additionalProperties"] is False
     for part in (schema, *schema.get("$defs", {}).values()):

@@ -26,7 +26,7 @@ def agents() -> AccessLog:
 
 @pytest.fixture(scope="module")
 def forecast_of_agents(agents: AccessLog) -> Forecast:
-    return forecast(agents, watermark=0.9, ratio=0.1)
+    return forecast(agents, ServerSetting(1, 0.9, 0.1))
 
 
 def test_each_row_is_what_curve_model_and_bound_say(agents: AccessLog, forecast_of_agents: Forecast) -> None:
@@ -91,7 +91,7 @@ def test_a_size_of_interest_joins_the_default_ones(agents: AccessLog, forecast_o
 
 
 def test_a_policy_that_never_evicts_is_forecast_too(agents: AccessLog) -> None:
-    found = forecast(agents, capacities_chunks=[50, 5000], policy="noop")
+    found = forecast(agents, capacities_chunks=[50, 5000], under=ServerSetting(1, policy="noop"))
     small, large = found.rows
     assert small.failed_chunks > large.failed_chunks == 0
     assert small.server_upper - small.server_lower < 0.002  # nothing depends on when the eviction thread wakes
@@ -190,11 +190,6 @@ def test_a_size_that_is_none_is_refused(size: float) -> None:
 def test_no_sizes_at_all_are_refused() -> None:
     with pytest.raises(WorkloadError, match="give at least one size"):
         forecast(log_of([[1], [1]]), capacities_chunks=[])
-
-
-def test_a_setting_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(WorkloadError, match="watermark must be 0 or more"):
-        forecast(log_of([[1], [1]]), watermark=-1)
 
 
 def test_sizes_in_mb_need_the_bytes_of_a_chunk() -> None:

@@ -21,9 +21,10 @@ from agent_tools.models import (
     TokenCounts,
     Window,
 )
+from agent_tools.models.cost import Economics
 from agent_tools.models.metrics import utc
 from agent_tools.prediction.server_model import simulate_server
-from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.recommender.modelled import server_setting
 from agent_tools.recommender.observation import Observation
 from agent_tools.workload.access_log import AccessLog
 
@@ -69,6 +70,7 @@ def observation(
     config: CacheConfig = CONFIG,
     health: Health | None = None,
     support: Mapping[str, Support] = LIVE,
+    economics: Economics | None = None,
     **figures: object,
 ) -> Observation:
     """A quiet cache, but for these figures of its window; the log's times are moved into the window."""
@@ -82,23 +84,27 @@ def observation(
         bounds=bounds or Bounds(max_size_mb=64, allow_restart=True),
         health=health or Health(healthy=True),
         log=log,
+        economics=economics,
     )
 
 
 def as_served(log: AccessLog, *, config: CacheConfig = CONFIG, **options: object) -> Observation:
     """What a cache set like this would show after serving a log, by the model of the server."""
-    setting = ServerSetting(
-        capacity_chunks=(config.max_size_mb or 0) * MB / CHUNK_BYTES,
-        watermark=config.eviction_watermark or 0.8,
-        ratio=config.eviction_ratio or 0.2,
-    )
+    setting = server_setting(observation(log, config=config))
+    assert setting is not None
     run = simulate_server(log, setting)
     asked = int(run.asked_chunks.sum(dtype=np.int64))
     return observation(
         log,
         config=config,
         total_requests=len(log),
-        tokens=TokenCounts(requested=asked * CHUNK_SIZE, hit_l1=run.hit_tokens),
+        tokens=TokenCounts(
+            requested=asked * CHUNK_SIZE,
+            hit_l1=int(run.l1_hit_chunks.sum()) * CHUNK_SIZE,
+            hit_l2=int(run.l2_hit_chunks.sum()) * CHUNK_SIZE,
+        ),
+        l2_evictions=run.l2_evicted_chunks,
+        l2_loads_failed=run.load_failed_chunks,
         evictions=run.evicted_chunks,
         failed_stores=run.failed_chunks,
         stored_chunks=asked - int(run.hit_chunks.sum()) - run.failed_chunks,

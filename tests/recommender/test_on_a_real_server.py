@@ -4,17 +4,19 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from real_cache import Launch, Play
 from real_logs import conversations, log_of
 
 from agent_tools.deployments.directory import Cache, Directory
+from agent_tools.deployments.server_process import ServerProcess
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ActionKind, Bounds, ChangeOutcome, ConfigUpdate, Rung, SymptomCode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
 from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.generate import AgentTraffic
-from agent_tools.workload.replay import ReplaySettings, replay
+from agent_tools.workload.replay import ReplaySettings, _kv_client, replay
 
 
 def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, cache: Cache, play: Play) -> None:
@@ -63,6 +65,29 @@ def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Laun
         assert replay(log_of(range(20), range(20)), server.rpc_url).hits.tolist()[1] == 20
     finally:
         io_loop.run(operations.close)
+
+
+def test_chunks_locked_by_an_engine_that_never_frees_them_are_found(
+    operations: Operations, cache: Cache, server: ServerProcess, play: Play
+) -> None:
+    io_loop.run(operations.clear, "default", "test")  # on record, so that the larger requests of other tests do not count
+    play(log_of(*conversations(10, 3)), model="locks")
+    kv_client = _kv_client()
+    connection = kv_client.Connection(server.rpc_url, 10, threading.Event())
+    engine = kv_client.KVClient(connection, 77, ("locks",), 128)
+    try:
+        for number in range(10):
+            asked = kv_client.Request(f"lock-{number}", 0, "", np.arange(3 * number, 3 * number + 3), 3 * 256)
+            connection.wait(engine._rpc.lookup(engine._key(asked), 1), "lookup")
+            assert connection.wait(engine._rpc.wait_prefetch_status(asked.id, 10), "wait_prefetch_status") == 3
+        told = {symptom.code: symptom for symptom in io_loop.run(operations.diagnose, "default")}
+        assert "30 of 30 chunks in L1 are locked" in told[SymptomCode.LOCKS_HELD].summary
+    finally:
+        for number in range(10):
+            connection.wait(engine._rpc.end_session(f"lock-{number}"), "end_session")
+        engine.close()
+        connection.close()
+    io_loop.run(cache.deployment.clear)
 
 
 def test_a_change_that_helped_is_verified_on_other_requests_than_before(operations: Operations, cache: Cache, play: Play) -> None:

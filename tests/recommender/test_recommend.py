@@ -14,7 +14,6 @@ from agent_tools.models import (
     ConfigUpdate,
     EvictionPolicy,
     Health,
-    L2Adapter,
     OptimizationRecommendation,
     Rung,
     Support,
@@ -171,7 +170,6 @@ def test_without_a_log_no_gain_is_predicted_and_only_the_log_is_asked_for() -> N
         {"max_size_mb": None},
         {"eviction_watermark": None},
         {"eviction_ratio": None},
-        {"l2_adapters": (L2Adapter(type="fs"),)},
     ],
 )
 def test_a_cache_that_the_model_does_not_cover_is_told_no_gain(unknown: dict[str, object]) -> None:

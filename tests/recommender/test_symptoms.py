@@ -1,43 +1,81 @@
 """Claims about symptoms: for each, when it speaks and when it must not."""
 
-from collections.abc import Callable
-
 import pytest
-from observed import CHUNK_SIZE, CONFIG, observation
+from observed import CHUNK_SIZE, CONFIG, QUIET, observation
 from real_logs import conversations, log_of
 
-from agent_tools.models import Health, Rung, Severity, Symptom, SymptomCode, TokenCounts
-from agent_tools.recommender import symptoms
+from agent_tools.models import CacheConfig, EvictionPolicy, Health, L2Adapter, Rung, Severity, SymptomCode, TokenCounts
+from agent_tools.models.cost import Economics, Prefill
 from agent_tools.recommender.observation import Observation
-from agent_tools.recommender.symptoms import diagnose
+from agent_tools.recommender.symptoms import RULES, diagnose, l1, l2, server, traffic
+from agent_tools.recommender.symptoms.rule import Rule
+from agent_tools.workload.access_log import AccessLog
 
-Rule = Callable[[Observation], Symptom | None]
 NEW = log_of(*conversations(50, 8))
 """No prefix twice."""
 AGAIN = log_of(*conversations(50, 8), *conversations(50, 8))
 """Every prefix twice: at best half of the tokens are found."""
+HEADED = log_of(*([0, *range(100 + 9 * n, 109 + 9 * n)] for n in range(50)))
+"""Ten chunks each; only the first one is shared."""
 NO_HITS = TokenCounts(requested=1000 * CHUNK_SIZE)
+FROM_L2 = TokenCounts(requested=1000 * CHUNK_SIZE, hit_l2=400 * CHUNK_SIZE)
+LRU_BLOCK = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
+BOUNDED = L2Adapter(type="fs_native", settings={"max_capacity_gb": 1, "eviction": LRU_BLOCK})
+BY_TENANT = L2Adapter(type="mock", settings={"max_size_gb": 1, "eviction": LRU_BLOCK | {"eviction_policy": "IsolatedLRU"}})
+QUOTAS = {"a": 9, "_default": 1}
+ISOLATED = CONFIG.model_copy(update={"eviction_policy": EvictionPolicy.ISOLATED_LRU})
+ENGINE = Economics(prefill=Prefill(tokens_per_second=10_000))
+
+
+def with_l2(adapter: L2Adapter = BOUNDED, log: AccessLog | None = None, **figures: object) -> Observation:
+    settings = {name: figures.pop(name) for name in CacheConfig.model_fields.keys() & figures.keys()}
+    config = CONFIG.model_copy(update={"l2_adapters": (adapter,), "l2_prefetch_policy": "default"} | settings)
+    return observation(log, config=config, **figures)  # type: ignore[arg-type]
+
+
+def windows(*, reset: bool) -> dict[str, object]:
+    return {"window": QUIET.window.model_copy(update={"counters_reset": reset})}
+
+
 ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
 
 
 @pytest.mark.parametrize(
     ("rule", "seen"),
     [
-        (symptoms.eviction_dead, observation(health=Health(healthy=False, problems=("the L1 eviction thread is dead",)))),
-        (symptoms.counters_incomplete, observation(dropped_events=1)),
-        (symptoms.counters_incomplete, observation(dropped_events=None, total_requests=None)),
-        (symptoms.no_data, observation(total_requests=19)),
-        (symptoms.no_data, observation(total_requests=None)),
-        (symptoms.no_data, observation(tokens=TokenCounts())),
-        (symptoms.short_prompts, observation(total_requests=20, short_prompts=10)),
-        (symptoms.request_larger_than_l1, observation(log_of(range(513)))),
-        (symptoms.watermark_too_high, observation(failed_stores=1, evictions=0, utilization_percent=79)),
-        (symptoms.stores_fail, observation(failed_stores=1, stored_chunks=99)),
-        (symptoms.nothing_to_reuse, observation(NEW, tokens=NO_HITS)),
-        (symptoms.nothing_to_reuse, observation(tokens=NO_HITS)),
-        (symptoms.l1_too_small, observation(AGAIN, tokens=NO_HITS, evictions=1)),
-        (symptoms.l1_too_small, observation(AGAIN, tokens=NO_HITS, failed_stores=1)),
-        (symptoms.evicts_unjudged, observation(evictions=1)),
+        (server.eviction_dead, observation(health=Health(healthy=False, problems=("the L1 eviction thread is dead",)))),
+        (server.counters_incomplete, observation(dropped_events=1)),
+        (server.counters_incomplete, observation(dropped_events=None, total_requests=None)),
+        (traffic.no_data, observation(total_requests=19)),
+        (traffic.no_data, observation(total_requests=None)),
+        (traffic.no_data, observation(tokens=TokenCounts())),
+        (traffic.short_prompts, observation(total_requests=20, short_prompts=10)),
+        (l1.request_larger_than_l1, observation(log_of(range(513)))),
+        (l1.watermark_too_high, observation(failed_stores=1, evictions=0, utilization_percent=79)),
+        (l1.stores_fail, observation(failed_stores=1, stored_chunks=99)),
+        (traffic.nothing_to_reuse, observation(NEW, tokens=NO_HITS)),
+        (traffic.nothing_to_reuse, observation(tokens=NO_HITS)),
+        (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS, evictions=1)),
+        (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS, failed_stores=1)),
+        (l1.evicts_unjudged, observation(evictions=1)),
+        (l1.evicted_too_soon, observation(evicted_followed=20, evicted_needed=1, evictions=500)),
+        (l1.locks_held, observation(locked_chunks=20, resident_chunks=100)),
+        (l1.locks_held, observation(log_of(range(9)), locked_chunks=20, resident_chunks=100)),
+        (server.isolated_lru_on_l1, observation(config=ISOLATED)),
+        (server.hashes_unstable, with_l2(hash_algorithm="md5")),
+        (server.restarted, observation(**windows(reset=True))),
+        (traffic.under_stored, observation(stored_chunks=200, failed_stores=50)),
+        (traffic.tails_not_cached, observation(log_of(range(2), range(2), tail=255))),
+        (traffic.prefix_diverges_early, observation(NEW)),
+        (traffic.prefix_diverges_early, observation(HEADED)),
+        (l2.l2_too_small, with_l2(log=AGAIN, tokens=NO_HITS, l2_evictions=1)),
+        (l2.l2_not_retained, with_l2(log=AGAIN, tokens=FROM_L2, max_size_mb=64)),
+        (l2.l2_slow, with_l2(tokens=FROM_L2, l2_load_gb_per_second=0.001, economics=ENGINE)),
+        (l2.l2_loads_fail, with_l2(l2_loads_failed=1)),
+        (l2.l2_unbounded, with_l2(L2Adapter(type="fs", settings={"eviction": LRU_BLOCK}))),
+        (l2.l2_unbounded, with_l2(L2Adapter(type="fs_native", settings={"max_capacity_gb": 1}))),
+        (l2.tenant_without_quota, with_l2(BY_TENANT, by_tenant={"a": ALL_HITS, "b": ALL_HITS}, tenant_quotas_mb={"a": 9})),
+        (l2.tenant_without_quota, with_l2(BY_TENANT, by_tenant={"": ALL_HITS}, tenant_quotas_mb={})),
     ],
 )
 def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
@@ -50,32 +88,68 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
 @pytest.mark.parametrize(
     ("rule", "seen"),
     [
-        (symptoms.eviction_dead, observation()),
-        (symptoms.counters_incomplete, observation()),
-        (symptoms.no_data, observation(total_requests=20)),
-        (symptoms.no_data, observation(total_requests=20, short_prompts=20, tokens=TokenCounts())),
-        (symptoms.short_prompts, observation(total_requests=20, short_prompts=9)),
-        (symptoms.short_prompts, observation(total_requests=0, short_prompts=0)),
-        (symptoms.request_larger_than_l1, observation(log_of(range(512)))),
-        (symptoms.request_larger_than_l1, observation()),
-        (symptoms.watermark_too_high, observation(failed_stores=1, evictions=1, utilization_percent=79)),
-        (symptoms.watermark_too_high, observation(failed_stores=1, evictions=0, utilization_percent=80)),
-        (symptoms.watermark_too_high, observation(failed_stores=0, evictions=0, utilization_percent=79)),
-        (symptoms.stores_fail, observation(failed_stores=1, stored_chunks=100)),
-        (symptoms.stores_fail, observation(failed_stores=0)),
-        (symptoms.nothing_to_reuse, observation(AGAIN, tokens=NO_HITS)),
-        (symptoms.nothing_to_reuse, observation(tokens=NO_HITS, evictions=1)),
-        (symptoms.nothing_to_reuse, observation(tokens=NO_HITS, failed_stores=1)),
-        (symptoms.nothing_to_reuse, observation(tokens=TokenCounts())),
-        (symptoms.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
-        (symptoms.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
-        (symptoms.l1_too_small, observation(tokens=NO_HITS, evictions=1)),
-        (symptoms.evicts_unjudged, observation(NEW, evictions=1)),
-        (symptoms.evicts_unjudged, observation()),
+        (server.eviction_dead, observation()),
+        (server.counters_incomplete, observation()),
+        (traffic.no_data, observation(total_requests=20)),
+        (traffic.no_data, observation(total_requests=20, short_prompts=20, tokens=TokenCounts())),
+        (traffic.short_prompts, observation(total_requests=20, short_prompts=9)),
+        (traffic.short_prompts, observation(total_requests=0, short_prompts=0)),
+        (l1.request_larger_than_l1, observation(log_of(range(512)))),
+        (l1.request_larger_than_l1, observation()),
+        (l1.watermark_too_high, observation(failed_stores=1, evictions=1, utilization_percent=79)),
+        (l1.watermark_too_high, observation(failed_stores=1, evictions=0, utilization_percent=80)),
+        (l1.watermark_too_high, observation(failed_stores=0, evictions=0, utilization_percent=79)),
+        (l1.stores_fail, observation(failed_stores=1, stored_chunks=100)),
+        (l1.stores_fail, observation(failed_stores=0)),
+        (traffic.nothing_to_reuse, observation(AGAIN, tokens=NO_HITS)),
+        (traffic.nothing_to_reuse, observation(tokens=NO_HITS, evictions=1)),
+        (traffic.nothing_to_reuse, observation(tokens=NO_HITS, failed_stores=1)),
+        (traffic.nothing_to_reuse, observation(tokens=TokenCounts())),
+        (l1.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
+        (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
+        (l1.l1_too_small, observation(tokens=NO_HITS, evictions=1)),
+        (l1.evicts_unjudged, observation(NEW, evictions=1)),
+        (l1.evicts_unjudged, observation()),
+        (l1.evicted_too_soon, observation(evicted_followed=19, evicted_needed=19, evictions=500)),
+        (l1.evicted_too_soon, observation(evicted_followed=100, evicted_needed=1, evictions=500)),
+        (l1.l1_too_small, with_l2(log=AGAIN, tokens=NO_HITS, evictions=1)),
+        (l1.locks_held, observation(locked_chunks=19, resident_chunks=100)),
+        (l1.locks_held, observation(log_of(range(10)), locked_chunks=20, resident_chunks=100)),
+        (l1.locks_held, observation(locked_chunks=None, resident_chunks=100)),
+        (server.isolated_lru_on_l1, observation()),
+        (server.hashes_unstable, with_l2(hash_algorithm="blake3")),
+        (server.hashes_unstable, observation(config=CONFIG.model_copy(update={"hash_algorithm": "md5"}))),
+        (server.restarted, observation(**windows(reset=False))),
+        (traffic.under_stored, observation(stored_chunks=250, failed_stores=50)),
+        (traffic.under_stored, observation(stored_chunks=None)),
+        (traffic.tails_not_cached, observation(log_of(range(3), range(3), tail=100))),
+        (traffic.prefix_diverges_early, observation(AGAIN)),
+        (traffic.prefix_diverges_early, observation(log_of(*conversations(19, 8)))),
+        (traffic.prefix_diverges_early, observation(log_of(*conversations(50, 7)))),
+        (traffic.prefix_diverges_early, observation()),
+        (l2.l2_too_small, with_l2(log=AGAIN, tokens=NO_HITS, l2_evictions=0)),
+        (l2.l2_too_small, with_l2(log=NEW, tokens=NO_HITS, l2_evictions=1)),
+        (l2.l2_not_retained, with_l2(log=AGAIN, tokens=FROM_L2, max_size_mb=64, l2_prefetch_policy="retain")),
+        (l2.l2_not_retained, with_l2(log=AGAIN, tokens=ALL_HITS, max_size_mb=64)),
+        (l2.l2_not_retained, with_l2(tokens=FROM_L2, max_size_mb=64)),
+        (l2.l2_not_retained, with_l2(log=AGAIN, tokens=FROM_L2)),
+        (l2.l2_slow, with_l2(tokens=FROM_L2, l2_load_gb_per_second=0.002, economics=ENGINE)),
+        (l2.l2_slow, with_l2(tokens=FROM_L2, l2_load_gb_per_second=0.001)),
+        (l2.l2_slow, with_l2(tokens=FROM_L2, economics=ENGINE)),
+        (l2.l2_loads_fail, with_l2(l2_loads_failed=0)),
+        (l2.l2_unbounded, with_l2()),
+        (l2.l2_unbounded, with_l2(L2Adapter(type="fs", settings={"eviction": BY_TENANT.eviction}))),
+        (l2.tenant_without_quota, with_l2(BY_TENANT, by_tenant=dict.fromkeys(("a", ""), ALL_HITS), tenant_quotas_mb=QUOTAS)),
+        (l2.tenant_without_quota, with_l2(by_tenant={"a": ALL_HITS}, tenant_quotas_mb={})),
     ],
 )
 def test_a_symptom_does_not_speak(rule: Rule, seen: Observation) -> None:
     assert rule(seen) is None
+
+
+def test_every_rule_is_tried() -> None:
+    tried = {argument[0] for mark in test_a_symptom_speaks.pytestmark for argument in mark.args[1]}
+    assert set(RULES) <= tried
 
 
 def test_a_healthy_cache_has_nothing_wrong() -> None:
@@ -117,5 +191,5 @@ def test_a_log_of_other_times_is_no_evidence_for_this_window() -> None:
 
 def test_a_cache_of_unknown_size_or_chunks_is_not_called_too_small() -> None:
     unknown = CONFIG.model_copy(update={"max_size_mb": None})
-    assert symptoms.request_larger_than_l1(observation(log_of(range(513)), config=unknown)) is None
-    assert symptoms.request_larger_than_l1(observation(log_of(range(513)), kv_bytes_per_token=None)) is None
+    assert l1.request_larger_than_l1(observation(log_of(range(513)), config=unknown)) is None
+    assert l1.request_larger_than_l1(observation(log_of(range(513)), kv_bytes_per_token=None)) is None

@@ -8,7 +8,7 @@ from observed import CONFIG, QUIET, START, as_served, observation
 
 from agent_tools.models import TokenCounts, Verification, VerificationVerdict, Window
 from agent_tools.models.change import Baseline
-from agent_tools.recommender.proposals import server_setting
+from agent_tools.recommender.modelled import server_setting
 from agent_tools.recommender.verify import LEAST_INTERVALS, verify
 from agent_tools.workload.generate import AgentTraffic
 

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,16 @@ from hypothesis import strategies as st
 from agent_tools.errors import WorkloadError
 from agent_tools.workload import lines
 from agent_tools.workload.access_log import AccessLog
-from agent_tools.workload.readers import read_lookup_log
+from agent_tools.workload.readers import read_lookup_log, read_mooncake
 
 A, B, C = "0x" + "a1" * 31 + "00", "0x" + "b2" * 30 + "0000", "0x" + "00" * 32
+NUMBERS = count()
 
 
 def lookup(*hashes: str, **fields: object) -> dict[str, Any]:
     return {
         "timestamp": 1795484674.25,
-        "request_id": "r1",
+        "request_id": f"r{next(NUMBERS)}",
         "model_name": "toy",
         "chunk_size": 256,
         "seq_len": 256 * len(hashes) + 3,
@@ -75,6 +78,38 @@ def test_rotated_files_are_read_as_one_log_in_time_order(tmp_path: Path) -> None
     assert log.hashes is not None
     assert ["0x" + log.hashes[chunk].tobytes().hex() for chunk in log.chunk_ids] == [A, B, A, C]
     assert log.chunk_ids.tolist() == [0, 1, 0, 2]
+
+
+def test_a_lookup_that_stands_there_twice_counts_once(file: Path) -> None:
+    once, other = lookup(A, B), lookup(A, B, timestamp=1795484675)
+    file.write_text(text(once, other, once))
+    log = read_lookup_log(file)
+    assert (len(log), log.unique_chunks) == (2, 2)
+    assert log.remarks == ("1 lookups stand in the log more than once and were counted once",)
+    nameless = [lookup(A, request_id=""), lookup(B, request_id="")]
+    file.write_text(text(*nameless))
+    assert len(read_lookup_log(file)) == 2
+
+
+def test_where_the_clock_was_set_back_the_order_of_the_lines_holds(file: Path) -> None:
+    file.write_text(text(lookup(A, timestamp=7200.0), lookup(B, timestamp=7230.0), lookup(C, timestamp=3600.0)))
+    log = read_lookup_log(file)
+    assert log.timestamps.tolist() == [3570.0, 3600.0, 3600.0]
+    assert log.chunk_ids.tolist() == [0, 1, 2]
+    assert log.hashes is not None
+    assert "0x" + log.hashes[0].tobytes().hex() == A
+    assert log.remarks == ("the clock was set back 1 times while the log was written: what came before was moved back with it",)
+
+
+def test_a_log_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for day in (20261124, 20261125):
+        file = tmp_path / f"lookup_hashes_{day}_000000_0.jsonl"
+        file.touch()
+        os.truncate(file, 2 * 10**12)  # a file of holes
+    with pytest.raises(WorkloadError, match=r"2 files would take about \d+\.\d GB of memory, and \d+\.\d GB are available"):
+        read_lookup_log(tmp_path)
+    with pytest.raises(WorkloadError, match="read fewer of the rotated files"):
+        read_mooncake(file)
 
 
 def test_what_a_live_server_has_half_written_is_passed_over(tmp_path: Path) -> None:
@@ -200,7 +235,7 @@ def test_an_empty_or_missing_file_is_told(file: Path) -> None:
 
 
 def test_a_cut_gzip_file_says_how_much_of_it_is_whole(file: Path) -> None:
-    whole = gzip.compress(text(lookup(A), lookup(B), *[lookup(C)] * 400).encode(), compresslevel=0)
+    whole = gzip.compress(text(lookup(A), lookup(B), *(lookup(C) for _ in range(400))).encode(), compresslevel=0)
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WorkloadError, match=r"cut short: [12]\d\d lines are whole"):
         read_lookup_log(file)
@@ -225,9 +260,9 @@ def test_gzip_members_one_after_the_other_are_one_file(file: Path) -> None:
 HASHES = st.lists(st.sampled_from([A, B, C, "0x" + "12" * 32, "0x" + "00" * 31 + "01"]), max_size=5)
 LOOKUPS = st.lists(
     st.builds(
-        lambda hashes, at, model: lookup(*hashes, timestamp=at, model_name=model),
+        lambda hashes, at, model: lookup(*hashes, timestamp=at, model_name=model, request_id=""),
         HASHES,
-        st.floats(0, 1e9),
+        st.floats(0, 4.9),  # out of order as lines of several threads may be
         st.sampled_from(["a", "b", "ü\n"]),
     ),
     min_size=1,

@@ -89,6 +89,7 @@ def test_the_servers_own_log_shows_the_prefixes_that_were_sent(server: Server) -
     assert seen.chunk_ids.tolist() == sent.chunk_ids.tolist()
     assert seen.offsets.tolist() == sent.offsets.tolist()
     assert seen.tokens.tolist() == sent.tokens.tolist()
+    assert seen.chunk_bytes == 16 * CHUNK_SIZE
     assert seen.hashes is not None
     assert len(np.unique(seen.hashes, axis=0)) == log.unique_chunks
 

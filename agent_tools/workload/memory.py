@@ -1,0 +1,47 @@
+"""Whether a log fits into memory, told before it is read: a process that runs out of it is killed without a word."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent_tools.errors import WorkloadError
+
+GB = 2**30
+ZIPPED = 4.0
+"""Bytes of text in a byte of gzip; hashes hardly shrink (2), the numbers of a trace do (5)."""
+_MEMINFO = Path("/proc/meminfo")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def check_fits(files: Iterable[Path], memory_per_byte: float) -> None:
+    """Raise `WorkloadError` when reading these files would take more memory than there is.
+
+    Args:
+        files: What is to be read, plain or gzip.
+        memory_per_byte: Memory that the reader takes for each byte of text.
+    """
+    sizes = {file: file.stat().st_size * (ZIPPED if file.suffix == ".gz" else 1.0) for file in files if file.is_file()}
+    needed, available = sum(sizes.values()) * memory_per_byte, available_bytes()
+    if available is not None and needed > available:
+        many = f"{len(sizes)} files" if len(sizes) > 1 else str(next(iter(sizes)))
+        raise WorkloadError(
+            f"{many} would take about {needed / GB:.1f} GB of memory, and {available / GB:.1f} GB are available: read fewer of"
+            " the rotated files (the latest ones say most), or let the server keep fewer (--lookup-hash-log-max-files)"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had now: what the kernel has, or what a container's limit leaves; ``None`` where neither is told."""
+    told = [value for value in (_meminfo(), *map(_number, _LIMITS)) if value is not None]
+    return min(told, default=None)
+
+
+def _meminfo() -> int | None:
+    if not _MEMINFO.exists():
+        return None
+    lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _number(file: Path) -> int | None:
+    text = file.read_text(encoding="ascii").strip() if file.exists() else ""
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,237 @@
+"""Is the advice good? The setting the recommender picks, against the best of an exhaustive search by replay on live servers.
+
+Run from the repository root; about half an hour::
+
+    PYTHONPATH=. python benchmarks/advice_live.py
+
+For each workload a server with LMCache's default eviction settings is observed while it serves, as `tune_cache` does, and advice
+is asked for twice: within its present memory, and with twice as much allowed. Then the workload is replayed into a fresh server
+for the setting that was picked, and for each of a grid; the best two of the grid and the picks are replayed `REPEATS` times, for
+the moment of eviction moves what one replay shows. Replays that are in the result file already are not run again.
+"""
+
+import datetime as dt
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prediction import machine
+from prediction_live import CHUNK_BYTES, CHUNK_TOKENS, RESULTS, SECONDS, Cell, Counters, server, workloads
+
+from agent_tools.deployments.directory import Directory
+from agent_tools.errors import LMCacheToolError
+from agent_tools.io_loop import io_loop
+from agent_tools.models import MB, Advice, Bounds
+from agent_tools.operations import READ_EVERY, Operations
+from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.settings import CacheSettings, Settings
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.replay import ReplaySettings, replay
+
+SHARE = 0.25
+"""The first L1, as a share of the workload's distinct chunks; twice that is allowed in the second question."""
+SHAPES = tuple((watermark, ratio) for watermark in (0.5, 0.65, 0.8, 0.9) for ratio in (0.05, 0.2))
+REPEATS = 3
+STORE = RESULTS / "advice_live.json"
+
+Rates = dict[str, list[float]]
+"""Setting in words -> token hit rate of each replay."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the recommender may choose from."""
+
+    name: str
+    sizes: tuple[float, ...]
+    """L1 sizes of the grid, as multiples of the first."""
+
+
+QUESTIONS = (Question("the same memory", (1.0,)), Question("twice the memory", (1.0, 2.0)))
+
+
+def named(setting: ServerSetting) -> str:
+    """A setting in words: the key under which its replays are kept."""
+    return f"{setting.capacity_chunks:.0f} chunks, {setting.watermark:g}/{setting.ratio:g}"
+
+
+def rate_of(log: AccessLog, setting: ServerSetting) -> float:
+    """Token hit rate of one replay into a fresh server."""
+    folder = tempfile.mkdtemp(prefix="lookup-hashes-")
+    try:
+        with server(setting, folder, []) as (rpc, http):
+            replay(log, rpc, replay_settings(log))
+            time.sleep(0.5)  # for the event bus to drain
+            values = Counters(http).read()
+    finally:
+        shutil.rmtree(folder)
+    return values["lmcache_mp_lookup_hit_tokens_total"] / values["lmcache_mp_lookup_requested_tokens_total"]
+
+
+def replay_settings(log: AccessLog) -> ReplaySettings:
+    """At the pace of all live benchmarks."""
+    return ReplaySettings(clients=1, pace=log.duration / SECONDS, kv_bytes_per_token=CHUNK_BYTES // CHUNK_TOKENS)
+
+
+def advise(log: AccessLog, first: ServerSetting) -> tuple[float, dict[str, Advice]]:
+    """The first server's hit rate, and the advice on each question after observing it through the product's own operations."""
+    folder, state = tempfile.mkdtemp(prefix="lookup-hashes-"), tempfile.mkdtemp(prefix="state-")
+    size_mb = first.capacity_chunks * CHUNK_BYTES / MB
+    try:
+        with server(first, folder, []) as (rpc, http):
+            bounds = Bounds(max_size_mb=2 * size_mb, allow_restart=True)
+            cache = CacheSettings(target=http, access_log=Path(folder), bounds=bounds)
+            operations = Operations(Directory(Settings(caches={"bench": cache}, state_folder=Path(state))))
+            with watched(operations):
+                replay(log, rpc, replay_settings(log))
+            time.sleep(0.5)
+            given = {
+                question.name: io_loop.run(operations.recommend, "bench", None, Bounds(max_size_mb=question.sizes[-1] * size_mb))
+                for question in QUESTIONS
+            }
+            measured = io_loop.run(operations.metrics, "bench").tokens.hit_rate
+            io_loop.run(operations.close)
+    finally:
+        shutil.rmtree(folder)
+        shutil.rmtree(state)
+    return measured or 0.0, given
+
+
+class watched:  # noqa: N801  used as a with statement
+    """Reads the cache while a block runs, as the graph does while it observes a window."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations, self._stop = operations, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(READ_EVERY):
+            with suppress(LMCacheToolError):
+                io_loop.run(self._operations.metrics, "bench")
+
+
+def picked(first: ServerSetting, advice: Advice) -> ServerSetting:
+    """The setting that follows the advice; the first one when it is to do nothing."""
+    update = advice.best.update if advice.best else None
+    if update is None:
+        return first
+    wanted = {
+        "capacity_chunks": None if update.max_size_mb is None else update.max_size_mb * MB / CHUNK_BYTES,
+        "watermark": update.eviction_watermark,
+        "ratio": update.eviction_ratio,
+    }
+    return replace(first, **{name: value for name, value in wanted.items() if value is not None})
+
+
+def grid_of(first: ServerSetting) -> Iterator[ServerSetting]:
+    """Every setting of the exhaustive search."""
+    for size in QUESTIONS[-1].sizes:
+        for watermark, ratio in SHAPES:
+            yield replace(first, capacity_chunks=round(first.capacity_chunks * size), watermark=watermark, ratio=ratio)
+
+
+class Bench:
+    """All replays so far, kept in the result file after each."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = json.loads(STORE.read_text()) if STORE.exists() else {}
+
+    def run(self, name: str, log: AccessLog) -> None:
+        """Everything about one workload."""
+        first = Cell(name, SHARE, 0.8, 0.2).setting(log)
+        kept = self.kept.setdefault(name, {"replays": {}})
+        if "picks" not in kept:
+            measured, given = advise(log, first)
+            kept |= {
+                "first": named(first),
+                "first_rate": measured,
+                "picks": {q: named(picked(first, advice)) for q, advice in given.items()},
+                "verdicts": {q: f"{advice.verdict.value}: {advice.why}" for q, advice in given.items()},
+            }
+            kept["settings"] = {q: vars(picked(first, advice)) for q, advice in given.items()}
+            self.save()
+        grid = {named(one): one for one in grid_of(first)}
+        picks = {key: ServerSetting(**kept["settings"][q]) for q, key in kept["picks"].items()}
+        self.replays(name, log, picks | grid, 1)
+        for question in QUESTIONS:
+            allowed = [key for key, one in grid.items() if one.capacity_chunks <= first.capacity_chunks * question.sizes[-1] + 1]
+            best = sorted(allowed, key=lambda key: -float(np.mean(kept["replays"][key])))[:2]
+            again = [kept["picks"][question.name], *best]
+            self.replays(name, log, {key: (picks | grid)[key] for key in again}, REPEATS)
+
+    def replays(self, name: str, log: AccessLog, settings: dict[str, ServerSetting], times: int) -> None:
+        """Replay until each setting has so many results."""
+        rates: Rates = self.kept[name]["replays"]
+        for key, setting in settings.items():
+            while len(rates.setdefault(key, [])) < times:
+                rates[key].append(rate_of(log, setting))
+                print(name, key, f"{rates[key][-1]:.4f}", flush=True)
+                self.save()
+
+    def save(self) -> None:
+        """Write the results, and the report of all that is complete."""
+        STORE.write_text(json.dumps(self.kept, indent=1) + "\n")
+
+    def report(self) -> str:
+        """The picks against the best of the grid, as Markdown."""
+        rows = [row for name, kept in self.kept.items() for row in self._rows(name, kept)]
+        return (
+            "\n".join(
+                [
+                    "# The advice against an exhaustive search by replay",
+                    "",
+                    f"{machine()}, {dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}. Token hit rates of live servers; picks and the"
+                    f" best two of each grid are means of {REPEATS} replays. The grid: {len(SHAPES)} pairs of watermark and ratio"
+                    " at each size.",
+                    "",
+                    "| workload | may choose from | before | picked | rate | best of the grid | rate | short of it by |",
+                    "|---|---|--:|---|--:|---|--:|--:|",
+                    *rows,
+                ]
+            )
+            + "\n"
+        )
+
+    def _rows(self, name: str, kept: dict[str, Any]) -> list[str]:
+        rates: Rates = kept["replays"]
+        first = int(kept["first"].split()[0])
+        rows = []
+        for question in QUESTIONS:
+            allowed = [key for key in rates if int(key.split()[0]) <= first * question.sizes[-1] + 1]
+            often = [key for key in allowed if len(rates[key]) >= REPEATS]
+            best = max(often, key=lambda key: float(np.mean(rates[key])))
+            pick = kept["picks"][question.name]
+            mine, theirs = float(np.mean(rates[pick])), float(np.mean(rates[best]))
+            rows.append(
+                f"| {name} | {question.name} | {kept['first_rate']:.4f} | {pick} | {mine:.4f} | {best} | {theirs:.4f} |"
+                f" {max(theirs - mine, 0):.4f} |"
+            )
+        return rows
+
+
+def main() -> None:
+    """Run what is missing, and write the report."""
+    bench = Bench()
+    for name, log in workloads().items():
+        bench.run(name, log)
+        STORE.with_suffix(".md").write_text(bench.report())
+    print(bench.report())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Claims about a real server whose L2 evicts by tenant: its accounts, its quotas, and what becomes of a tenant without one."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from real_cache import Launch, eventually
+from real_logs import CHUNK_SIZE, conversations, log_of
+
+from agent_tools.deployments.directory import Directory
+from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.io_loop import io_loop
+from agent_tools.models import SymptomCode
+from agent_tools.operations import Operations
+from agent_tools.settings import CacheSettings, Settings
+from agent_tools.workload.replay import ReplaySettings, replay
+
+ADAPTER = {
+    "type": "mock",
+    "max_size_gb": 16 / 1024,
+    "mock_bandwidth_gb": 1.0,
+    "eviction": {"eviction_policy": "IsolatedLRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2},
+}
+
+
+@pytest.fixture(scope="module")
+def process(launch: Launch) -> ServerProcess:
+    process = launch({"--l2-adapter": [json.dumps(ADAPTER)], "--l1-size-gb": 64 / 1024})
+    httpx.put(f"{process.http_url}/quota/kept", json={"limit_gb": 4 / 1024}).raise_for_status()
+    replay(log_of(*conversations(40, 2), tenants=("kept", "forgotten")), process.rpc_url, ReplaySettings(clients=1))
+    return process
+
+
+def test_what_a_tenant_without_quota_stores_is_deleted_and_the_diagnosis_names_it(process: ServerProcess, tmp_path: Path) -> None:
+    settings = Settings(caches={"prod": CacheSettings(target=process.http_url)}, state_folder=tmp_path)
+    operations = Operations(Directory(settings))
+    try:
+        config, _ = io_loop.run(operations.config, "prod")
+        assert config.tenant_quotas_mb == {"kept": 4.0}
+        assert (config.l2_adapters or ())[0].size_mb == 16
+        eventually(lambda: io_loop.run(operations.metrics, "prod").l2_evictions == 40)
+        metrics = io_loop.run(operations.metrics, "prod")
+        chunk_mb = CHUNK_SIZE * 128 / 2**20
+        assert (metrics.l2_size_mb, metrics.l2_used_mb) == (pytest.approx(16, abs=0.01), pytest.approx(40 * chunk_mb))
+        told = {symptom.code: symptom for symptom in io_loop.run(operations.diagnose, "prod")}
+        assert (
+            "1 tenants with traffic have no quota on this server: 'forgotten'" in told[SymptomCode.TENANT_WITHOUT_QUOTA].summary
+        )
+        assert SymptomCode.L2_UNBOUNDED not in told
+    finally:
+        io_loop.run(operations.close)
+
+
+def test_loads_from_l2_are_timed(process: ServerProcess, tmp_path: Path) -> None:
+    settings = Settings(caches={"prod": CacheSettings(target=process.http_url)}, state_folder=tmp_path)
+    operations = Operations(Directory(settings))
+    try:
+        assert io_loop.run(operations.metrics, "prod").l2_load_gb_per_second is None
+        io_loop.run(operations.clear, "prod", "test")
+        replay(log_of(range(2), tenants=("kept",)), process.rpc_url, ReplaySettings(clients=1))
+        metrics = eventually(lambda: found if (found := io_loop.run(operations.metrics, "prod")).tokens.hit_l2 else None)
+        assert metrics.tokens.hit_l2 == 2 * CHUNK_SIZE
+        assert 0 < (metrics.l2_load_gb_per_second or 0) < 100
+    finally:
+        io_loop.run(operations.close)
