@@ -10,7 +10,7 @@ demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz f
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
 
 test: $(READY)  ## The whole test suite, with real servers
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
 
 lint: $(READY)  ## What CI checks besides the tests
 	$(BIN)/ruff check .
@@ -21,11 +21,15 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Speed of predictions against LMCache's own sweep, in one run; results in benchmarks/results
+bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; results in benchmarks/results
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/server_module.py
 
-bench-live: $(READY)  ## Accuracy against 36 live servers, about 20 minutes; goes on where it stopped
+bench-live: $(READY)  ## Predictions and advice against live servers, about 80 minutes; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py
+	$(BIN)/python benchmarks/prediction_live.py --l2
+	$(BIN)/python benchmarks/advice_live.py
 
 setup: $(READY)
 
@@ -33,7 +37,7 @@ setup: $(READY)
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,plot,studio]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agent,embedded,mcp,plot,serve,studio]' --group dev
 	touch $(READY)
 
 clean:

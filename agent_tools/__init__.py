@@ -3,8 +3,21 @@
 `LMCacheToolkit` gives the LangChain tools; `graphs.tune_cache` (the other package of this distribution) the LangGraph subgraph.
 """
 
-from .errors import LMCacheToolError
-from .operations import Operations
-from .tools.toolkit import LMCacheToolkit
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import LMCacheToolError
+    from .operations import Operations
+    from .tools.toolkit import LMCacheToolkit
 
 __all__ = ["LMCacheToolError", "LMCacheToolkit", "Operations"]
+
+_HOMES = {"LMCacheToolError": ".errors", "LMCacheToolkit": ".tools.toolkit", "Operations": ".operations"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  PEP 562
+    """Imported when asked for, so that `lmcache server` can load `agent_tools.server_module` without all the rest."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -46,6 +46,8 @@ from .recommender.recommend import setting_changes
 
 T = TypeVar("T")
 RESTART_LOSES = "a restart empties L1: requests are recomputed until it is full again, and engines are degraded for about 20 s"
+COOLDOWN_SECONDS = (60.0, 86_400.0)
+"""Shortest and longest cool-down, unless the operator set one."""
 
 
 class Actor:
@@ -172,7 +174,7 @@ class Actor:
         last = await anyio.to_thread.run_sync(self.log.last_change, cache.name)
         if last is None:
             return
-        age, cooldown = (now() - last.recorded_at).total_seconds(), cache.settings.cooldown_seconds
+        age, cooldown = (now() - last.recorded_at).total_seconds(), _cooldown_seconds(cache)
         if age < cooldown:
             raise CooldownError(
                 f"{cache.name} was last changed {age:.0f} s ago ({last.change_id}); wait {cooldown - age:.0f} s more, so that the"
@@ -255,6 +257,15 @@ class Actor:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(lock.release)
+
+
+def _cooldown_seconds(cache: Cache) -> float:
+    """What the operator set, else the time in which L1 fills once: sooner, the effect of a change cannot be seen."""
+    if cache.settings.cooldown_seconds is not None:
+        return cache.settings.cooldown_seconds
+    fill = cache.history.latest.fill_seconds if cache.history.latest else None
+    shortest, longest = COOLDOWN_SECONDS
+    return min(max(fill or shortest, shortest), longest)
 
 
 def _acquire(lock: FileLock) -> None:

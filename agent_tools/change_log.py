@@ -1,7 +1,7 @@
 """The append-only record of every change, refusal and undo: one JSON line each, with reason, actor and outcome."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -74,6 +74,14 @@ class ChangeLog:
             if error.errors()[0]["type"] == "json_invalid":
                 return None
             raise SettingsError(f"{self.path}, line {number} is not one of this version's change log: {error}") from error
+
+
+def stories(records: Iterable[ChangeRecord]) -> list[list[ChangeRecord]]:
+    """The records of each change, oldest first; the latest change first."""
+    by_change: dict[str, list[ChangeRecord]] = {}
+    for record in records:
+        by_change.setdefault(record.change_id, []).append(record)
+    return list(reversed(by_change.values()))
 
 
 def new_id(kind: str) -> str:

@@ -22,6 +22,11 @@ def tag(name: str, *children: str, kind: str = "") -> Html:
     return Html(f'<{name} class="{kind}">{inside}</{name}>' if kind else f"<{name}>{inside}</{name}>")
 
 
+def link(words: str, address: str) -> Html:
+    """A link; the address is ours."""
+    return Html(f'<a href="{inert(address)}">{inert(words)}</a>')
+
+
 def joined(parts: Iterable[Html]) -> Html:
     """Elements one after the other."""
     return Html("".join(parts))

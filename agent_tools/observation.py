@@ -2,12 +2,11 @@
 
 import hashlib
 from collections import deque
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
-from .deployments.snapshot import Snapshot, metrics_between
-from .models import CacheMetrics
+from .deployments.snapshot import Snapshot, tokens_between
 from .prediction.eviction_clock import Poll
 from .workload.access_log import AccessLog
 
@@ -40,16 +39,16 @@ class History:
         """The earliest reading of the cache process that `latest` is of."""
         return next((s for s in self._snapshots if latest.follows(s)), latest)
 
-    def polls(self, latest: Snapshot) -> list[Poll]:
-        """The readings of the eviction thread's tick counter in the process that `latest` is of."""
-        same = [s for s in self._snapshots if latest.follows(s) and s.counters is not None]
-        return [Poll(s.asked_at, s.taken_at, s.counters.eviction_ticks) for s in same if s.counters is not None]
+    def polls(self, latest: Snapshot, most: int) -> list[Poll]:
+        """The last readings of the eviction thread's tick counter in the process that `latest` is of, at most so many."""
+        same = islice((s for s in reversed(self._snapshots) if latest.follows(s)), most)
+        return [Poll(s.asked_at, s.taken_at, s.counters.eviction_ticks) for s in same if s.counters is not None][::-1]
 
     def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
         """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""
         inside = [s for s in self._snapshots if start <= s.taken_at <= end]
-        windows: list[CacheMetrics] = [metrics_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
-        return [(w.tokens.requested, w.tokens.hit) for w in windows if w.tokens.requested]
+        seen = [tokens_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
+        return [(tokens.requested, tokens.hit) for tokens in seen if tokens.requested]
 
 
 def requests_digest(log: AccessLog) -> str | None:

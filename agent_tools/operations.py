@@ -3,22 +3,25 @@
 The only stair between the doors (tools, graphs, command line) and the rest. Run them on the I/O loop (`io_loop`).
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
 import anyio
 import anyio.to_thread
+import numpy as np
 
 from .acting import Actor, not_in_force
 from .deployments.base import Progress
 from .deployments.directory import DEFAULT, Cache, Directory
 from .deployments.snapshot import Snapshot, metrics_between
-from .errors import UnsupportedError, WorkloadError
+from .errors import StalePlanError, UnsupportedError, WorkloadError
 from .models import (
     Advice,
     Bounds,
     CacheConfig,
+    CacheEntry,
     CacheMetrics,
     CacheOptimizationResult,
     ChangeOutcome,
@@ -36,16 +39,19 @@ from .models import (
 from .models.change import Baseline
 from .observation import merged, requests_digest
 from .prediction.forecast import Forecast
-from .recommender.observation import Observation, forecast_of
-from .recommender.proposals import server_setting
+from .recommender.modelled import forecast_of, server_setting
+from .recommender.observation import MOST_POLLS, Observation
 from .recommender.recommend import recommend
 from .recommender.symptoms import diagnose
 from .recommender.verify import verify
 from .report import html_report
-from .settings import Settings
+from .settings import CacheSettings, Settings
+from .workload.access_log import AccessLog
 
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed; no divisor of the server's one-second tick, whose moment they reveal."""
+TOP_ENTRIES = 10
+"""Entries listed in a status."""
 
 
 def silent(_: str) -> None:
@@ -65,29 +71,30 @@ class Operations:
 
     # ---- reading ----
 
+    async def caches(self) -> dict[str, CacheSettings]:
+        """Every name a caller may use, with what the operator set for it; nothing is started or asked."""
+        given = self.directory.settings.caches
+        return {name: given.get(name, CacheSettings()) for name in self.directory.names}
+
     async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
         """What the cache is, how it is set, and its figures since its process started."""
         named = self.directory.get(cache)
-        seen = await self._observe(named, (None, await self._read(named)), None)
+        seen, (top_entries, why_none), version = await asyncio.gather(
+            self._observe(named), _top_entries(named), named.deployment.version()
+        )
         # In a thread, since a log is searched: other operations go on meanwhile.
         symptoms = await anyio.to_thread.run_sync(diagnose, seen)
-        deployment, latest = named.deployment, named.history.latest
-        notes = {}
-        try:
-            top_entries = tuple(await deployment.entries(10))
-        except UnsupportedError as error:
-            top_entries, notes["top_entries"] = None, str(error)
         return LMCacheStatus(
             timestamp=seen.metrics.window.end,
-            instance_id=latest.instance_id if latest else None,
+            instance_id=named.history.latest.instance_id if named.history.latest else None,
             metrics=seen.metrics,
             config=seen.config,
-            lmcache_version=await deployment.version(),
-            backend=deployment.backend,
+            lmcache_version=version,
+            backend=named.deployment.backend,
             health=seen.health,
             top_entries=top_entries,
             symptoms=tuple(symptom.code.value for symptom in symptoms),
-            notes=notes,
+            notes={} if why_none is None else {"top_entries": why_none},
         )
 
     async def metrics(
@@ -138,25 +145,33 @@ class Operations:
         seen = await self._observe(named, await self._window(named, window_seconds, progress), None)
         return await anyio.to_thread.run_sync(diagnose, seen)
 
-    async def forecast(self, cache: str = DEFAULT) -> tuple[Forecast, CacheMetrics]:
-        """What other L1 sizes would give on the requests since L1 was last empty, and what was measured since the start.
+    async def forecast(
+        self, cache: str = DEFAULT, instead: ConfigUpdate | None = None, sizes_mb: Sequence[float] | None = None
+    ) -> tuple[Forecast, CacheMetrics]:
+        """What L1 sizes would give on the requests since L1 was last empty, and what was measured since the start.
+
+        Args:
+            cache: Its name.
+            instead: Settings to take in place of those in force.
+            sizes_mb: L1 sizes, MB; a grid from the log by default.
 
         Raises:
             UnsupportedError: There is no access log, without which nothing can be predicted.
+            WorkloadError: The log cannot be predicted from, or not for such settings.
         """
         named = self.directory.get(cache)
-        seen = await self._observe(named, (None, await self._read(named)), None)
+        seen = await self._observe(named)
         if seen.log is None:
             raise UnsupportedError(
                 f"nothing can be predicted for {cache} without an access log: start the server with --lookup-hash-log-dir and"
                 " name that folder as access_log in the directory, or wait for the first lookup"
             )
-        return await anyio.to_thread.run_sync(forecast_of, seen), seen.metrics
+        return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
 
     async def report(self, cache: str = DEFAULT) -> str:
         """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
         named = self.directory.get(cache)
-        seen = await self._observe(named, (None, await self._read(named)), None)
+        seen = await self._observe(named)
         return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache))
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
@@ -167,9 +182,28 @@ class Operations:
 
     # ---- acting ----
 
-    async def plan(self, cache: str, update: ConfigUpdate, reason: str, bounds: Bounds | None = None) -> Plan:
-        """What an update would change and cost; nothing is changed. See `Actor.plan`."""
-        return await self.actor.plan(self.directory.get(cache), update, reason, bounds)
+    async def plan(
+        self, cache: str, update: ConfigUpdate, reason: str, bounds: Bounds | None = None, fingerprint: str | None = None
+    ) -> Plan:
+        """What an update would change and cost; nothing is changed. See `Actor.plan`.
+
+        Args:
+            cache: Its name.
+            update: How it is to be set.
+            reason: Why.
+            bounds: Narrows the operator's bounds.
+            fingerprint: Of an earlier plan, which this one is to follow.
+
+        Raises:
+            StalePlanError: The cache is no longer as it was when the earlier plan was made.
+        """
+        plan = await self.actor.plan(self.directory.get(cache), update, reason, bounds)
+        if fingerprint not in (None, plan.fingerprint):
+            raise StalePlanError(
+                f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it; read it and plan anew."
+                " Nothing was changed"
+            )
+        return plan
 
     async def apply(self, plan: Plan, actor: str, progress: Progress = silent) -> ChangeResult:
         """Carry out a plan. See `Actor.apply`."""
@@ -220,7 +254,9 @@ class Operations:
     async def baseline(self, cache: str, window_seconds: float | None = None, progress: Progress = silent) -> Baseline:
         """What the cache did in a window ending now (as for `metrics`), to be compared with what it does later."""
         named = self.directory.get(cache)
-        return await self._baseline(named, *await self._window(named, window_seconds, progress))
+        start, end = await self._window(named, window_seconds, progress)
+        since = metrics_between(start, end).window.start.timestamp()
+        return _baseline(named, start, end, await named.deployment.access_log(since=since))
 
     async def verify(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:
         """Watch the cache until it has served as many tokens as before the change, and compare.
@@ -235,7 +271,7 @@ class Operations:
         start = await self._read(named)
         wanted, deadline = before.metrics.tokens.requested, time.monotonic() + patience
         while time.monotonic() < deadline:
-            served = metrics_between(start, await self._read(named)).tokens.requested
+            served = metrics_between(start, await self._watch(named)).tokens.requested
             progress(f"verifying: {served} of {wanted} tokens seen since the change")
             if served >= wanted > 0:
                 break
@@ -244,7 +280,8 @@ class Operations:
         seen = await self._observe(named, (start, end), None)
         in_force = not_in_force(change.plan.changes, seen.config) is None
         old = server_setting(seen, {one.setting: one.old for one in change.plan.changes})
-        judge = partial(verify, before, await self._baseline(named, start, end), in_force=in_force, seen=seen, old=old)
+        log = None if seen.log is None else seen.log.select(np.flatnonzero(seen.log.timestamps >= start.taken_at))
+        judge = partial(verify, before, _baseline(named, start, end, log), in_force=in_force, seen=seen, old=old)
         verification = await anyio.to_thread.run_sync(judge)
         outcome = ChangeOutcome.VERIFIED if verification.verdict is VerificationVerdict.BETTER else ChangeOutcome.KEPT_UNVERIFIED
         await self.actor.note(change.change_id, outcome, verification.why)
@@ -252,33 +289,32 @@ class Operations:
 
     # ---- parts ----
 
-    async def _baseline(self, cache: Cache, before: Snapshot | None, after: Snapshot) -> Baseline:
-        metrics = metrics_between(before, after)
-        start, end = metrics.window.start.timestamp(), metrics.window.end.timestamp()
-        log = await cache.deployment.access_log(since=start)
-        return Baseline(
-            metrics=metrics,
-            intervals=merged(cache.history.intervals(start, end)),
-            requests_digest=None if log is None else requests_digest(log),
+    async def _observe(
+        self, cache: Cache, window: tuple[Snapshot | None, Snapshot] | None = None, bounds: Bounds | None = None
+    ) -> Observation:
+        """The cache as it was in a window; all since its process started by default."""
+        config, support, (before, after), cleared = await asyncio.gather(
+            cache.deployment.config(),
+            cache.deployment.support(),
+            self._since_start(cache) if window is None else _given(window),
+            anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name),
         )
-
-    async def _observe(self, cache: Cache, window: tuple[Snapshot | None, Snapshot], bounds: Bounds | None) -> Observation:
-        before, after = window
+        # Since when L1 fills: the start of the process, or when we last cleared it. A log may be older than that.
+        emptied = max(after.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
         return Observation(
             cache=cache.name,
             metrics=metrics_between(before, after),
-            config=await cache.deployment.config(),
-            support=await cache.deployment.support(),
+            config=config,
+            support=support,
             bounds=cache.settings.bounds.narrowed(bounds),
             health=after.health,
-            polls=cache.history.polls(after),
-            log=await cache.deployment.access_log(since=await self._emptied_at(cache, after)),
+            polls=cache.history.polls(after, MOST_POLLS),
+            economics=cache.settings.economics,
+            log=await cache.deployment.access_log(since=emptied),
         )
 
-    async def _emptied_at(self, cache: Cache, now: Snapshot) -> float:
-        """Unix time since when L1 fills: the start of the process, or when we last cleared it. A log may be older than that."""
-        cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name)
-        return max(now.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
+    async def _since_start(self, cache: Cache) -> tuple[None, Snapshot]:
+        return None, await self._read(cache)
 
     async def _window(
         self, cache: Cache, seconds: float | None, progress: Progress, since: float | None = None
@@ -301,10 +337,39 @@ class Operations:
             after = await self._read(cache)
         return start, after
 
+    async def _watch(self, cache: Cache) -> Snapshot:
+        """A reading not older than `READ_EVERY`: one for all that wait on this cache."""
+        async with cache.watched:
+            latest = cache.history.latest
+            fresh = latest is not None and time.time() - latest.taken_at < READ_EVERY
+            return latest if latest is not None and fresh else await self._read(cache)
+
     async def _read(self, cache: Cache) -> Snapshot:
         snapshot = await cache.deployment.snapshot()
         cache.history.add(snapshot)
         return snapshot
+
+
+async def _given(window: tuple[Snapshot | None, Snapshot]) -> tuple[Snapshot | None, Snapshot]:
+    return window
+
+
+async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str | None]:
+    """The most used entries, or why they are not known."""
+    try:
+        return tuple(await cache.deployment.entries(TOP_ENTRIES)), None
+    except UnsupportedError as error:
+        return None, str(error)
+
+
+def _baseline(cache: Cache, before: Snapshot | None, after: Snapshot, log: AccessLog | None) -> Baseline:
+    """What was read of a window; `log` is of its requests."""
+    metrics = metrics_between(before, after)
+    return Baseline(
+        metrics=metrics,
+        intervals=merged(cache.history.intervals(metrics.window.start.timestamp(), metrics.window.end.timestamp())),
+        requests_digest=None if log is None else requests_digest(log),
+    )
 
 
 def _page(seen: Observation, changes: Sequence[ChangeRecord]) -> str:

@@ -9,9 +9,10 @@ from functools import cache
 from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from agent_tools.errors import UnsupportedError, WorkloadError
-from agent_tools.markup import Html, badge, card, facts, folded, inert, joined, listed, section, table, tag
+from agent_tools.markup import Html, badge, card, facts, folded, inert, joined, link, listed, section, table, tag
 from agent_tools.models import (
     Advice,
     CacheMetrics,
@@ -19,6 +20,7 @@ from agent_tools.models import (
     Evidence,
     OptimizationRecommendation,
     SettingChange,
+    Severity,
     TokenCounts,
     Verdict,
     Verification,
@@ -26,6 +28,7 @@ from agent_tools.models import (
 )
 from agent_tools.pictures import before_after_picture, current_mark, hit_rate_picture, inline_svg, proposed_mark, size_text
 from agent_tools.prediction.forecast import Forecast
+from agent_tools.report_history import told
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +52,7 @@ BADGES = {
     VerificationVerdict.WORSE: ("worse", "act"),
     VerificationVerdict.UNDECIDED: ("undecided", ""),
 }
+URGENT = {Severity.HIGH, Severity.CRITICAL}
 
 
 def html_report(
@@ -73,12 +77,28 @@ def html_report(
         _now(advice, metrics),
         _advice(advice),
         _forecast(forecast, metrics, advice.best) if forecast is not None else Html(),
-        section("What was changed", _verified(verification), *_stories(changes)),
+        section("What was changed", _verified(verification), *told(changes)),
         _names("Models", metrics.by_model),
         _names("Tenants", metrics.by_tenant),
         section("How to read this", card(tag("p", READING, kind="quiet"))),
     )
     return _page().substitute(title=inert(f"LMCache report: {advice.cache}"), body="\n".join(parts))
+
+
+def no_report(cache: str, why: str) -> str:
+    """The page in place of a report that could not be made."""
+    parts = (tag("h1", "LMCache ", tag("bdi", cache)), tag("p", badge("no report", "act"), " ", why, kind="lead"))
+    return _page().substitute(title=inert(f"LMCache report: {cache}"), body="\n".join(parts))
+
+
+def served(page: str, cache: str, refresh: int) -> str:
+    """A report as a service gives it: says that it is read again every `refresh` seconds (0: never), and how to stop that."""
+    here = f"?{urlencode({'cache': cache})}"
+    if refresh:
+        line = tag("p", f"read again every {refresh} s; ", link("hold still", f"{here}&refresh=0"), kind="live")
+    else:
+        line = tag("p", "held still; ", link("keep up to date", here), kind="live")
+    return page.replace("<main>", f"<main>\n{line}", 1)
 
 
 @cache
@@ -110,7 +130,10 @@ def _now(advice: Advice, metrics: CacheMetrics) -> Html:
         ("chunks not stored", "failed_stores", _count(metrics.failed_stores), "for want of room"),
     )
     tiles = [_tile(name, value, note if value else metrics.unavailable.get(field, "")) for name, field, value, note in figures]
-    symptoms = [joined((inert(f"{one.summary} "), badge(one.severity.value))) for one in advice.symptoms]
+    symptoms = [
+        joined((inert(f"{one.summary} "), badge(one.severity.value, "act" if one.severity in URGENT else "")))
+        for one in advice.symptoms
+    ]
     return section("Now", tag("div", *tiles, kind="tiles"), card(tag("h3", "What this shows"), listed(symptoms)))
 
 
@@ -175,7 +198,7 @@ def _forecast(forecast: Forecast, metrics: CacheMetrics, best: OptimizationRecom
     picture = _picture(lambda: hit_rate_picture(forecast, now, proposed), "curve", described)
     rows = [
         (
-            size_text(row.capacity_chunks, forecast),
+            tag("span", size_text(row.capacity_chunks, forecast), kind="whole"),
             f"{row.server:.1%}",
             f"{row.server_lower:.1%} to {row.server_upper:.1%}",
             f"{row.lru:.1%}",
@@ -200,29 +223,6 @@ def _verified(verification: Verification | None) -> Html:
     return card(picture, tag("p", verdict, " ", verification.why), tag("p", same, kind="quiet"))
 
 
-def _stories(changes: Sequence[ChangeRecord]) -> list[Html]:
-    """Every change, the latest first."""
-    by_change: dict[str, list[ChangeRecord]] = {}
-    for record in changes:
-        by_change.setdefault(record.change_id, []).append(record)
-    return [_story(records) for records in reversed(by_change.values())]
-
-
-def _story(records: Sequence[ChangeRecord]) -> Html:
-    """One change, from its first line in the log to its last."""
-    first, last = records[0], records[-1]
-    lines = [
-        f"{one.recorded_at:%Y-%m-%d %H:%M:%S} {_words(one.outcome.value)}{': ' * bool(one.detail)}{one.detail}" for one in records
-    ]
-    asked = f"{first.change_id}{', undoes ' if first.undoes else ''}{first.undoes or ''}, by "
-    return card(
-        tag("h3", f"{first.operation}: {_words(last.outcome.value)}"),
-        tag("p", asked, tag("bdi", first.actor), f": {first.reason}" if first.reason else "", kind="quiet"),
-        table(("setting", "before", "after", "how"), _settings(first.changes)),
-        listed(lines),
-    )
-
-
 def _names(title: str, counts: Mapping[str, TokenCounts]) -> Html:
     """Who asked for how much, most first; nothing when there is but one without a name."""
     if not any(counts):
@@ -232,8 +232,8 @@ def _names(title: str, counts: Mapping[str, TokenCounts]) -> Html:
         (tag("bdi", name) if name else "(none)", f"{one.requested:,}", "-" if one.hit_rate is None else f"{one.hit_rate:.1%}")
         for name, one in ranked[:MOST_NAMES]
     ]
-    more = f"and {len(ranked) - MOST_NAMES} more" if len(ranked) > MOST_NAMES else ""
-    return section(title, card(table(("name", "tokens requested", "token hit rate"), rows), tag("p", more, kind="quiet")))
+    more = tag("p", f"and {len(ranked) - MOST_NAMES} more", kind="quiet") if len(ranked) > MOST_NAMES else Html()
+    return section(title, card(table(("name", "tokens requested", "token hit rate"), rows), more))
 
 
 def _picture(draw: Callable[[], "Figure"], name: str, description: str) -> Html:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_state_path
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .deployments.embedded import EmbeddedOptions
 from .errors import SettingsError
 from .models import Bounds
 from .models.config import Frozen
+from .models.cost import Economics
 
 FILE_VARIABLE = "LMCACHE_AGENT_SETTINGS"
 DEFAULT_FILE = Path("caches.toml")
@@ -39,10 +40,18 @@ class CacheSettings(Frozen):
     """Folder on the server's own host for live L1 growth; not for ``embedded:``, which has its own."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Patience for each call to the admin API."""
-    cooldown_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """How long after a change no other change of the same cache is made in mode ``auto``."""
+    cooldown_seconds: Annotated[float, Field(ge=0)] | None = None
+    """How long after a change no other change of the same cache is made in mode ``auto``; by default as long as its traffic
+    takes to fill L1 once, at least a minute and at most a day."""
+    economics: Economics | None = None
+    """Speed of the engine and prices, to rank advice by what it saves."""
     embedded: EmbeddedOptions = EmbeddedOptions()
     """How the private server is started; only for ``embedded:``."""
+
+    @property
+    def kind(self) -> str:
+        """What it is without saying where: ``embedded``, ``http`` ..."""
+        return self.target.partition(":")[0]
 
 
 class Settings(BaseSettings):
@@ -54,6 +63,10 @@ class Settings(BaseSettings):
     """Name -> cache. Without a cache named ``default``, that name is a private embedded server."""
     state_folder: Path = user_state_path("lmcache-agent")
     """Where the change log, the locks and the logs of embedded servers are kept."""
+    model: str | None = None
+    """Chat model of the ready agent, as `init_chat_model` takes it, e.g. ``openai:gpt-5.5``."""
+    token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What callers of the REST service have to know; without it, only programs on this machine are answered."""
 
     @classmethod
     def settings_customise_sources(

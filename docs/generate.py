@@ -1,22 +1,31 @@
-"""Writes the generated parts of README.md, from the code and a real server: the graph, the settings and the tools.
+"""Writes the generated parts of README.md and of the pages in docs/, from the code and a real server.
 
-python docs/readme.py            rewrite them
-python docs/readme.py --check    fail when they are out of date
+python docs/generate.py            rewrite them
+python docs/generate.py --check    fail when they are out of date
 """
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from agent_tools import LMCacheToolkit
 from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server import ServerDeployment
 from agent_tools.io_loop import io_loop
-from agent_tools.models import SETTINGS, Support
+from agent_tools.models import SETTINGS, Bounds, Support
+from agent_tools.models.cost import Economics, Prefill, Prices
+from agent_tools.recommender.recommend import TREATABLE
+from agent_tools.recommender.symptoms import RULES
+from agent_tools.rest import rest_app
+from agent_tools.settings import CacheSettings, Settings
 from graphs.tune_cache import tune_cache
+from graphs.tune_tool import TUNE
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def graph() -> str:
@@ -30,14 +39,19 @@ def graph() -> str:
 def tools() -> str:
     """The table of tools."""
     rows = ["| tool | changes something | what for |", "|---|---|---|"]
-    for tool in LMCacheToolkit().get_tools():
+    for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
         changes = "no" if tool.metadata and tool.metadata["readOnlyHint"] else "yes"
         rows.append(f"| `{tool.name}` | {changes} | {tool.description} |")
     return "\n".join(rows)
 
 
-async def support() -> str:
+@cache
+def support() -> str:
     """The table of settings, as a real private server and a plain `lmcache server` answer."""
+    return io_loop.run(_support)
+
+
+async def _support() -> str:
     embedded = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8), Path(tempfile.gettempdir()))
     try:
         process = await embedded.started()
@@ -60,20 +74,85 @@ def _row(setting: str, theirs: Mapping[str, Support], ours: Mapping[str, Support
     return f"| `{setting}` | {level} | {ours[setting].level.value} | {reason} |"
 
 
+def symptoms() -> str:
+    """The table of symptoms, from the rules that find them."""
+    treated = {code.value for code in TREATABLE}
+    rows = ["| symptom | what it says | room | settings searched for it |", "|---|---|---|---|"]
+    for rule in RULES:
+        name, room = rule.__name__, rule.__module__.rpartition(".")[2]
+        rows.append(f"| `{name}` | {_first_line(rule)} | {room} | {'yes' if name in treated else 'no'} |")
+    return "\n".join(rows)
+
+
+def settings() -> str:
+    """Every field of the operator's settings."""
+    tables = (
+        ("Top level, or environment variables `LMCACHE_AGENT_<NAME>`", Settings),
+        ("`[caches.NAME]`", CacheSettings),
+        ("`bounds`", Bounds),
+        ("`economics`", Economics),
+        ("`economics.prefill`", Prefill),
+        ("`economics.prices`", Prices),
+        ("`embedded`", EmbeddedOptions),
+    )
+    return "\n\n".join(_fields(title, model) for title, model in tables)
+
+
+def _fields(title: str, model: type[BaseModel]) -> str:
+    rows = [f"{title}:", "", "| field | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+        rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
+    return "\n".join(rows)
+
+
+def _default(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return "see below"
+    if isinstance(value, Path) and value.is_relative_to(Path.home()):
+        value = Path("~") / value.relative_to(Path.home())
+    return "none" if value is None or value in ((), {}) else f"`{getattr(value, 'value', value)}`"
+
+
+def routes() -> str:
+    """The REST routes, from the OpenAPI document."""
+    rows = ["| route | what for |", "|---|---|"]
+    for path, operations in rest_app().openapi()["paths"].items():
+        rows += [f"| `{method.upper()} {path}` | {one['summary']} |" for method, one in operations.items()]
+    return "\n".join(rows)
+
+
+def _first_line(rule: Callable[..., object]) -> str:
+    return (rule.__doc__ or "").strip().splitlines()[0]
+
+
+PARTS: Mapping[str, Callable[[], str]] = {part.__name__: part for part in (graph, tools, support, symptoms, settings, routes)}
+
+
 def rendered(text: str) -> str:
-    """The README with its generated parts made anew."""
-    parts = {"graph": graph(), "tools": tools(), "support": io_loop.run(support)}
-    for name, part in parts.items():
-        mark = f"<!-- {name}: written by docs/readme.py -->"
-        before, _, rest = text.partition(mark)
-        _, end, after = rest.partition("<!-- end -->")
-        text = f"{before}{mark}\n{part}\n{end}{after}"
+    """A page with its generated parts made anew."""
+    for name, part in PARTS.items():
+        mark = f"<!-- {name}: written by docs/generate.py -->"
+        if mark in text:
+            before, _, rest = text.partition(mark)
+            _, end, after = rest.partition("<!-- end -->")
+            text = f"{before}{mark}\n{part()}\n{end}{after}"
     return text
 
 
+def main() -> None:
+    """Rewrite the pages, or check them."""
+    outdated = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old)
+        if new != old:
+            outdated.append(page.name)
+            if "--check" not in sys.argv:
+                page.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv and outdated:
+        sys.exit(f"{', '.join(outdated)} out of date: run python docs/generate.py")
+
+
 if __name__ == "__main__":
-    old = README.read_text(encoding="utf-8")
-    new = rendered(old)
-    if "--check" in sys.argv:
-        sys.exit(0 if new == old else "README.md is out of date: run python docs/readme.py")
-    README.write_text(new, encoding="utf-8")
+    main()

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -18,23 +19,43 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agent_tools.deployments.directory import DEFAULT, Directory
-from agent_tools.errors import LMCacheToolError, SettingsError
+from agent_tools.errors import LMCacheToolError, SettingsError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, CacheMetrics, Mode, VerificationVerdict
 from agent_tools.operations import Operations
 from agent_tools.picture_canvas import write
 from agent_tools.pictures import hit_rate_picture
-from agent_tools.prediction.forecast import by_model, forecast
+from agent_tools.prediction.chunk_size import with_larger_chunks
+from agent_tools.prediction.forecast import by_model, chunks_of, forecast
+from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.settings import CacheSettings, Settings
 from agent_tools.tools.observe import describe_advice, describe_status
 from agent_tools.tools.predict import describe_forecast
+from agent_tools.tools.toolkit import LMCacheToolkit
 from agent_tools.workload.readers import read_trace
 
 from . import demo as demo_run
 from .state import Outcome, TuneContext, TuneReport
 from .tune_cache import build_tune_cache
+from .tune_tool import TUNE
 
 T = TypeVar("T")
+
+
+class Policy(str, Enum):
+    """Eviction policies of L1."""
+
+    LRU = "LRU"
+    ARC = "ARC"
+    NOOP = "noop"
+
+
+class Prefetch(str, Enum):
+    """What becomes of chunks read from L2: dropped from L1 after the read, or kept."""
+
+    DEFAULT = "default"
+    RETAIN = "retain"
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="See, tune and verify an LMCache KV cache.")
 out = Console()
@@ -96,18 +117,32 @@ def tune(  # noqa: PLR0913, PLR0917  the options of a command
 
 
 @app.command()
-def predict(
+def predict(  # noqa: PLR0913, PLR0917  the options of a command
     log: Annotated[Path, typer.Argument(help="A lookup-hash log (folder or file) or a trace in the Mooncake format.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw it, as .png or .svg.")] = None,
     watermark: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction watermark of the server.")] = 0.8,
     ratio: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction ratio of the server.")] = 0.2,
+    policy: Annotated[Policy, typer.Option(help="Eviction policy of L1.")] = Policy.LRU,
+    size_mb: Annotated[list[float] | None, typer.Option(help="L1 sizes, MB (repeat it); a grid from the log otherwise.")] = None,
+    kv_bytes_per_token: Annotated[float | None, typer.Option(min=1, help="For a log that does not state it.")] = None,
+    l2_mb: Annotated[float, typer.Option(min=0, help="Size of an L2, MB, that evicts at 0.8/0.2; 0 for none.")] = 0,
+    l2_prefetch: Annotated[Prefetch, typer.Option(help="What becomes of chunks read from L2.")] = Prefetch.DEFAULT,
+    chunk_size: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per chunk, where the log holds or leaves open several.")
+    ] = None,
+    chunk_factor: Annotated[int, typer.Option(min=1, help="Predict for chunks so many times as large.")] = 1,
     skip_bad_lines: Annotated[bool, typer.Option(help="Leave out broken lines.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What any L1 size would have given on a recorded log: a table, and a picture."""
+    """What any L1 size, and other settings, would have given on a recorded log: a table, and a picture."""
     with _told_errors():
-        for model, part in by_model(read_trace(log, skip_bad_lines=skip_bad_lines)).items():
-            found = forecast(part, watermark=watermark, ratio=ratio)
+        whole = with_larger_chunks(read_trace(log, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines), chunk_factor)
+        for model, part in by_model(whole).items():
+            l2_chunks = chunks_of([l2_mb], part, kv_bytes_per_token)[0] if l2_mb else 0
+            under = ServerSetting(1, watermark, ratio, policy.value, l2_chunks, l2_prefetch.value)
+            sizes = chunks_of(size_mb, part, kv_bytes_per_token) if size_mb else None
+            chunk_bytes = kv_bytes_per_token * part.chunk_size if kv_bytes_per_token else None
+            found = forecast(part, under, capacities_chunks=sizes, chunk_bytes=chunk_bytes)
             _print(found.model_dump(mode="json"), f"{model}\n{describe_forecast(found)}".lstrip(), as_json)
             if plot is not None:
                 write(hit_rate_picture(found), plot.with_stem(f"{plot.stem}-{model}") if model else plot)
@@ -126,6 +161,41 @@ def report(
     with _operations(url, _given(max_size_mb, arena_folder, access_log)) as (operations, name):
         output.write_text(io_loop.run(operations.report, name or cache), encoding="utf-8")
     _say(f"written: {output}")
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; other than loopback only with LMCACHE_AGENT_TOKEN set.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8100,
+) -> None:
+    """Serve the REST routes under /lmcache, and the report page at /lmcache/report, until interrupted."""
+    with _operations(None, CacheSettings()) as (operations, _):
+        try:
+            from agent_tools import rest  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise UnsupportedError("serving needs FastAPI and uvicorn: pip install 'lmcache-agent-tools[serve]'") from error
+        rest.serve(operations, host, port)
+
+
+@app.command()
+def mcp(
+    http: Annotated[bool, typer.Option(help="At http://127.0.0.1:PORT/mcp instead of standard input and output.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8101,
+    read_only: Annotated[bool, typer.Option(help="Only the tools that change nothing.")] = False,
+) -> None:
+    """Serve the tools over MCP, until the client leaves or (with --http) until interrupted."""
+    with _operations(None, CacheSettings()) as (operations, _):
+        try:
+            from agent_tools import mcp as door  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise UnsupportedError("MCP needs its SDK: pip install 'lmcache-agent-tools[mcp]'") from error
+        tools = LMCacheToolkit(operations=operations, read_only=read_only, more=(TUNE,)).get_tools()
+        if http:
+            door.serve_http(tools, port, operations.directory.settings.token)
+        else:
+            door.serve_stdio(tools)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
 
 from .state import (
+    APPLY,
     Advised,
     Approval,
     Changed,
@@ -31,8 +32,6 @@ from .state import (
 )
 
 ACTOR = "graph tune_cache"
-APPLY = "lmcache_apply_plan"
-"""Name under which approval interfaces show the plan."""
 
 View = TypeVar("View", bound=BaseModel)
 
@@ -127,8 +126,8 @@ def approve(state: Planned) -> Command[str]:
     decision = approval.decisions[0]
     if decision.type == "reject":
         return _stop(Outcome.REJECTED, f"not approved{f': {decision.message}' if decision.message else ''}; nothing was changed")
-    edited = decision.update
-    return Command(goto="reconfigure", update={} if edited is None else {"tune_edit": edited.model_dump(mode="json")})
+    edited = decision.edited_action
+    return Command(goto="reconfigure", update={} if edited is None else {"tune_edit": edited.args.update.model_dump(mode="json")})
 
 
 def approval_request(view: Planned) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Channels hold plain JSON; nodes read them through the Pydantic views below, so a
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
@@ -13,6 +13,9 @@ from typing_extensions import TypedDict
 from agent_tools.models import Advice, Bounds, CacheOptimizationResult, ChangeResult, ConfigUpdate, Mode, Plan, Verification
 from agent_tools.models.change import Baseline
 from agent_tools.models.config import Frozen
+
+APPLY = "lmcache_apply_plan"
+"""Name under which approval interfaces show the plan."""
 
 
 class TuneContext(BaseModel):
@@ -28,7 +31,7 @@ class TuneContext(BaseModel):
     """How long to observe before judging; 0 takes everything since the cache process started."""
     verify_seconds: Annotated[float, Field(gt=0, title="Patience for verification (seconds)", examples=[120, 600])] = 120.0
     """How long to wait at most, after a change, for as much traffic as was observed before it."""
-    bounds: Annotated[Bounds | None, Field(title="Bounds")] = None
+    bounds: Annotated[Bounds | None, Field(title="Bounds", examples=[{"max_size_mb": 4096}])] = None
     """Narrows the operator's bounds for this run; never widens them."""
 
 
@@ -53,7 +56,14 @@ def context_of(context: object) -> TuneContext:
 class TuneInput(TypedDict, total=False):
     """What starts a run; all of it optional."""
 
-    tune_reason: Annotated[str, Field(title="Reason", description="Why tuning is asked for; goes into the change log.")]
+    tune_reason: Annotated[
+        str,
+        Field(
+            title="Reason",
+            description="Why tuning is asked for; goes into the change log.",
+            examples=["before the nightly batch"],
+        ),
+    ]
 
 
 class TuneOutput(TypedDict, total=False):
@@ -123,38 +133,65 @@ class TuneReport(Frozen):
     undo: ChangeResult | None = None
 
 
+class EditedArguments(BaseModel):
+    """The arguments of the action as a person wants them; the plan's own ones may stay among them."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    update: Annotated[ConfigUpdate, Field(title="Settings")]
+    """The settings wanted instead of the plan's."""
+
+
+class EditedAction(BaseModel):
+    """What to do instead."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(title="Action")] = APPLY
+    """As it was shown; there is one."""
+    args: Annotated[EditedArguments, Field(title="Arguments")]
+    """What to do it with."""
+
+
 class Decision(BaseModel):
     """One decision of a person, in LangChain's human-in-the-loop shape."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    type: Annotated[str, Field(pattern="^(approve|edit|reject)$")]
+    type: Annotated[Literal["approve", "edit", "reject"], Field(title="Decision")]
     """approve: carry out the plan; edit: carry out `edited_action` instead; reject: change nothing."""
-    message: str | None = None
+    message: Annotated[str | None, Field(title="Reason", examples=["not before the weekend"])] = None
     """Why, for a rejection."""
-    edited_action: dict[str, Any] | None = None
-    """For edit: ``{"name": ..., "args": {"update": {...}}}`` with the settings wanted instead."""
-
-    @property
-    def update(self) -> ConfigUpdate | None:
-        """The edited settings; ``None`` unless the type is edit."""
-        return (
-            ConfigUpdate.model_validate((self.edited_action or {}).get("args", {}).get("update")) if self.type == "edit" else None
-        )
+    edited_action: Annotated[EditedAction | None, Field(title="Edited plan")] = None
+    """For edit, and only then: what to do instead."""
 
     @model_validator(mode="after")
     def _edit_says_what(self) -> "Decision":
-        _ = self.update
+        if (self.type == "edit") != (self.edited_action is not None):
+            msg = "edited_action goes with the decision edit, and that needs it"
+            raise ValueError(msg)
         return self
 
 
 class Approval(BaseModel):
     """The answer to the approval interrupt: exactly one decision."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        title="Approval of a change",
+        json_schema_extra={
+            "examples": [
+                {"decisions": [{"type": "approve"}]},
+                {"decisions": [{"type": "reject", "message": "not before the weekend"}]},
+                {"decisions": [{"type": "edit", "edited_action": {"args": {"update": {"max_size_mb": 2048}}}}]},
+            ]
+        },
+    )
 
-    decisions: Annotated[list[Decision], Field(min_length=1, max_length=1)]
-    fingerprint: str | None = None
+    decisions: Annotated[list[Decision], Field(title="Decision", min_length=1, max_length=1)]
+    """One decision for the one action that was shown."""
+    fingerprint: Annotated[str | None, Field(title="Plan fingerprint")] = None
     """If given, it must be that of the plan that was shown."""
 
 

@@ -60,7 +60,7 @@ def tune_node(
     *,
     read: Callable[[Any], TuneInput] | None = None,
     write: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
-    context: Callable[[Any], TuneContext] | TuneContext | None = None,
+    context: Callable[[Any], TuneContext | None] | TuneContext | None = None,
     graph: Any = tune_cache,  # noqa: ANN401  a CompiledStateGraph, whose type parameters are the host's affair
 ) -> RunnableLambda[Any, dict[str, Any]]:
     """The subgraph as a node for a host whose state has other keys.
@@ -68,13 +68,14 @@ def tune_node(
     Args:
         read: The host's state -> the input of `tune_cache`; nothing by default.
         write: The report (a `TuneReport` as plain JSON) -> the host's update; ``{"tune_report": report}`` by default.
-        context: The run's settings, or how to get them from the host's state; the defaults of `TuneContext` otherwise.
+        context: The run's settings, or how to get them from the host's state; otherwise what the host's own context says of them
+            (see `context_of`).
         graph: The compiled graph to run.
     """
 
-    def given(state: Any) -> tuple[TuneInput, TuneContext]:  # noqa: ANN401
+    def given(state: Any) -> tuple[TuneInput, TuneContext | None]:  # noqa: ANN401
         settings = context(state) if callable(context) else context
-        return (read(state) if read else {}), settings or TuneContext()
+        return (read(state) if read else {}), settings  # LangGraph hands on the host's context in place of None
 
     def written(result: dict[str, Any]) -> dict[str, Any]:
         report = result["tune_report"]

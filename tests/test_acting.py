@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -34,6 +35,8 @@ from agent_tools.workload.replay import replay
 
 Outcome = ChangeOutcome
 Foreign = Callable[..., Operations]
+NONSENSE = L2Adapter(type="nonsense")
+"""An L2 that the operator allows and LMCache does not have."""
 GROW = ConfigUpdate(max_size_mb=24)
 
 
@@ -57,7 +60,8 @@ def foreign(tmp_path: Path, arena_folder: Path) -> Iterator[Foreign]:
 def private(lmcache: None, tmp_path: Path, arena_folder: Path) -> Iterator[Operations]:
     """Operations on an embedded server of its own, which may be killed."""
     embedded = CacheSettings(
-        bounds=Bounds(max_size_mb=64, allow_restart=True), embedded=EmbeddedOptions(l1_size_mb=8, arena_folder=arena_folder)
+        bounds=Bounds(max_size_mb=64, allow_restart=True, l2_adapter=NONSENSE),
+        embedded=EmbeddedOptions(l1_size_mb=8, arena_folder=arena_folder),
     )
     operations = Operations(Directory(Settings(caches={"default": embedded}, state_folder=tmp_path / "private")))
     yield operations
@@ -360,10 +364,34 @@ def test_a_server_that_dies_in_the_middle_of_a_change_is_told_with_its_last_know
 
 def test_a_restart_that_fails_is_recorded_as_refused_and_the_old_settings_are_in_force(private: Operations) -> None:
     before = io_loop.run(private.config)[0]
-    made = plan(private, ConfigUpdate(l2_adapters=(L2Adapter(type="nonsense"),), eviction_ratio=0.3))
+    made = plan(private, ConfigUpdate(l2_adapters=(NONSENSE,), eviction_ratio=0.3))
     with pytest.raises(
         RefusedError, match=r"ended while starting: .*nonsense.*\. The old settings are in force again; the restart"
     ):
         apply(private, made)
     assert [r.outcome for r in records(private)] == [Outcome.STARTED, Outcome.REFUSED]
     assert io_loop.run(private.config)[0] == before
+
+
+def test_an_l2_that_the_operator_did_not_name_is_never_added(operations: Operations, cache: Cache) -> None:
+    anywhere = L2Adapter(type="fs", settings={"base_path": "/etc"})
+    with pytest.raises(OutOfBoundsError, match="an L2 adapter fs may not be added: the operator's bounds name none"):
+        plan(operations, ConfigUpdate(l2_adapters=(anywhere,)))
+
+
+def test_without_a_set_cooldown_the_pause_is_the_time_that_fills_l1_once(server: ServerProcess, foreign: Foreign) -> None:
+    operations = foreign(server.http_url, cooldown_seconds=None)
+    apply(operations, plan(operations, cache="prod"))
+    with pytest.raises(CooldownError, match=r"wait (60|5\d) s more"):  # nothing was read since: the shortest there is
+        io_loop.run(operations.check_cooldown, "prod")
+    prod = operations.directory.get("prod")
+    now = io_loop.run(prod.deployment.snapshot)
+    counters = replace(now.counters, stored_chunks=2)
+    # Two chunks of half of L1 each in an hour.
+    prod.history.add(
+        replace(
+            now, process_start=now.taken_at - 3600, counters=counters, l1_used_bytes=now.l1_total_bytes // 2, resident_objects=1
+        )
+    )
+    with pytest.raises(CooldownError, match=r"wait (3600|35\d\d) s more"):
+        io_loop.run(operations.check_cooldown, "prod")

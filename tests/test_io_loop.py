@@ -28,6 +28,10 @@ def test_sync_and_async_callers_meet_on_the_same_loop() -> None:
     assert here[0] != threading.get_ident()
 
 
+def test_what_runs_on_the_loop_may_await_the_loop() -> None:
+    assert io_loop.run(io_loop.arun, where) == io_loop.run(where)
+
+
 def test_arguments_and_results_pass_and_errors_come_back() -> None:
     async def divide(a: int, b: int) -> float:
         return a / b
@@ -130,3 +134,20 @@ def test_ctrl_c_cancels_the_operation_that_is_waited_for() -> None:
         assert one.stdout.readline() == "running\n"
         one.send_signal(signal.SIGINT)
         assert one.communicate(timeout=20)[0] == "ended\n"
+
+
+def test_a_busy_io_loop_does_not_hold_up_the_loop_of_its_caller() -> None:
+    async def busy() -> None:
+        time.sleep(0.5)  # noqa: ASYNC251  the I/O loop itself is kept busy
+
+    async def beats_while_waiting() -> int:
+        io_loop_busy = asyncio.ensure_future(io_loop.arun(busy))
+        await asyncio.sleep(0.05)
+        waiting, beats = asyncio.ensure_future(io_loop.arun(asyncio.sleep, 0)), 0
+        while not waiting.done():
+            await asyncio.sleep(0.01)
+            beats += 1
+        await io_loop_busy
+        return beats
+
+    assert asyncio.run(beats_while_waiting()) > 10

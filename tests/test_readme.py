@@ -1,4 +1,4 @@
-"""What README.md says is so: its examples run, and its generated parts are those of today's code."""
+"""What README.md and docs/ say is so: examples run, and generated parts are those of today's code."""
 
 import re
 import runpy
@@ -9,12 +9,18 @@ import pytest
 
 from agent_tools.deployments.directory import Cache
 from agent_tools.operations import Operations
+from agent_tools.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+EXAMPLES = [
+    pytest.param(example, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, example in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_run(
     example: str,
     operations: Operations,
@@ -24,7 +30,7 @@ def test_the_examples_run(
     tmp_path: Path,
 ) -> None:
     # The operator's directory of the reader is the tests' own one here.
-    for module in ("agent_tools.tools.toolkit", "graphs.tune_cache"):
+    for module in ("agent_tools.operations", "graphs.tune_cache", "graphs.cache_agent"):
         monkeypatch.setattr(f"{module}.shared_operations", lambda: operations)
     script = tmp_path / "example.py"
     script.write_text(example, encoding="utf-8")
@@ -33,7 +39,29 @@ def test_the_examples_run(
 
 
 def test_the_generated_parts_are_up_to_date(lmcache: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["readme.py", "--check"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "docs" / "readme.py"), run_name="__main__")
-    assert ended.value.code == 0
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    runpy.run_path(str(ROOT / "docs" / "generate.py"), run_name="__main__")
+
+
+LINKS = [
+    pytest.param(page.parent, link, id=f"{page.name}-{link}")
+    for page in PAGES
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("folder", "link"), LINKS)
+def test_links_lead_somewhere(folder: Path, link: str) -> None:
+    assert (folder / link).exists()
+
+
+def test_the_operators_example_is_what_the_settings_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
+    file = tmp_path / "caches.toml"
+    file.write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0], encoding="utf-8")
+    monkeypatch.setenv("LMCACHE_AGENT_SETTINGS", str(file))
+    prod = Settings.load().caches["prod"]
+    assert prod.bounds.l2_adapter is not None
+    assert prod.bounds.l2_adapter.size_mb == 64 * 1024
+    assert prod.economics is not None
+    assert prod.economics.prices is not None

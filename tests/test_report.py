@@ -28,7 +28,8 @@ from agent_tools.models import (
 )
 from agent_tools.models.metrics import utc
 from agent_tools.prediction.forecast import Forecast, forecast
-from agent_tools.report import html_report
+from agent_tools.report import html_report, no_report, served
+from agent_tools.report_history import MOST_CHANGES
 
 VOID = {"meta"}
 HOSTILE = (
@@ -102,10 +103,12 @@ def verification(example: Example, why: str = "gain +40.0%, by the model") -> Ve
     )
 
 
-def changes(example: Example, reason: str = "nightly", detail: str = "one arena added") -> list[ChangeRecord]:
+def changes(
+    example: Example, reason: str = "nightly", detail: str = "one arena added", effect: str = "gain +39.0%"
+) -> list[ChangeRecord]:
     best = example.advice.best
     assert best is not None
-    story = ((ChangeOutcome.STARTED, ""), (ChangeOutcome.APPLIED, detail), (ChangeOutcome.VERIFIED, ""))
+    story = ((ChangeOutcome.STARTED, ""), (ChangeOutcome.APPLIED, detail), (ChangeOutcome.VERIFIED, effect))
     return [
         ChangeRecord(
             change_id="change-1f0c9a2b",
@@ -146,12 +149,54 @@ def test_it_shows_every_size_of_the_forecast(whole: str, seen: Forecast) -> None
         assert f"{row.server_lower:.1%} to {row.server_upper:.1%}" in text
 
 
-def test_it_tells_each_change_from_its_first_line_to_its_last(whole: str) -> None:
-    text = Page(whole).text
-    assert "reconfigure: verified" in text
+def test_it_tells_each_change_with_its_effect_and_its_lines(whole: str, example: Example) -> None:
+    text, best = Page(whole).text, example.advice.best
+    assert best is not None
+    assert f"reconfigure: {'; '.join(map(str, best.changes))}verified gain +39.0%" in text
     assert "change-1f0c9a2b, by tune_cache: nightly" in text
-    assert re.search(r"started.*applied: one arena added.*verified", text, re.DOTALL)
+    assert re.search(r"started.*applied: one arena added.*verified: gain \+39.0%", text, re.DOTALL)
     assert "gain +40.0%, by the model" in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (1, "outcome unknown"),  # nothing is known beyond that it was sent
+        (2, "applied one arena added"),
+        (3, "verified gain +39.0%"),
+    ],
+)
+def test_of_a_change_the_last_that_is_known_is_told(example: Example, lines: int, told: str) -> None:
+    assert told in Page(html_report(example.advice, example.metrics, changes=changes(example)[:lines])).text
+
+
+def test_an_undone_change_keeps_the_effect_that_was_measured(example: Example) -> None:
+    story = changes(example, effect="gain -3.0%")
+    undone = story[-1].model_copy(update={"outcome": ChangeOutcome.UNDONE, "detail": "by change-2"})
+    assert "undone gain -3.0%" in Page(html_report(example.advice, example.metrics, changes=[*story, undone])).text
+
+
+def test_a_change_whose_effect_was_not_measured_says_so(example: Example) -> None:
+    applied = changes(example, detail="")[:2]
+    assert "applied its effect was not verified" in Page(html_report(example.advice, example.metrics, changes=applied)).text
+
+
+def test_of_many_changes_the_latest_are_told(example: Example) -> None:
+    one = changes(example)[-1]
+    many = [one.model_copy(update={"change_id": f"change-{number}"}) for number in range(MOST_CHANGES + 3)]
+    text = Page(html_report(example.advice, example.metrics, changes=many)).text
+    assert f"change-{MOST_CHANGES + 2}," in text
+    assert "change-3," in text
+    assert "change-2," not in text
+    assert "and 3 earlier, in the change log" in text
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_as_a_service_gives_it_it_is_as_inert(text: str) -> None:
+    plain, hostile = (Page(served(no_report(one, one), one, 30)) for one in ("plain", text.encode("utf-8", "replace").decode()))
+    assert hostile.tags == plain.tags
+    assert [name for name, _ in hostile.attributes] == [name for name, _ in plain.attributes]
+    assert not [value for name, value in hostile.attributes if name == "href" and not (value or "").startswith("?cache=")]
 
 
 def test_the_latest_change_comes_first(example: Example) -> None:
@@ -195,7 +240,9 @@ def hostile_report(example: Example, seen: Forecast, text: str) -> str:
     )
     symptoms = tuple(one.model_copy(update={"summary": text}) for one in example.advice.symptoms)
     advice = example.advice.model_copy(update={"cache": text, "why": text, "recommendations": (evil,), "symptoms": symptoms})
-    records = [one.model_copy(update={"actor": text, "operation": text, "undoes": text}) for one in changes(example, text, text)]
+    records = [
+        one.model_copy(update={"actor": text, "operation": text, "undoes": text}) for one in changes(example, text, text, text)
+    ]
     return html_report(advice, metrics, forecast=seen, verification=verification(example, text), changes=records)
 
 

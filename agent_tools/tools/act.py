@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.models import CacheOptimizationResult, ConfigUpdate
-from agent_tools.operations import Operations
+from agent_tools.models import CacheOptimizationResult, ChangeResult
 
-from .spec import CHANGE, CacheArguments, Hints, ToolSpec
+from .changes import PlanArguments
+from .spec import CHANGE, CacheArguments, Hints, Operations, ToolSpec
 
 ACTOR = "tool"
 
@@ -19,13 +19,18 @@ class ReasonArguments(CacheArguments):
     """Why: the figures that call for it. Goes into the change log."""
 
 
-class UpdateArguments(ReasonArguments):
-    """Settings to change."""
+class UpdateArguments(PlanArguments, ReasonArguments):
+    """Settings to change, why, and the plan that is followed."""
 
-    update: ConfigUpdate
-    """Only the settings to change, e.g. {"max_size_mb": 512}."""
-    dry_run: bool = False
-    """True: say what would be changed and what it costs, and change nothing."""
+    plan_fingerprint: str | None = None
+    """The plan_fingerprint of lmcache_plan_update: a cache that has changed since then is left alone."""
+
+
+class UndoArguments(CacheArguments):
+    """Which change to take back."""
+
+    change_id: Annotated[str, Field(min_length=1, examples=["change-1f0c9a2b"])]
+    """Its id, as lmcache_update_config or lmcache_list_changes gave it."""
 
 
 class OptimizeArguments(ReasonArguments):
@@ -36,14 +41,14 @@ class OptimizeArguments(ReasonArguments):
 
 
 async def update_config(operations: Operations, arguments: UpdateArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_update_config`: artifact a `ChangeResult`, or a `Plan` for a dry run."""
-    plan = await operations.plan(arguments.cache, arguments.update, arguments.reason)
-    if arguments.dry_run:
-        loses = f" It loses: {plan.loses}." if plan.loses else ""
-        command = f" Only the operator can do it: {plan.command}" if plan.command else ""
-        return f"Would change {arguments.cache}: {plan}.{loses}{command} Nothing was changed.", plan.model_dump(mode="json")
-    result = await operations.apply(plan, ACTOR)
-    return f"Changed {result.message}. To take it back: {result.undo}.", result.model_dump(mode="json")
+    """`lmcache_update_config`: artifact a `ChangeResult`."""
+    plan = await operations.plan(arguments.cache, arguments.update, arguments.reason, fingerprint=arguments.plan_fingerprint)
+    return _changed(await operations.apply(plan, ACTOR))
+
+
+async def undo_change(operations: Operations, arguments: UndoArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_undo_change`: artifact a `ChangeResult`."""
+    return _changed(await operations.undo(arguments.cache, arguments.change_id, ACTOR))
 
 
 async def optimize(operations: Operations, arguments: OptimizeArguments) -> tuple[str, dict[str, Any]]:
@@ -57,6 +62,10 @@ async def clear_cache(operations: Operations, arguments: ReasonArguments) -> tup
     return _told(await operations.clear(arguments.cache, ACTOR, arguments.reason))
 
 
+def _changed(result: ChangeResult) -> tuple[str, dict[str, Any]]:
+    return f"Changed {result.message}. To take it back: {result.undo}.", result.model_dump(mode="json")
+
+
 def _told(result: CacheOptimizationResult) -> tuple[str, dict[str, Any]]:
     return result.message, result.model_dump(mode="json")
 
@@ -65,10 +74,18 @@ ACT = (
     ToolSpec(
         name="update_config",
         title="Change cache settings",
-        description="Change settings of a cache within the operator's bounds; the change is recorded and can be undone. Read"
-        " lmcache_recommend first. dry_run=true shows what would happen.",
+        description="Change settings of a cache within the operator's bounds; the change is recorded and can be undone. Call"
+        " lmcache_recommend and lmcache_plan_update first.",
         arguments=UpdateArguments,
         run=update_config,
+        hints=CHANGE,
+    ),
+    ToolSpec(
+        name="undo_change",
+        title="Undo a change",
+        description="Set back what one change of settings set, by its change_id. The undo is recorded as a change of its own.",
+        arguments=UndoArguments,
+        run=undo_change,
         hints=CHANGE,
     ),
     ToolSpec(

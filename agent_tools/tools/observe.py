@@ -1,13 +1,15 @@
 """The tools that only read."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from agent_tools.models import Advice, CacheMetrics, LMCacheStatus
-from agent_tools.operations import Operations
 
-from .spec import READ, CacheArguments, ToolSpec
+from .spec import READ, Arguments, CacheArguments, Operations, ToolSpec
+
+if TYPE_CHECKING:
+    from agent_tools.settings import CacheSettings
 
 
 class WindowArguments(CacheArguments):
@@ -15,6 +17,17 @@ class WindowArguments(CacheArguments):
 
     window_seconds: Annotated[float, Field(gt=0, le=600)] | None = None
     """Seconds to cover, ending now; the call waits for what was not observed yet. Leave out for all since the cache started."""
+
+
+class NoArguments(Arguments):
+    """Nothing to choose."""
+
+
+async def list_caches(operations: Operations, _: NoArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_list_caches`: artifact ``{"caches": {name: {"kind": text, "bounds": Bounds}}}``; no addresses."""
+    caches = await operations.caches()
+    listed = {name: {"kind": one.kind, "bounds": one.bounds.model_dump(mode="json")} for name, one in caches.items()}
+    return "\n".join(describe_cache(name, one) for name, one in caches.items()), {"caches": listed}
 
 
 async def get_status(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
@@ -44,6 +57,13 @@ async def recommend(operations: Operations, arguments: WindowArguments) -> tuple
     """`lmcache_recommend`: content is verdict, symptoms and recommendations, artifact an `Advice`."""
     advice = await operations.recommend(arguments.cache, arguments.window_seconds)
     return describe_advice(advice), advice.model_dump(mode="json")
+
+
+def describe_cache(name: str, settings: "CacheSettings") -> str:
+    """A cache of the directory in a line: what it is, and what may be done to it."""
+    bounds = settings.bounds
+    size = "L1 may not grow" if bounds.max_size_mb is None else f"L1 may grow to {bounds.max_size_mb:g} MB"
+    return f"{name}: {settings.kind}; {size}; {'may' if bounds.allow_restart else 'may not'} be restarted"
 
 
 def describe_status(name: str, status: LMCacheStatus) -> str:
@@ -97,6 +117,15 @@ def describe_advice(advice: Advice) -> str:
 
 
 OBSERVE = (
+    ToolSpec(
+        name="list_caches",
+        title="Known caches",
+        description="Names of the caches there are, what each is (embedded: a private server of ours), and what the operator lets"
+        " you change.",
+        arguments=NoArguments,
+        run=list_caches,
+        hints=READ,
+    ),
     ToolSpec(
         name="get_status",
         title="Cache status",

@@ -2,11 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent_tools.operations import Operations
+if TYPE_CHECKING:
+    from agent_tools.operations import Operations as Operations  # noqa: PLC0414  for the tools beside this file
+else:
+    # Tools are defined by what a model sees of them. What they run on is imported when the first one is called: it takes long.
+    Operations = Any
 
 MOST_CHARACTERS = 4000
 """Bound of a tool's content; the artifact has everything."""

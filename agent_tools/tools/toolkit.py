@@ -1,21 +1,23 @@
 """All operations as LangChain tools, made in one place."""
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
+import anyio.to_thread
 from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool, ToolException
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
-from agent_tools.operations import Operations, shared_operations
 
 from .act import ACT
+from .changes import CHANGES
 from .observe import OBSERVE
 from .predict import PREDICT
-from .spec import MOST_CHARACTERS, ToolSpec
+from .spec import MOST_CHARACTERS, Operations, ToolSpec
+from .wrong_arguments import told
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *ACT)
+SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *CHANGES, *ACT)
 
 
 class LMCacheToolkit(BaseToolkit):
@@ -36,16 +38,35 @@ class LMCacheToolkit(BaseToolkit):
     """Put before every name, so that tools of several toolkits do not shadow each other."""
     operations: Operations | None = None
     """Operations on your own directory of caches; the operator's by default, read when the first tool is called."""
+    more: tuple[ToolSpec, ...] = ()
+    """Further tools, such as `graphs.tune_tool.TUNE`."""
+
+    @field_validator("more")
+    @classmethod
+    def _names_are_new(cls, more: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
+        names = [spec.name for spec in (*SPECS, *more)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:  # a tool node would keep the last one and say nothing
+            msg = f"there would be two tools named {', '.join(twice)}; give yours another name"
+            raise ValueError(msg)
+        return more
 
     def get_tools(self) -> list[BaseTool]:
         """The tools, reading ones first."""
-        specs = [spec for spec in SPECS if spec.hints.read_only or not self.read_only]
-        return [_tool(spec, self.prefix, lambda: self.operations or shared_operations()) for spec in specs]
+        specs = [spec for spec in (*SPECS, *self.more) if spec.hints.read_only or not self.read_only]
+        return [_tool(spec, self.prefix, self.operations) for spec in specs]
 
 
-def _tool(spec: ToolSpec, prefix: str, operations: Callable[[], Operations]) -> StructuredTool:
+async def _shared_operations() -> Operations:
+    # Imported now (see `spec`) and in a thread, since an import may do what must not be done on an event loop.
+    module = await anyio.to_thread.run_sync(import_module, "agent_tools.operations")
+    shared: Operations = module.shared_operations()
+    return shared
+
+
+def _tool(spec: ToolSpec, prefix: str, operations: Operations | None) -> StructuredTool:
     async def call(arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        content, artifact = await spec.run(operations(), spec.arguments(**arguments))
+        content, artifact = await spec.run(operations or await _shared_operations(), spec.arguments(**arguments))
         return _bounded(content), artifact
 
     def sync(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
@@ -53,6 +74,12 @@ def _tool(spec: ToolSpec, prefix: str, operations: Callable[[], Operations]) -> 
 
     async def asynchronous(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
         return await io_loop.arun(call, arguments)
+
+    def wrong_arguments(error: Exception) -> str:
+        """The arguments are the model's to correct; any other model that does not validate is a bug in here."""
+        if isinstance(error, ValidationError) and error.title == spec.arguments.__name__:
+            return told(error, spec.arguments)
+        raise error
 
     return StructuredTool.from_function(
         func=sync,
@@ -62,6 +89,7 @@ def _tool(spec: ToolSpec, prefix: str, operations: Callable[[], Operations]) -> 
         args_schema=spec.arguments,
         response_format="content_and_artifact",
         handle_tool_error=_as_text,
+        handle_validation_error=wrong_arguments,
         metadata={
             "title": spec.title,
             "readOnlyHint": spec.hints.read_only,

@@ -111,6 +111,24 @@ def test_predict_prints_a_table_and_draws_it(tmp_path: Path) -> None:
     assert run.invoke(app, ["predict", str(tmp_path / "nothing")]).exit_code == 1
 
 
+def test_predict_answers_what_if(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    lines = [{"timestamp": 100 * n, "input_length": 1024, "hash_ids": [n % 7, 100 + n % 7]} for n in range(40)]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ["predict", str(trace), "--json", "--size-mb", "1", "--kv-bytes-per-token", "512", "--l2-mb", "8", "--policy", "noop"]
+    told = json.loads(run.invoke(app, asked).stdout)
+    (row,) = told["rows"]
+    assert (row["size_mb"], row["capacity_chunks"], told["policy"]) == (1, 4, "noop")
+    assert told["second_tier"] == "an L2 of 32 chunks, prefetch policy default"
+    # Two of seven prompts fit into L1 and are found 5 times each; the others find no room there, and so do not reach L2 either.
+    assert (row["server"], row["from_l2"], row["failed_chunks"]) == (10 / 40, 0, 56)
+    larger = json.loads(run.invoke(app, ["predict", str(trace), "--json", "--chunk-factor", "2"]).stdout)
+    assert larger["chunk_size"] == 2 * told["chunk_size"]
+    unknown = run.invoke(app, ["predict", str(trace), "--l2-mb", "8"])
+    assert unknown.exit_code == 1
+    assert "KV bytes of a token" in unknown.stderr
+
+
 def test_report_writes_one_page_that_needs_no_network(launch: Launch, tmp_path: Path) -> None:
     server = launch({"--supported-transfer-mode": "auto"})  # of its own, since a log of one model is needed
     replay(FEW, server.rpc_url)

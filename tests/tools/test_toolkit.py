@@ -1,29 +1,41 @@
 """The tools as LangChain and its agents use them, over a real server."""
 
-import asyncio
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
+from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
-from langgraph.graph import MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode
 from pydantic import ValidationError
 from real_cache import Play
 
 from agent_tools import LMCacheToolkit, Operations
 from agent_tools.deployments.directory import Cache
 from agent_tools.io_loop import io_loop
-from agent_tools.models import Advice, CacheMetrics, CacheOptimizationResult, ChangeResult, LMCacheStatus, Plan
+from agent_tools.models import (
+    Advice,
+    CacheMetrics,
+    CacheOptimizationResult,
+    ChangeRecord,
+    ChangeResult,
+    ConfigUpdate,
+    LMCacheStatus,
+    Plan,
+)
 from agent_tools.prediction.forecast import Forecast
 from agent_tools.tools.spec import MOST_CHARACTERS
-from agent_tools.tools.toolkit import SPECS
 from agent_tools.workload.generate import AgentTraffic
+from graphs.tune_tool import TUNE
 
 TRAFFIC = AgentTraffic(requests=60, conversations=10, turns=6, seed=4).generate()
 READING = {
+    "lmcache_list_caches",
+    "lmcache_list_changes",
+    "lmcache_plan_update",
     "lmcache_get_status",
     "lmcache_get_metrics",
     "lmcache_get_config",
@@ -32,12 +44,16 @@ READING = {
     "lmcache_predict_hit_rate",
     "lmcache_plot_hit_rate_curve",
 }
-CHANGING = {"lmcache_update_config", "lmcache_optimize", "lmcache_clear_cache"}
+CHANGING = {"lmcache_update_config", "lmcache_undo_change", "lmcache_optimize", "lmcache_clear_cache", "lmcache_tune"}
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test", "dry_run": True},
+    "lmcache_plan_update": {"update": {"max_size_mb": 18}},
+    "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test"},
+    "lmcache_undo_change": {"change_id": "change-1f0c9a2b"},
+    "lmcache_tune": {"mode": "observe", "window_seconds": 0, "reason": "test"},
     "lmcache_optimize": {"target_utilization_percent": 50, "reason": "test"},
     "lmcache_clear_cache": {"reason": "test"},
 }
+NEED_A_LOG = {"lmcache_predict_hit_rate", "lmcache_plot_hit_rate_curve"}
 
 
 class Tools:
@@ -54,34 +70,50 @@ class Tools:
 
 @pytest.fixture
 def tools(operations: Operations, cache: Cache) -> Tools:
-    return Tools(LMCacheToolkit(operations=operations))
+    return Tools(LMCacheToolkit(operations=operations, more=(TUNE,)))
+
+
+@pytest.fixture
+def grown(operations: Operations, cache: Cache) -> str:
+    """The id of a change from 16 to 20 MB."""
+    plan = io_loop.run(operations.plan, "default", ConfigUpdate(max_size_mb=20), "test")
+    return io_loop.run(operations.apply, plan, "test").change_id
 
 
 def test_the_toolkit_has_the_tools_it_promises() -> None:
-    assert {tool.name for tool in LMCacheToolkit().get_tools()} == READING | CHANGING
+    assert {tool.name for tool in LMCacheToolkit(more=(TUNE,)).get_tools()} == READING | CHANGING
+    assert {tool.name for tool in LMCacheToolkit().get_tools()} == (READING | CHANGING) - {"lmcache_tune"}
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    with pytest.raises(ValidationError, match="there would be two tools named get_status; give yours another name"):
+        LMCacheToolkit(more=(TUNE, replace(TUNE, name="get_status")))
+    with pytest.raises(ValidationError, match="two tools named tune"):
+        LMCacheToolkit(more=(TUNE, TUNE))
 
 
 def test_a_read_only_toolkit_has_only_the_tools_that_change_nothing() -> None:
-    tools = LMCacheToolkit(read_only=True).get_tools()
+    tools = LMCacheToolkit(read_only=True, more=(TUNE,)).get_tools()
     assert {tool.name for tool in tools} == READING
     assert all(tool.metadata and tool.metadata["readOnlyHint"] for tool in tools)
 
 
 def test_every_tool_states_all_four_hints() -> None:
-    for tool in LMCacheToolkit().get_tools():
+    for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
         assert tool.metadata is not None
         assert {"title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"} <= tool.metadata.keys()
         assert tool.metadata["destructiveHint"] == (tool.name in CHANGING)
+        assert tool.metadata["readOnlyHint"] == (tool.name in READING)
 
 
 def test_the_prefix_is_the_hosts_choice_also_in_descriptions() -> None:
-    tools = LMCacheToolkit(prefix="kv_").get_tools()
+    tools = LMCacheToolkit(prefix="kv_", more=(TUNE,)).get_tools()
     assert all(tool.name.startswith("kv_") for tool in tools)
     assert not any("lmcache_" in tool.description for tool in tools)
 
 
 def test_every_argument_is_described_for_the_model() -> None:
-    for tool in LMCacheToolkit().get_tools():
+    for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
         schema = tool.get_input_jsonschema()
         assert schema["additionalProperties"] is False
         for name, field in schema["properties"].items():
@@ -89,36 +121,72 @@ def test_every_argument_is_described_for_the_model() -> None:
             assert described.get("description"), f"{tool.name}.{name}"
 
 
-def _standard_tests(spec_name: str) -> type:
-    name = f"lmcache_{spec_name}"
+@pytest.fixture
+def example(request: pytest.FixtureRequest, tools: Tools, play: Play) -> Callable[[str], dict[str, Any]]:
+    """Gives arguments with which a tool succeeds, and makes the cache such that it does."""
 
-    class Standard(ToolsUnitTests):
-        """LangChain's own tests for tools."""
+    def made(name: str) -> dict[str, Any]:
+        if name in NEED_A_LOG:
+            play(TRAFFIC.select(slice(0, 5)))
+        return {"change_id": request.getfixturevalue("grown")} if name == "lmcache_undo_change" else EXAMPLES.get(name, {})
+
+    return made
+
+
+def _standard_tests(kind: type, name: str) -> type:
+    class Standard(kind):  # type: ignore[misc,valid-type]
+        """LangChain's own tests for tools, over a real server."""
+
+        @pytest.fixture(autouse=True)
+        def _ready(self, tools: Tools, example: Callable[[str], dict[str, Any]]) -> None:
+            self.made, self.arguments = tools.by_name[name], example(name)
 
         @property
         def tool_constructor(self) -> BaseTool:
-            return {tool.name: tool for tool in LMCacheToolkit().get_tools()}[name]
+            return self.made
 
         @property
         def tool_invoke_params_example(self) -> dict[str, Any]:
-            return EXAMPLES.get(name, {})
+            return self.arguments
 
-    return type(f"TestStandard_{name}", (Standard,), {})
-
-
-for _spec in SPECS:
-    globals()[f"TestStandard_{_spec.name}"] = _standard_tests(_spec.name)
+    return Standard
 
 
+for _name in sorted(READING | CHANGING):
+    for _kind in (ToolsUnitTests, ToolsIntegrationTests):
+        globals()[f"Test{_kind.__name__}_{_name}"] = _standard_tests(_kind, _name)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("name", sorted(READING | CHANGING))
-def test_every_tool_works_sync_and_async_with_the_same_answer_shape(tools: Tools, play: Play, name: str) -> None:
-    play(TRAFFIC.select(slice(0, 5)))
-    arguments = EXAMPLES.get(name, {})
-    call = {"type": "tool_call", "id": "1", "name": name, "args": arguments}
-    for message in (tools.by_name[name].invoke(call), asyncio.run(tools.by_name[name].ainvoke(call))):
-        assert message.status == "success", message.content
-        assert 0 < len(message.content) <= MOST_CHARACTERS
-        assert json.loads(json.dumps(message.artifact)) == message.artifact
+async def test_every_tool_answers_sync_and_async_in_bounded_text_and_plain_json(
+    tools: Tools, example: Callable[[str], dict[str, Any]], name: str, way: str
+) -> None:
+    call = {"type": "tool_call", "id": "1", "name": name, "args": example(name)}
+    message = tools.by_name[name].invoke(call) if way == "invoke" else await tools.by_name[name].ainvoke(call)
+    assert message.status == "success", message.content
+    assert 0 < len(message.content) <= MOST_CHARACTERS
+    assert json.loads(json.dumps(message.artifact)) == message.artifact
+
+
+def test_a_long_answer_is_cut_and_says_so(tools: Tools) -> None:
+    async def talks(*_: Any) -> tuple[str, dict[str, Any]]:
+        return "word " * MOST_CHARACTERS, {"all": True}
+
+    message = Tools(LMCacheToolkit(more=(replace(TUNE, name="talk", run=talks),))).call(
+        "lmcache_talk", **EXAMPLES["lmcache_tune"]
+    )
+    assert len(message.content) <= MOST_CHARACTERS
+    assert message.content.endswith("the artifact has the rest")
+    assert message.artifact == {"all": True}
+
+
+def test_the_caches_are_listed_by_name_without_an_address(tools: Tools) -> None:
+    message = tools.call("lmcache_list_caches")
+    assert message.artifact["caches"]["default"]["bounds"]["max_size_mb"] == 64
+    assert message.artifact["caches"]["unreachable"]["kind"] == "http"
+    assert message.content.splitlines()[0] == "default: embedded; L1 may grow to 64 MB; may be restarted"
+    assert "127.0.0.1" not in json.dumps([message.content, message.artifact])
 
 
 def test_the_status_carries_the_servers_own_figures(tools: Tools, cache: Cache, play: Play) -> None:
@@ -172,16 +240,48 @@ def test_a_prediction_covers_the_present_size_and_is_drawn_as_svg(tools: Tools, 
     assert Forecast.model_validate(picture["forecast"]).ceiling == forecast.ceiling
 
 
-def test_a_dry_run_changes_nothing_and_a_real_one_reads_back(tools: Tools, cache: Cache) -> None:
-    plan = Plan.model_validate(
-        tools.call("lmcache_update_config", update={"max_size_mb": 20}, reason="test", dry_run=True).artifact
-    )
+def test_a_plan_changes_nothing_and_following_it_reads_back(tools: Tools, cache: Cache) -> None:
+    message = tools.call("lmcache_plan_update", update={"max_size_mb": 20})
+    plan = Plan.model_validate(message.artifact)
     assert plan.changes[0].new == 20
+    for shown in (plan.plan_id, plan.fingerprint, "max_size_mb 16 -> 20 (live)", "it loses: nothing", "nothing was changed"):
+        assert shown in message.content
     assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 16 * 2**20
-    message = tools.call("lmcache_update_config", update={"max_size_mb": 20}, reason="test")
+    message = tools.call("lmcache_update_config", update={"max_size_mb": 20}, reason="test", plan_fingerprint=plan.fingerprint)
     result = ChangeResult.model_validate(message.artifact)
     assert result.change_id in message.content
     assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 20 * 2**20
+
+
+def test_a_plan_is_not_followed_on_a_cache_that_changed_since(tools: Tools, cache: Cache, grown: str) -> None:
+    plan = tools.call("lmcache_plan_update", update={"max_size_mb": 24}).artifact
+    tools.call("lmcache_undo_change", change_id=grown)
+    message = tools.call("lmcache_update_config", update={"max_size_mb": 24}, reason="test", plan_fingerprint=plan["fingerprint"])
+    assert message.status == "error"
+    assert message.content.startswith("stale_plan: ")
+    assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 16 * 2**20
+
+
+def test_a_change_is_undone_once_by_its_id(tools: Tools, cache: Cache, grown: str) -> None:
+    result = ChangeResult.model_validate(tools.call("lmcache_undo_change", change_id=grown).artifact)
+    assert result.config.max_size_mb == 16
+    assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 16 * 2**20
+    again = tools.call("lmcache_undo_change", change_id=grown)
+    assert again.status == "error"
+    assert "not in force any more" in again.content
+
+
+def test_the_history_tells_each_change_once_the_latest_first(tools: Tools, grown: str) -> None:
+    undo = tools.call("lmcache_undo_change", change_id=grown).artifact["change_id"]
+    message = tools.call("lmcache_list_changes", limit=2)
+    stories = [[ChangeRecord.model_validate(line) for line in story] for story in message.artifact["changes"]]
+    assert [story[0].change_id for story in stories] == [undo, grown]
+    assert [line.outcome.value for line in stories[1]] == ["started", "applied", "undone"]
+    first, second = message.content.splitlines()[:2]
+    assert first.startswith(undo)
+    assert f"undo of {grown}: max_size_mb 20 -> 16 (live): applied" in first
+    assert "max_size_mb 16 -> 20 (live): applied, undone (by test: test)" in second
+    assert len(tools.call("lmcache_list_changes", limit=1).artifact["changes"]) == 1
 
 
 def test_optimize_drops_entries_by_the_servers_own_count(tools: Tools, cache: Cache, play: Play) -> None:
@@ -210,6 +310,9 @@ def test_clear_empties_the_cache(tools: Tools, cache: Cache, play: Play) -> None
             "there is no cache named 'prod'; the operator's directory has: default, unreachable",
         ),
         ("lmcache_get_status", {"cache": "unreachable"}, "nothing was changed"),
+        ("lmcache_undo_change", {"change_id": "change-00000000"}, "list the changes to find its id"),
+        ("lmcache_tune", {"mode": "auto", "cache": "unreachable", "reason": "try"}, "nothing was changed"),
+        ("lmcache_plan_update", {"update": {"max_size_mb": 999}}, "above the operator's bound of 64"),
         ("lmcache_update_config", {"update": {"max_size_mb": 999}, "reason": "more"}, "above the operator's bound of 64"),
         ("lmcache_update_config", {"update": {"enable_sharing": False}, "reason": "apart"}, "cannot be changed"),
         ("lmcache_update_config", {"update": {"eviction_policy": "isolated_lru"}, "reason": "x y"}, "kills the eviction thread"),
@@ -236,16 +339,32 @@ def test_what_cannot_be_done_comes_back_as_an_error_the_model_can_act_on(
         ("lmcache_clear_cache", {}, "reason"),
     ],
 )
-def test_wrong_arguments_come_back_naming_the_argument(tools: Tools, name: str, arguments: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        tools.call(name, **arguments)
+def test_wrong_arguments_come_back_naming_the_argument(
+    tools: Tools, cache: Cache, name: str, arguments: dict[str, Any], words: str
+) -> None:
+    message = tools.call(name, **arguments)
+    assert message.status == "error"
+    assert message.content.startswith("bad_arguments: ")
+    assert words in message.content
+    assert "\n" not in message.content
+    assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 16 * 2**20
 
 
-def test_in_an_agents_tool_node_wrong_arguments_are_an_error_message(tools: Tools) -> None:
-    builder = StateGraph(MessagesState)
-    builder.add_node("tools", ToolNode(list(tools.by_name.values())))
-    builder.set_entry_point("tools")
-    call = {"type": "tool_call", "id": "1", "name": "lmcache_optimize", "args": {"target": 5}}
-    messages = builder.compile().invoke({"messages": [AIMessage("", tool_calls=[call])]})["messages"]
-    assert messages[-1].status == "error"
-    assert "target" in messages[-1].content
+def test_many_wrong_arguments_are_not_told_all_at_once(tools: Tools) -> None:
+    message = tools.call("lmcache_plan_update", update={f"setting_{number}": "x" * 1000 for number in range(50)})
+    assert "and 47 more" in message.content
+    assert len(message.content) < 1000
+
+
+def test_a_model_of_ours_that_does_not_validate_is_a_bug_and_raises(tools: Tools) -> None:
+    async def broken(*_: Any) -> tuple[str, dict[str, Any]]:
+        return str(ConfigUpdate.model_validate({})), {}
+
+    buggy = Tools(LMCacheToolkit(more=(replace(TUNE, name="buggy", run=broken),)))
+    with pytest.raises(ValidationError, match="ConfigUpdate"):
+        buggy.call("lmcache_buggy", **EXAMPLES["lmcache_tune"])
+
+
+@pytest.mark.parametrize("size", ["20", "2e1", 20, 20.0])
+def test_a_number_as_text_is_that_number(tools: Tools, size: object) -> None:
+    assert Plan.model_validate(tools.call("lmcache_plan_update", update={"max_size_mb": size}).artifact).changes[0].new == 20

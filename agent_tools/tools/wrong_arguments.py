@@ -1,0 +1,51 @@
+"""What a model reads when its arguments are wrong: one sentence that names each of them and what is allowed."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+MOST_TOLD = 3
+"""Wrong arguments told at once; the others are for the next try."""
+MOST_SHOWN = 60
+"""Characters shown of a wrong value."""
+
+
+def told(error: ValidationError, arguments: type[BaseModel]) -> str:
+    """A validation error of these arguments, in one sentence."""
+    found = [_told(one, arguments) for one in error.errors(include_url=False, include_context=False)]
+    rest = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
+    return f"bad_arguments: {'; '.join(found[:MOST_TOLD])}{rest}; nothing was done"
+
+
+def _told(one: ErrorDetails, arguments: type[BaseModel]) -> str:
+    where = ".".join(map(str, one["loc"])) or "the arguments"
+    if one["type"] == "missing":
+        return f"{where} is missing"
+    if one["type"] == "extra_forbidden":
+        return f"there is no argument {where}{_instead(one['loc'], arguments)}"
+    if one["type"] == "value_error":
+        return f"{where}: {one['msg'].removeprefix('Value error, ')}"
+    shown = repr(one["input"])
+    return f"{where}: {one['msg']}, not {shown if len(shown) <= MOST_SHOWN else shown[:MOST_SHOWN] + '...'}"
+
+
+def _instead(loc: Sequence[int | str], arguments: type[BaseModel]) -> str:
+    """The name that was meant, or all there are."""
+    names = _names(arguments, loc[:-1])
+    meant = get_close_matches(str(loc[-1]), names, n=1)
+    if meant:
+        return f", did you mean {meant[0]}"
+    return f", only {', '.join(names)}" if names else ""
+
+
+def _names(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The fields of the model at the end of a path; none where the path leaves plain models."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
