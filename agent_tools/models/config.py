@@ -13,6 +13,8 @@ from agent_tools.errors import OutOfBoundsError
 
 MB = 2**20
 MB_IN_A_GB = 1024
+DEFAULT_TENANT = "_default"
+"""LMCache's name of the empty cache salt among the quotas."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

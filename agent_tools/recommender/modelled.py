@@ -8,6 +8,7 @@ import numpy as np
 
 from agent_tools.errors import WorkloadError
 from agent_tools.models import MB, CacheConfig, ConfigUpdate, EvictionPolicy, Gain, L2Adapter
+from agent_tools.models.config import DEFAULT_TENANT
 from agent_tools.models.cost import Range
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
@@ -24,8 +25,6 @@ INTERVAL = (5.0, 95.0)
 """Percentiles of the stated 90 % interval."""
 MODELLED = {"fs": False, "fs_native": False, "resp": False, "valkey": False, "s3": False, "mock": True, "dax": True}
 """L2 adapters that the model covers, and whether a full one refuses chunks between its eviction ticks (0.5.6)."""
-DEFAULT_TENANT = "_default"
-"""LMCache's name of the empty cache salt among the quotas."""
 
 
 def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) -> ServerSetting | None:

@@ -1,14 +1,13 @@
 """Symptoms of the L2 tier: what is lost there, or read from it too slowly or too often."""
 
 from agent_tools.models import L2Adapter, Rung, Severity, Symptom, SymptomCode
+from agent_tools.models.config import DEFAULT_TENANT
 from agent_tools.recommender.observation import Observation
 
 from .rule import NOTICEABLE, figure
 
 REREAD = 0.05
 """Share of the tokens that L1 could have served instead of L2 that is worth a word."""
-DEFAULT_TENANT = "_default"
-"""LMCache's name of the empty cache salt among the quotas."""
 
 
 def l2_too_small(seen: Observation) -> Symptom | None:
