@@ -26,10 +26,11 @@ bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; 
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/server_module.py
 
-bench-live: $(READY)  ## Predictions and advice against live servers, about 80 minutes; goes on where it stopped
+bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about two hours; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py
 	$(BIN)/python benchmarks/prediction_live.py --l2
 	$(BIN)/python benchmarks/advice_live.py
+	$(BIN)/python benchmarks/server_module_soak.py
 
 setup: $(READY)
 

@@ -163,8 +163,9 @@ class Operations:
         seen = await self._observe(named)
         if seen.log is None:
             raise UnsupportedError(
-                f"nothing can be predicted for {cache} without an access log: start the server with --lookup-hash-log-dir and"
-                " name that folder as access_log in the directory, or wait for the first lookup"
+                f"nothing can be predicted for {cache} without an access log: start the server with --server-module"
+                " agent_tools.server_module, or with --lookup-hash-log-dir and name that folder as access_log in the directory,"
+                " or wait for the first lookup"
             )
         return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
 

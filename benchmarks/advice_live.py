@@ -1,13 +1,14 @@
 """Is the advice good? The setting the recommender picks, against the best of an exhaustive search by replay on live servers.
 
-Run from the repository root; about half an hour::
+Run from the repository root; about 40 minutes::
 
     PYTHONPATH=. python benchmarks/advice_live.py
 
 For each workload a server with LMCache's default eviction settings is observed while it serves, as `tune_cache` does, and advice
 is asked for twice: within its present memory, and with twice as much allowed. Then the workload is replayed into a fresh server
-for the setting that was picked, and for each of a grid; the best two of the grid and the picks are replayed `REPEATS` times, for
-the moment of eviction moves what one replay shows. Replays that are in the result file already are not run again.
+for the present setting, for the one the search ranks first (also when the verdict is that it gains too little to be worth a
+change), and for each of a grid; these two and the best two of the grid are replayed `REPEATS` times, for the moment of eviction
+moves what one replay shows. Replays that are in the result file already are not run again.
 """
 
 import datetime as dt
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from prediction import machine
-from prediction_live import CHUNK_BYTES, CHUNK_TOKENS, RESULTS, SECONDS, Cell, Counters, server, workloads
+from prediction_live import CHUNK_BYTES, CHUNK_TOKENS, RESULTS, Cell, Counters, server, workloads
 
 from agent_tools.deployments.directory import Directory
 from agent_tools.errors import LMCacheToolError
@@ -40,6 +42,10 @@ SHARE = 0.25
 """The first L1, as a share of the workload's distinct chunks; twice that is allowed in the second question."""
 SHAPES = tuple((watermark, ratio) for watermark in (0.5, 0.65, 0.8, 0.9) for ratio in (0.05, 0.2))
 REPEATS = 3
+SECONDS = 66.0
+"""A replay takes so long: three times that of `prediction_live`, since each eviction tick moves the result of a short one."""
+AT_ONCE = 3
+"""Replays side by side, each into a server of its own."""
 STORE = RESULTS / "advice_live.json"
 
 Rates = dict[str, list[float]]
@@ -77,8 +83,13 @@ def rate_of(log: AccessLog, setting: ServerSetting) -> float:
 
 
 def replay_settings(log: AccessLog) -> ReplaySettings:
-    """At the pace of all live benchmarks."""
+    """The log in `SECONDS`, from one client."""
     return ReplaySettings(clients=1, pace=log.duration / SECONDS, kv_bytes_per_token=CHUNK_BYTES // CHUNK_TOKENS)
+
+
+def within(size_mb: float) -> Bounds:
+    """All that the recommender may choose from up to an L1 size."""
+    return Bounds(max_size_mb=size_mb, allow_restart=True)
 
 
 def advise(log: AccessLog, first: ServerSetting) -> tuple[float, dict[str, Advice]]:
@@ -87,14 +98,13 @@ def advise(log: AccessLog, first: ServerSetting) -> tuple[float, dict[str, Advic
     size_mb = first.capacity_chunks * CHUNK_BYTES / MB
     try:
         with server(first, folder, []) as (rpc, http):
-            bounds = Bounds(max_size_mb=2 * size_mb, allow_restart=True)
-            cache = CacheSettings(target=http, access_log=Path(folder), bounds=bounds)
+            cache = CacheSettings(target=http, access_log=Path(folder), bounds=within(2 * size_mb))
             operations = Operations(Directory(Settings(caches={"bench": cache}, state_folder=Path(state))))
             with watched(operations):
                 replay(log, rpc, replay_settings(log))
             time.sleep(0.5)
             given = {
-                question.name: io_loop.run(operations.recommend, "bench", None, Bounds(max_size_mb=question.sizes[-1] * size_mb))
+                question.name: io_loop.run(operations.recommend, "bench", None, within(question.sizes[-1] * size_mb))
                 for question in QUESTIONS
             }
             measured = io_loop.run(operations.metrics, "bench").tokens.hit_rate
@@ -126,8 +136,8 @@ class watched:  # noqa: N801  used as a with statement
 
 
 def picked(first: ServerSetting, advice: Advice) -> ServerSetting:
-    """The setting that follows the advice; the first one when it is to do nothing."""
-    update = advice.best.update if advice.best else None
+    """What the search ranks first; the present setting when nothing else is better."""
+    update = advice.recommendations[0].update if advice.recommendations else None
     if update is None:
         return first
     wanted = {
@@ -150,6 +160,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = json.loads(STORE.read_text()) if STORE.exists() else {}
+        self.writing = threading.Lock()
 
     def run(self, name: str, log: AccessLog) -> None:
         """Everything about one workload."""
@@ -171,17 +182,23 @@ class Bench:
         for question in QUESTIONS:
             allowed = [key for key, one in grid.items() if one.capacity_chunks <= first.capacity_chunks * question.sizes[-1] + 1]
             best = sorted(allowed, key=lambda key: -float(np.mean(kept["replays"][key])))[:2]
-            again = [kept["picks"][question.name], *best]
+            again = [named(first), kept["picks"][question.name], *best]
             self.replays(name, log, {key: (picks | grid)[key] for key in again}, REPEATS)
 
     def replays(self, name: str, log: AccessLog, settings: dict[str, ServerSetting], times: int) -> None:
         """Replay until each setting has so many results."""
         rates: Rates = self.kept[name]["replays"]
-        for key, setting in settings.items():
-            while len(rates.setdefault(key, [])) < times:
-                rates[key].append(rate_of(log, setting))
-                print(name, key, f"{rates[key][-1]:.4f}", flush=True)
+
+        def one(key: str) -> None:
+            rate = rate_of(log, settings[key])
+            with self.writing:
+                rates[key].append(rate)
+                print(name, key, f"{rate:.4f}", flush=True)
                 self.save()
+
+        missing = [key for key in settings for _ in range(times - len(rates.setdefault(key, [])))]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(one, missing))
 
     def save(self) -> None:
         """Write the results, and the report of all that is complete."""
@@ -195,12 +212,14 @@ class Bench:
                 [
                     "# The advice against an exhaustive search by replay",
                     "",
-                    f"{machine()}, {dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}. Token hit rates of live servers; picks and the"
-                    f" best two of each grid are means of {REPEATS} replays. The grid: {len(SHAPES)} pairs of watermark and ratio"
-                    " at each size.",
+                    f"{machine()}, {dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}. Token hit rates of live servers, means of"
+                    f" {REPEATS} replays of {SECONDS:.0f} s, with the largest minus the smallest. The grid: {len(SHAPES)} pairs"
+                    " of watermark and ratio at each size. `picked` is what the search of the recommender ranks first; the"
+                    " verdict is to act only when the lower bound of its gain is a point or more.",
                     "",
-                    "| workload | may choose from | before | picked | rate | best of the grid | rate | short of it by |",
-                    "|---|---|--:|---|--:|---|--:|--:|",
+                    "| workload | may choose from | present setting | its rate | picked | its rate | best of the grid |"
+                    " its rate | short of it by | verdict |",
+                    "|---|---|---|--:|---|--:|---|--:|--:|---|",
                     *rows,
                 ]
             )
@@ -216,12 +235,15 @@ class Bench:
             often = [key for key in allowed if len(rates[key]) >= REPEATS]
             best = max(often, key=lambda key: float(np.mean(rates[key])))
             pick = kept["picks"][question.name]
-            mine, theirs = float(np.mean(rates[pick])), float(np.mean(rates[best]))
-            rows.append(
-                f"| {name} | {question.name} | {kept['first_rate']:.4f} | {pick} | {mine:.4f} | {best} | {theirs:.4f} |"
-                f" {max(theirs - mine, 0):.4f} |"
-            )
+            short = float(np.mean(rates[best]) - np.mean(rates[pick]))
+            shown = " | ".join(f"{key} | {_spread(rates[key])}" for key in (kept["first"], pick, best))
+            verdict = kept["verdicts"][question.name].partition(":")[0]
+            rows.append(f"| {name} | {question.name} | {shown} | {short:.4f} | {verdict} |")
         return rows
+
+
+def _spread(rates: list[float]) -> str:
+    return f"{np.mean(rates):.4f} ({max(rates) - min(rates):.4f})"
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from agent_tools import LMCacheToolkit
 from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server import ServerDeployment
+from agent_tools.deployments.server_process import ServerProcess
 from agent_tools.io_loop import io_loop
 from agent_tools.models import SETTINGS, Bounds, Support
 from agent_tools.models.cost import Economics, Prefill, Prices
@@ -52,25 +53,30 @@ def support() -> str:
 
 
 async def _support() -> str:
-    embedded = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8), Path(tempfile.gettempdir()))
+    folder = Path(tempfile.gettempdir())
+    embedded = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8), folder)
+    plain = ServerProcess.launch({"--l1-size-gb": 8 / 1024, "--eviction-policy": "LRU"}, folder)
+    server = ServerDeployment(plain.http_url)
     try:
-        process = await embedded.started()
-        server = ServerDeployment(process.http_url)
+        await plain.wait_ready()
         theirs, ours = await server.support(), await embedded.support()
-        await server.close()
+        logs = [plain.log, (await embedded.started()).log]
     finally:
+        await server.close()
+        await plain.stop()
         await embedded.close()
-        process.log.unlink()
-    rows = ["| setting | `lmcache server` of others | embedded | why |", "|---|---|---|---|"]
+    for log in logs:
+        log.unlink()
+    rows = ["| setting | plain `lmcache server` | with our module, and embedded | why |", "|---|---|---|---|"]
     rows += [_row(setting, theirs, ours) for setting in SETTINGS]
     return "\n".join(rows)
 
 
 def _row(setting: str, theirs: Mapping[str, Support], ours: Mapping[str, Support]) -> str:
-    reason = ours[setting].reason
-    level = theirs[setting].level.value
+    level, reason = theirs[setting].level.value, ours[setting].reason
     if setting == "max_size_mb":
         level = "live with `arena_folder` and a devdax L1, else restart"
+        reason = "L1 arenas are added and drained; L1 keeps its contents"
     return f"| `{setting}` | {level} | {ours[setting].level.value} | {reason} |"
 
 

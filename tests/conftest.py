@@ -4,6 +4,7 @@ Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 """
 
 import importlib.util
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 from real_cache import Launch, Play, eventually
 
+from agent_tools.deployments.arenas import _reserve
 from agent_tools.deployments.directory import Cache, Directory
 from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server_command import Flags
 from agent_tools.deployments.server_process import ServerProcess
 from agent_tools.io_loop import io_loop
-from agent_tools.models import Bounds, ConfigUpdate
+from agent_tools.models import MB, Bounds, ConfigUpdate
 from agent_tools.observation import History
 from agent_tools.operations import Operations, silent
 from agent_tools.settings import CacheSettings, Settings
@@ -114,4 +116,28 @@ def launch(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     yield launch
     for process in processes:
+        io_loop.run(process.stop)
+
+
+@pytest.fixture(scope="session")
+def module_server(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A real server with our module, whose L1 is one devdax arena of 16 MB; the module may make it 64."""
+    primary = _reserve(arena_folder, 16 * MB)
+    module = {"module_path": "agent_tools.server_module", "config": {"arena_folder": str(arena_folder), "max_l1_mb": 64}}
+    flags: Flags = {
+        "--l1-size-gb": 16 / 1024,
+        "--eviction-policy": "LRU",
+        "--supported-transfer-mode": "auto",
+        "--server-module": json.dumps(module),
+        "--l1-devdax-path": str(primary),
+        "--no-l1-use-lazy": True,
+        "--shm-name": "",
+    }
+    process = ServerProcess.launch(flags, tmp_path_factory.mktemp("module-logs"))
+    try:
+        io_loop.run(process.wait_ready)
+        primary.unlink()
+        yield process
+    finally:
+        primary.unlink(missing_ok=True)
         io_loop.run(process.stop)

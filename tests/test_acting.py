@@ -93,10 +93,10 @@ def records(operations: Operations) -> list[ChangeRecord]:
 
 def test_a_plan_changes_nothing_and_says_what_it_would_change(operations: Operations, cache: Cache) -> None:
     before = records(operations)
-    made = plan(operations, ConfigUpdate(max_size_mb=24, eviction_ratio=0.3, eviction_watermark=0.8))
+    made = plan(operations, ConfigUpdate(max_size_mb=24, chunk_size=128, eviction_watermark=0.8))
     assert [(c.setting, c.old, c.new, c.how.value) for c in made.changes] == [
         ("max_size_mb", 16, 24, "live"),
-        ("eviction_ratio", 0.2, 0.3, "restart"),
+        ("chunk_size", 256, 128, "restart"),
     ]
     assert made.needs_restart
     assert made.loses is not None
@@ -146,7 +146,7 @@ def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) 
         undo(operations, done.change_id, "unreachable")
 
 
-def test_a_restart_keeps_the_size_l1_grew_to_and_nothing_of_it_all_blocks_the_loop(
+def test_a_restart_keeps_what_was_changed_live_and_nothing_of_it_all_blocks_the_loop(
     private: Operations, arena_folder: Path
 ) -> None:
     """Every kind of operation in turn on a server of its own, with every blocking call on the loop made an error."""
@@ -161,14 +161,15 @@ def test_a_restart_keeps_the_size_l1_grew_to_and_nothing_of_it_all_blocks_the_lo
         assert (await private.metrics()).resident_chunks == before.resident_chunks
         trimmed = await private.optimize("default", 2, "test")
         assert (trimmed.entries_before, trimmed.entries_after) == (32, 15)
-        lower = await private.plan("default", ConfigUpdate(eviction_watermark=0.6), "")
-        restarted = await private.apply(lower, "test")
+        await private.apply(await private.plan("default", ConfigUpdate(eviction_watermark=0.6), ""), "test")
+        smaller = await private.plan("default", ConfigUpdate(chunk_size=128), "")
+        restarted = await private.apply(smaller, "test")
         assert (restarted.config.max_size_mb, restarted.config.eviction_watermark) == (24, 0.6)
         assert (await private.clear("default", "test")).entries_before == 0
         await private.status()
         await private.recommend()
         undone = await private.undo("default", restarted.change_id, "test")
-        assert (undone.config.max_size_mb, undone.config.eviction_watermark) == (24, 0.8)
+        assert (undone.config.max_size_mb, undone.config.chunk_size) == (24, 256)
         await private.changes()
 
     async def blocks() -> None:
@@ -215,7 +216,7 @@ def test_a_change_that_cannot_be_is_refused_before_anything_happens(
     [
         (GROW, Bounds(max_size_mb=20), "above the operator's bound of 20"),
         (
-            ConfigUpdate(eviction_ratio=0.3),
+            ConfigUpdate(chunk_size=128),
             Bounds(allow_restart=False),
             "needs a restart, which the operator's bounds do not allow",
         ),
@@ -290,7 +291,7 @@ def test_after_a_change_there_is_a_pause(server: ServerProcess, foreign: Foreign
 def test_a_change_that_was_refused_calls_for_no_pause(server: ServerProcess, foreign: Foreign) -> None:
     operations = foreign(server.http_url)
     with pytest.raises(UnsupportedError):
-        apply(operations, plan(operations, ConfigUpdate(eviction_ratio=0.4), cache="prod"))
+        apply(operations, plan(operations, ConfigUpdate(chunk_size=128), cache="prod"))
     assert [r.outcome for r in records(operations)] == [Outcome.STARTED, Outcome.REFUSED]
     io_loop.run(operations.check_cooldown, "prod")
 
@@ -299,14 +300,14 @@ def test_a_server_that_is_not_ours_is_not_restarted_and_its_new_command_line_is_
     server: ServerProcess, foreign: Foreign
 ) -> None:
     operations = foreign(server.http_url)
-    made = plan(operations, ConfigUpdate(eviction_watermark=0.5), cache="prod")
+    made = plan(operations, ConfigUpdate(chunk_size=128), cache="prod")
     assert made.command is not None
     assert made.command.startswith("lmcache server ")
-    assert "--eviction-trigger-watermark 0.5" in made.command
+    assert "--chunk-size 128" in made.command
     with pytest.raises(UnsupportedError) as refused:
         apply(operations, made)
     assert made.command in str(refused.value)
-    assert io_loop.run(operations.config, "prod")[0].eviction_watermark == 0.8
+    assert io_loop.run(operations.config, "prod")[0].chunk_size == 256
 
 
 # ---- what goes wrong in the middle ----
@@ -364,11 +365,19 @@ def test_a_server_that_dies_in_the_middle_of_a_change_is_told_with_its_last_know
 
 def test_a_restart_that_fails_is_recorded_as_refused_and_the_old_settings_are_in_force(private: Operations) -> None:
     before = io_loop.run(private.config)[0]
-    made = plan(private, ConfigUpdate(l2_adapters=(NONSENSE,), eviction_ratio=0.3))
+    made = plan(private, ConfigUpdate(l2_adapters=(NONSENSE,), chunk_size=128))
     with pytest.raises(
         RefusedError, match=r"ended while starting: .*nonsense.*\. The old settings are in force again; the restart"
     ):
         apply(private, made)
+    assert [r.outcome for r in records(private)] == [Outcome.STARTED, Outcome.REFUSED]
+    assert io_loop.run(private.config)[0] == before
+
+
+def test_an_update_that_is_refused_live_is_recorded_so_and_nothing_of_it_stays(private: Operations) -> None:
+    before = io_loop.run(private.config)[0]
+    with pytest.raises(RefusedError, match="nonsense"):
+        apply(private, plan(private, ConfigUpdate(eviction_ratio=0.3, l2_adapters=(NONSENSE,))))
     assert [r.outcome for r in records(private)] == [Outcome.STARTED, Outcome.REFUSED]
     assert io_loop.run(private.config)[0] == before
 

@@ -15,7 +15,7 @@ from agent_tools.errors import UnknownCacheError, UnreachableError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, CacheMetrics, ChangeOutcome
 from agent_tools.observation import MOST_INTERVALS, merged, requests_digest
-from agent_tools.operations import Operations
+from agent_tools.operations import TOP_ENTRIES, Operations
 from agent_tools.workload.access_log import AccessLog
 
 CHUNK_MB = 128 * CHUNK_SIZE / MB
@@ -36,8 +36,8 @@ def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations:
     assert status.metrics.resident_chunks == 16
     assert status.metrics.window.lifetime
     assert status.config.max_size_mb == 16
-    assert status.top_entries is None
-    assert "never L1" in status.notes["top_entries"]
+    assert status.top_entries is not None
+    assert [entry.hit_count for entry in status.top_entries] == [1] * min(16, TOP_ENTRIES)
     assert status.symptoms
 
 
@@ -121,12 +121,8 @@ def test_clear_counts_what_went(operations: Operations, cache: Cache, play: Play
 
 
 def test_chunks_are_deleted_by_hash_and_counted_by_the_server(operations: Operations, cache: Cache, play: Play) -> None:
-    began = time.time()
     play(log_of(range(8)), model="gone")
-    log = io_loop.run(cache.deployment.access_log, began)
-    assert log is not None
-    assert log.hashes is not None
-    hashes = [log.hashes[chunk].tobytes().hex() for chunk in log.request(0)[:3]]
+    hashes = [entry.prefix_hash for entry in io_loop.run(cache.deployment.entries, 3)]
     done = io_loop.run(operations.delete_chunks, "default", "gone", hashes, "", "test")
     assert (done.entries_evicted, done.entries_after) == (3, 5)
 

@@ -57,6 +57,10 @@ class AdminClient:
         """GET; the body as text."""
         return (await self._read(path, {})).text
 
+    async def read_bytes(self, path: str, **params: Any) -> bytes:  # noqa: ANN401  values of a query
+        """GET; the body as it is."""
+        return (await self._read(path, params)).content
+
     async def read(self, path: str, **params: Any) -> Any:  # noqa: ANN401  JSON
         """GET; the body as JSON.
 
@@ -68,7 +72,7 @@ class AdminClient:
         return self._json(await self._read(path, params))
 
     async def change(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401  JSON
-        """Send one change, once; the body of the answer as JSON.
+        """Send one change, once; the body of the answer as JSON, ``None`` for an empty one.
 
         Raises:
             UnreachableError: No connection could be made; nothing was sent.
@@ -164,6 +168,8 @@ class AdminClient:
         )
 
     def _json(self, response: httpx.Response) -> Any:  # noqa: ANN401  JSON
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return None
         try:
             return response.json()
         except ValueError as error:

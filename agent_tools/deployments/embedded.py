@@ -1,6 +1,7 @@
 """A private `lmcache server` that we start on first use, own, restart when a setting needs it, and stop."""
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from agent_tools.models.config import Frozen, Share
 from .arenas import arena_file, page_aligned
 from .base import Progress
 from .server import ServerDeployment
-from .server_command import L1_POLICIES, SECRET, Flags, adapter_json, with_update
+from .server_command import L1_POLICIES, Flags, adapter_json, has_secret, with_update
 from .server_process import ServerProcess
+from .settable import SECRETS_NOT_KEPT
 
 
 class EmbeddedOptions(Frozen):
@@ -103,20 +105,19 @@ class EmbeddedDeployment(ServerDeployment):
                 raise UnsupportedError(f"{setting} cannot be changed: {one.reason}. Nothing was changed")
         if all(one.level is SupportLevel.LIVE for one in levels.values()):
             await super().apply(update, progress)
+            self._flags = with_update(self._flags, update)  # for a restart, and for the server that comes after a dead one
         else:
             await self._restart(update, progress)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """As for any server; but we cannot start one with a secret that stands as ``***``."""
         support = dict(await super().support(update))
-        if update is not None and any(SECRET in adapter_json(adapter) for adapter in update.l2_adapters or ()):
-            support["l2_adapters"] = Support(level=SupportLevel.UNSUPPORTED, reason=_SECRETS_NOT_KEPT)
+        if update is not None and any(has_secret(adapter) for adapter in update.l2_adapters or ()):
+            support["l2_adapters"] = Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
         return support
 
     async def _restart(self, update: ConfigUpdate, progress: Progress) -> None:
-        process = await self.started()
-        # The size may have been changed live since the start.
-        old = with_update(self._flags, ConfigUpdate(max_size_mb=(await self.config()).max_size_mb))
+        process, old = await self.started(), self._flags
         ports = (process.http_port, process.rpc_port)
         progress("restarting the server; L1 starts empty")
         async with self._starting:
@@ -159,9 +160,6 @@ class _OwnedTransport(httpx.AsyncHTTPTransport):
             raise
 
 
-_SECRETS_NOT_KEPT = "secrets of an L2 adapter are shown as *** and kept nowhere; give the adapters with their secrets"
-
-
 def _start_flags(options: EmbeddedOptions) -> Flags:
     return {
         "--l1-size-gb": options.l1_size_mb / 1024,
@@ -175,4 +173,6 @@ def _start_flags(options: EmbeddedOptions) -> Flags:
         "--l2-adapter": [adapter_json(adapter) for adapter in options.l2_adapters],
         "--supported-transfer-mode": "auto",
         "--metrics-sample-rate": 1.0,
+        # L1 arenas are made by us, who are on the same machine.
+        "--server-module": json.dumps({"module_path": "agent_tools.server_module", "config": {"off": ["arenas"]}}),
     }

@@ -8,10 +8,12 @@ from typing import Any
 
 from agent_tools.models import MB, CacheConfig, CacheEntry, EvictionPolicy, L2Adapter
 from agent_tools.models.config import MB_IN_A_GB
+from agent_tools.models.metrics import utc
 
 from .exposition import Exposition
 from .health import health_of
 from .server_command import POLICY_NAMES, adapter_of
+from .server_module import LiveL2
 from .snapshot import Snapshot
 
 Json = Mapping[str, Any]
@@ -50,8 +52,10 @@ def _l2_account(manager: Json) -> dict[str, int | None]:
     }
 
 
-def config_of(status: Json, boot: Json, adapters: Json, quotas: Json) -> CacheConfig:
+def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2 | None = None) -> CacheConfig:
     """From ``/status`` (what is in force), ``/config`` (start-up values of what cannot change), adapters and quotas.
+
+    `l2` is what the server's module says of L2, without which nothing but a start-up value is known.
 
     What 0.5.6 accepted though it makes no sense (it validates few flags) is ``None``, so that we never repeat it.
     """
@@ -70,9 +74,9 @@ def config_of(status: Json, boot: Json, adapters: Json, quotas: Json) -> CacheCo
         chunk_size=chunk_size,
         eviction_watermark=_share(eviction.get("trigger_watermark")),
         eviction_ratio=_share(eviction.get("eviction_ratio")),
-        l2_adapters=adapters_of(boot, adapters),
-        l2_store_policy=boot["storage_manager"].get("store_policy"),
-        l2_prefetch_policy=boot["storage_manager"].get("prefetch_policy"),
+        l2_adapters=adapters_of(boot, adapters) if l2 is None else tuple(one.adapter for one in l2.adapters),
+        l2_store_policy=boot["storage_manager"].get("store_policy") if l2 is None else l2.store_policy,
+        l2_prefetch_policy=boot["storage_manager"].get("prefetch_policy") if l2 is None else l2.prefetch_policy,
         tenant_quotas_mb={tenant: quota["limit_gb"] * MB_IN_A_GB for tenant, quota in quotas["users"].items()},
         hash_algorithm=boot["mp"].get("hash_algorithm"),
     )
@@ -83,6 +87,19 @@ def adapters_of(boot: Json, live: Json) -> tuple[L2Adapter, ...]:
     reported = boot["storage_manager"].get("l2_adapter_config", {}).get("adapters", [])
     types = [a["type_name"] for a in live["adapters"] if a.get("tier") == "l2"]
     return tuple(adapter_of(type_name, settings) for type_name, settings in zip(types, reported, strict=False))
+
+
+def resident_entry_of(entry: Json, chunk_size: int) -> CacheEntry:
+    """One of ``top`` of the module's ``GET /agent-tools/entries``: a chunk in L1."""
+    return CacheEntry(
+        entry_id=f"{entry['model']}@{entry['chunk_hash']}@{entry['tenant']}",
+        prefix_hash=entry["chunk_hash"],
+        token_count=chunk_size,
+        size_mb=entry["bytes"] / MB,
+        hit_count=entry["hits"],
+        created_at=None if entry["stored"] is None else utc(entry["stored"]),
+        last_accessed=None if entry["last_hit"] is None else utc(entry["last_hit"]),
+    )
 
 
 def entry_of(entry: Json) -> CacheEntry:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -17,6 +18,7 @@ from agent_tools.models import (
     CacheConfig,
     CacheEntry,
     ConfigUpdate,
+    L2Adapter,
     Support,
     SupportLevel,
     WarmResult,
@@ -28,11 +30,27 @@ from .admin_client import AdminClient
 from .arenas import arenas_of, page_aligned, resize
 from .base import Progress
 from .exposition import parse_exposition
-from .readings import adapters_of, config_of, entry_of, snapshot_of
-from .server_command import L1_POLICIES, Flags, command_line, flags_of, with_update
-from .settable import ARENAS, BELOW_PRIMARY, DRAM, NO_FOLDER, NOT_A_SETTING, POLICY_REFUSED, SUPPORT
+from .live_change import adapter_change, all_or_nothing, change_eviction, change_l2_policies
+from .readings import config_of, entry_of, resident_entry_of, snapshot_of
+from .server_command import L1_POLICIES, Flags, command_line, flags_of, has_secret, with_update
+from .server_module import LiveL2, ServerModule, module_of
+from .settable import (
+    ABOVE_LIMIT,
+    ARENAS,
+    BELOW_PRIMARY,
+    DRAM,
+    L2_ADAPTERS,
+    LIVE_PARTS,
+    MODULE_ARENAS,
+    NO_FOLDER,
+    NOT_A_SETTING,
+    POLICY_REFUSED,
+    SECRETS_NOT_KEPT,
+    SUPPORT,
+)
 from .snapshot import Snapshot
 from .trim import coldest_first
+from .workload_window import WorkloadWindow
 
 DELETE_BATCH = 5000
 """Keys per ``DELETE /cache/objects``; LMCache takes at most 10,000."""
@@ -68,6 +86,7 @@ class ServerDeployment:
         self._access_log = access_log
         self._arena_folder = arena_folder
         self._last_log: tuple[list[tuple[str, int]], AccessLog] | None = None
+        self._window = WorkloadWindow(self.admin)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -86,28 +105,43 @@ class ServerDeployment:
         """``/lmc_version``."""
         return str(await self.admin.read("/lmc_version"))
 
+    async def module(self) -> ServerModule | None:
+        """The server's `agent_tools.server_module`; ``None`` when it was started without."""
+        status = await self.admin.read("/status")
+        with self.admin.understood("/status"):
+            return module_of(self.admin, status)
+
     async def config(self) -> CacheConfig:
-        """From ``/status`` (live values), ``/config`` (boot values of what cannot change) and the tenants' quotas."""
-        paths = ("/status", "/config", "/config/adapters", "/quota")
-        answers = await asyncio.gather(*(self.admin.read(path) for path in paths))
-        with self.admin.understood(", ".join(paths)):
-            return config_of(*answers)
+        """From ``/status`` (live values), ``/config`` (boot values of what cannot change), the module and the tenants' quotas."""
+        status, boot, adapters, quotas, l2 = await asyncio.gather(
+            self.admin.read("/status"),
+            self.admin.read("/config"),
+            self.admin.read("/config/adapters"),
+            self.admin.read("/quota"),
+            self._l2(),
+        )
+        with self.admin.understood("/status, /config, /config/adapters, /quota"):
+            return config_of(status, boot, adapters, quotas, l2)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """What can be changed, for every setting; with an update, for those very values."""
-        wanted = update or None
+        module = await self.module()
         support = {setting: SUPPORT.get(setting, NOT_A_SETTING) for setting in SETTINGS}
-        support["max_size_mb"] = await self._size_support(wanted.max_size_mb if wanted else None)
-        if wanted is not None and wanted.eviction_policy is not None and wanted.eviction_policy not in L1_POLICIES:
+        for part, settings in LIVE_PARTS.items():
+            support |= settings if module is not None and module.changes(part) else {}
+        support["max_size_mb"] = await self._size_support(module, update.max_size_mb if update else None)
+        if update is not None and update.eviction_policy is not None and update.eviction_policy not in L1_POLICIES:
             support["eviction_policy"] = Support(level=SupportLevel.UNSUPPORTED, reason=POLICY_REFUSED)
+        if update is not None and update.l2_adapters is not None and module is not None and module.changes("l2"):
+            support["l2_adapters"] = _adapter_support(await module.l2(), update.l2_adapters)
         return support
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
         """The exact command line with the update; settings that ``/config`` does not report stay at LMCache's defaults."""
-        return command_line(with_update(await self._boot_flags(), update))
+        return command_line(with_update(await self._flags_now(), update))
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
-        """Change the L1 size live; all other settings of a server we do not own are start-up flags."""
+        """Change what can be changed live, all or nothing; all else of a server we do not own are start-up flags."""
         support = await self.support(update)
         for setting in update.known():
             if support[setting].level is not SupportLevel.LIVE:
@@ -115,17 +149,32 @@ class ServerDeployment:
                     f"{setting} cannot be changed on this running server: {support[setting].reason}."
                     f" Nothing was changed. Its operator can restart it as: {await self.restart_command(update)}"
                 )
-        now = await arenas_of(self.admin)
-        if update.max_size_mb is not None and self._arena_folder is not None and now is not None:
-            await resize(self.admin, now, self._arena_folder, page_aligned(update.max_size_mb * MB), progress)
+        async with all_or_nothing() as undo:
+            if update.max_size_mb is not None:
+                await self._resize(update.max_size_mb, progress, undo)
+            module = await self.module()
+            if module is not None:
+                await change_eviction(module, update, (await self.config()).eviction_policy, undo)
+                await change_l2_policies(module, update, undo)
+                if update.l2_adapters is not None:
+                    change = adapter_change((await module.l2()).adapters, update.l2_adapters)
+                    if isinstance(change, str):
+                        raise UnsupportedError(f"{change}; another change of them came first. Nothing was changed")
+                    await change.carry_out(module, progress, undo)
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:
-        """Objects of the primary L2 adapter; LMCache lists no other tier, and of the adapters only ``s3``."""
+        """The chunks of L1 with most hits, by the module; without it objects of the primary L2 adapter, if that is ``s3``."""
+        module = await self.module()
+        if module is not None and "entries" in module.parts:
+            answer = await self.admin.read("/agent-tools/entries", top=min(limit, 1000))
+            with self.admin.understood("/agent-tools/entries"):
+                return [resident_entry_of(entry, answer["chunk_size"]) for entry in answer["top"]]
         try:
             page = await self.admin.read("/cache/objects", tier="l2", page_size=min(limit, 5000))
         except RefusedError as error:
             raise UnsupportedError(
-                f"LMCache cannot list its entries here ({error}); it lists s3 L2 adapters only, and never L1"
+                f"LMCache cannot list its entries here ({error}): by itself it lists those of s3 L2 adapters only; start it with"
+                " --server-module agent_tools.server_module to list those of L1"
             ) from error
         with self.admin.understood("/cache/objects"):
             return [entry_of(entry) for entry in page["entries"][:limit]]
@@ -153,11 +202,18 @@ class ServerDeployment:
         return deleted
 
     async def trim(self, max_used_bytes: int) -> None:
-        """Delete least recently used chunks, by the access log, until L1 holds at most `max_used_bytes`."""
+        """Delete chunks that cannot be hit, then least recently used ones, until L1 holds at most `max_used_bytes`.
+
+        By the module, in the order in which LMCache itself would evict; without it least recently used ones by the lookup log.
+        """
         now = await self.snapshot()
         if now.l1_used_bytes <= max_used_bytes or not now.resident_objects:
             return
-        log = await self.access_log()
+        module = await self.module()
+        if module is not None and module.changes("entries"):
+            await module.remove_down_to(max_used_bytes)
+            return
+        log = await self._logged(None)
         if log is None or log.hashes is None:
             raise UnsupportedError(
                 "which entries are least recently used is only known from the lookup-hash log: start the server with"
@@ -194,7 +250,21 @@ class ServerDeployment:
         raise UnsupportedError(f"LMCache had not loaded the prefix after {patience:g} s; it may still do so")
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:
-        """The server's lookup-hash log, read in a worker thread; ``None`` when the operator named no folder for it."""
+        """The module's workload window if it holds all since then, else the lookup-hash log, else what the window holds.
+
+        ``None`` before the first lookup, and where the server has no module and the operator named no folder for the log.
+        """
+        module = await self.module()
+        if module is None or "window" not in module.parts:
+            return await self._logged(since)
+        window = await self._window.log()
+        if not self._window.reaches(since):
+            logged = await self._logged(since)
+            if logged is not None:
+                return logged
+        return _since(window, since)
+
+    async def _logged(self, since: float | None) -> AccessLog | None:
         if self._access_log is None:
             return None
         return await anyio.to_thread.run_sync(self._log_since, self._access_log, since)
@@ -206,23 +276,60 @@ class ServerDeployment:
             return None
         if self._last_log is None or self._last_log[0] != files:
             self._last_log = files, read_lookup_log(folder)
-        log = self._last_log[1]
-        return log if since is None else log.select(np.flatnonzero(log.timestamps >= since))
+        return _since(self._last_log[1], since)
 
-    async def _boot_flags(self) -> Flags:
-        boot, adapters = await asyncio.gather(self.admin.read("/config"), self.admin.read("/config/adapters"))
+    async def _flags_now(self) -> Flags:
+        """Those it was started with, with what its module has changed since."""
+        boot, config = await asyncio.gather(self.admin.read("/config"), self.config())
         with self.admin.understood("/config"):
-            return flags_of(boot, adapters_of(boot, adapters))
+            return flags_of(boot, config)
 
-    async def _size_support(self, wanted_mb: float | None) -> Support:
+    async def _l2(self) -> LiveL2 | None:
+        module = await self.module()
+        return await module.l2() if module is not None and "l2" in module.parts else None
+
+    async def _resize(self, size_mb: float, progress: Progress, undo: AsyncExitStack) -> None:
+        now = await arenas_of(self.admin)
+        if now is None:
+            raise UnsupportedError(f"max_size_mb cannot be changed: {DRAM}. Nothing was changed")
+        if self._arena_folder is not None:
+            await resize(self.admin, now, self._arena_folder, page_aligned(size_mb * MB), progress)
+            undo.push_async_callback(self._resize, now.total / MB, progress, AsyncExitStack())
+            return
+        module = await self.module()
+        if module is None:
+            raise UnsupportedError(f"max_size_mb cannot be changed: {NO_FOLDER}. Nothing was changed")
+        progress(f"resizing L1 to {size_mb:.1f} MB")
+        answer = await module.put("arenas", {"total_mb": size_mb})
+        undo.push_async_callback(module.put, "arenas", {"total_mb": answer["previous_bytes"] / MB})
+
+    async def _size_support(self, module: ServerModule | None, wanted_mb: float | None) -> Support:
         now = await arenas_of(self.admin)
         if now is None:
             return Support(level=SupportLevel.RESTART, reason=DRAM)
-        if self._arena_folder is None:
+        most = await module.max_l1_bytes() if module is not None and self._arena_folder is None else None
+        if self._arena_folder is None and most is None:
             return Support(level=SupportLevel.RESTART, reason=NO_FOLDER)
         if wanted_mb is not None and page_aligned(wanted_mb * MB) < now.primary:
             return Support(level=SupportLevel.RESTART, reason=BELOW_PRIMARY.format(now.primary / MB))
-        return Support(level=SupportLevel.LIVE, reason=ARENAS.format(self._arena_folder))
+        if most is None:
+            return Support(level=SupportLevel.LIVE, reason=ARENAS.format(self._arena_folder))
+        if wanted_mb is not None and wanted_mb * MB > max(most, now.total):
+            return Support(level=SupportLevel.RESTART, reason=ABOVE_LIMIT.format(most / MB))
+        return Support(level=SupportLevel.LIVE, reason=MODULE_ARENAS.format(most / MB))
+
+
+def _adapter_support(l2: LiveL2, wanted: Sequence[L2Adapter]) -> Support:
+    change = adapter_change(l2.adapters, wanted)
+    if isinstance(change, str):
+        return Support(level=SupportLevel.RESTART, reason=f"{change}; a restart loses all of L1")
+    if any(has_secret(adapter) for adapter in change.attached):
+        return Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
+    return L2_ADAPTERS
+
+
+def _since(log: AccessLog | None, since: float | None) -> AccessLog | None:
+    return log if log is None or since is None else log.select(np.flatnonzero(log.timestamps >= since))
 
 
 def _now() -> float:

@@ -2,12 +2,12 @@
 
 import ast
 import json
-import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from agent_tools.models import ConfigUpdate, EvictionPolicy, L2Adapter
+from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
+from agent_tools.redaction import SECRET, without_secrets
 
 Flags = dict[str, Any]
 """Flag -> value: text or number, ``True`` for a bare flag, a list for a repeated one."""
@@ -16,9 +16,6 @@ L1_POLICIES = {EvictionPolicy.LRU: "LRU", EvictionPolicy.ARC: "ARC", EvictionPol
 """Policies that L1 can have. IsolatedLRU is accepted by 0.5.6 and kills the eviction thread at the first watermark crossing."""
 POLICY_NAMES = {**L1_POLICIES, EvictionPolicy.ISOLATED_LRU: "IsolatedLRU"}
 
-SECRET = "***"  # noqa: S105  it is none
-"""What stands for a secret in all that we show."""
-_SECRET_WORDS = ("password", "secret", "token", "credential", "access_key", "api_key")
 _FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (
     # (place in /config, flag, default of 0.5.6)
     ("mp.instance_id", "--instance-id", None),
@@ -57,8 +54,12 @@ _FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (
 )
 
 
-def flags_of(config: Mapping[str, Any], adapters: Sequence[L2Adapter]) -> Flags:
-    """The flags that start a server with this ``GET /config`` (boot settings); flags at their default are left out."""
+def flags_of(boot: Mapping[str, Any], now: CacheConfig) -> Flags:
+    """The flags that start a server with this ``GET /config`` (boot settings) so that it is as it is now.
+
+    The size of L1 is that it was started with. Flags at their default are left out.
+    """
+    config = {**boot, "storage_manager": {**boot["storage_manager"], **_live(boot["storage_manager"], now)}}
     flags: Flags = {"--l1-size-gb": _at(config, "storage_manager.l1_manager_config.memory_config.size_in_bytes") / 2**30}
     for place, flag, default in _FROM_CONFIG:
         value = _at(config, place)
@@ -68,8 +69,26 @@ def flags_of(config: Mapping[str, Any], adapters: Sequence[L2Adapter]) -> Flags:
         flags["--no-l1-use-lazy"] = True
     if "--l1-devdax-path" in flags:
         flags["--shm-name"] = _at(config, "mp.shm_name") or ""
-    flags["--l2-adapter"] = [adapter_json(adapter) for adapter in adapters]
+    flags["--l2-adapter"] = [adapter_json(adapter) for adapter in now.l2_adapters or ()]
+    modules = _at(config, "mp.server_modules") or ()
+    if modules:
+        flags["--server-module"] = [json.dumps(without_secrets(module)) for module in modules]
     return flags
+
+
+def _live(boot: Mapping[str, Any], now: CacheConfig) -> dict[str, Any]:
+    """What of ``storage_manager`` can be changed while a server runs, as it is now, where that is known."""
+    eviction = {
+        "eviction_policy": None if now.eviction_policy is None else POLICY_NAMES[now.eviction_policy],
+        "trigger_watermark": now.eviction_watermark,
+        "eviction_ratio": now.eviction_ratio,
+    }
+    known = {name: value for name, value in eviction.items() if value is not None}
+    policies = {"store_policy": now.l2_store_policy, "prefetch_policy": now.l2_prefetch_policy}
+    return {
+        "eviction_config": {**(boot.get("eviction_config") or {}), **known},
+        **{name: value for name, value in policies.items() if value is not None},
+    }
 
 
 def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
@@ -114,6 +133,11 @@ def adapter_json(adapter: L2Adapter) -> str:
     return json.dumps({"type": adapter.type, **adapter.settings})
 
 
+def has_secret(adapter: L2Adapter) -> bool:
+    """Whether a secret of it stands as ``***``, so that it cannot be started from what we know."""
+    return SECRET in adapter_json(adapter)
+
+
 def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
     """One entry of ``/config`` ``l2_adapter_config.adapters`` as it was given to ``--l2-adapter``, secrets replaced."""
     settings = {name: value for name, value in reported.items() if value not in (None, "")}
@@ -129,7 +153,7 @@ def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
     if "devices" in settings:  # of dax; one device stands under ``device_path`` as well
         devices = [_constructor_fields(device) for device in settings.pop("devices")]
         settings |= {"devices": devices} if len(devices) > 1 else {}
-    settings = {name: _without_secrets(name, value) for name, value in settings.items()}
+    settings = without_secrets(settings)
     defaults = {"affinity_tag": "_default", "shared": False, "use_odirect": False}
     kept = {name: value for name, value in settings.items() if defaults.get(name, ...) != value}
     return L2Adapter(type=type_name, settings=kept)
@@ -144,17 +168,6 @@ def _constructor_fields(text: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
         return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
     except (SyntaxError, ValueError):
         return {}
-
-
-def _without_secrets(name: str, value: Any) -> Any:  # noqa: ANN401  JSON
-    """A reported value, at any depth, with secrets and the passwords in addresses replaced."""
-    if any(word in name.lower() for word in _SECRET_WORDS):
-        return SECRET
-    if isinstance(value, Mapping):
-        return {inner: _without_secrets(inner, one) for inner, one in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(name, one) for one in value]
-    return re.sub(r"(?<=://)[^/@]*@", f"{SECRET}@", value) if isinstance(value, str) else value
 
 
 def _at(config: Mapping[str, Any], place: str) -> Any:  # noqa: ANN401  JSON

@@ -10,13 +10,14 @@ POLICY_REFUSED = (
     "L1 of `lmcache server` has LRU, ARC and noop only; IsolatedLRU on L1 is accepted by 0.5.6 but kills the eviction thread"
 )
 _FLAG = "it is a start-up flag of `lmcache server` 0.5.6; a restart loses all of L1"
+_MODULE = f"{_FLAG}; with --server-module agent_tools.server_module (docs/server_module.md) it is changed live"
 NOT_A_SETTING = Support(level=SupportLevel.UNSUPPORTED, reason="`lmcache server` has no such setting")
 SUPPORT = {
     "enabled": Support(
         level=SupportLevel.UNSUPPORTED, reason="`lmcache server` has no off switch; take the connector out of the engine"
     ),
-    "eviction_policy": Support(level=SupportLevel.RESTART, reason=_FLAG),
-    "auto_eviction": Support(level=SupportLevel.RESTART, reason=f"false is policy noop; {_FLAG}"),
+    "eviction_policy": Support(level=SupportLevel.RESTART, reason=_MODULE),
+    "auto_eviction": Support(level=SupportLevel.RESTART, reason=f"false is policy noop; {_MODULE}"),
     "enable_prefix_caching": Support(
         level=SupportLevel.UNSUPPORTED, reason="prefix caching is what LMCache does; it is always on"
     ),
@@ -33,9 +34,24 @@ SUPPORT = {
         reason="quotas work on IsolatedLRU L2 adapters only and wipe unlisted tenants; not offered yet",
     ),
     "chunk_size": Support(level=SupportLevel.RESTART, reason=f"{_FLAG}, and makes all of L2 unreachable"),
-    "eviction_watermark": Support(level=SupportLevel.RESTART, reason=_FLAG),
-    "eviction_ratio": Support(level=SupportLevel.RESTART, reason=_FLAG),
-    "l2_adapters": Support(level=SupportLevel.RESTART, reason=_FLAG),
-    "l2_store_policy": Support(level=SupportLevel.RESTART, reason=_FLAG),
-    "l2_prefetch_policy": Support(level=SupportLevel.RESTART, reason=_FLAG),
+    "eviction_watermark": Support(level=SupportLevel.RESTART, reason=_MODULE),
+    "eviction_ratio": Support(level=SupportLevel.RESTART, reason=_MODULE),
+    "l2_adapters": Support(level=SupportLevel.RESTART, reason=_MODULE),
+    "l2_store_policy": Support(level=SupportLevel.RESTART, reason=_MODULE),
+    "l2_prefetch_policy": Support(level=SupportLevel.RESTART, reason=_MODULE),
 }
+
+EVICTION = Support(level=SupportLevel.LIVE, reason="the server's module changes it: no key is lost, the order of eviction stays")
+L2_POLICY = Support(level=SupportLevel.LIVE, reason="the server's module changes it from the next request on")
+L2_ADAPTERS = Support(
+    level=SupportLevel.LIVE,
+    reason="the server's module attaches and detaches adapters and changes their eviction; another capacity needs a restart",
+)
+LIVE_PARTS: dict[str, dict[str, Support]] = {
+    "eviction": dict.fromkeys(("eviction_policy", "auto_eviction", "eviction_watermark", "eviction_ratio"), EVICTION),
+    "l2": {"l2_adapters": L2_ADAPTERS, "l2_store_policy": L2_POLICY, "l2_prefetch_policy": L2_POLICY},
+}
+"""Part of the server's module -> the settings that it makes live."""
+MODULE_ARENAS = "the server's module adds and drains L1 arenas, up to {:g} MB in all; L1 keeps its contents"
+ABOVE_LIMIT = "the server's module may make L1 no larger than {:g} MB (max_l1_mb of its config)"
+SECRETS_NOT_KEPT = "secrets of an L2 adapter are shown as *** and kept nowhere; give the adapters with their secrets"

@@ -188,7 +188,7 @@ def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: flo
             "sizes in MB need the KV bytes of a token, which this log does not state: give kv_bytes_per_token"
             " (`lmcache-agent status` measures it), or sizes in chunks"
         )
-    return [size * MB / chunk_bytes for size in sizes_mb]
+    return [size * MB / chunk_bytes * log.sampling_rate for size in sizes_mb]
 
 
 def _in_words(under: ServerSetting) -> str:

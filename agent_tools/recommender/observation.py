@@ -102,9 +102,13 @@ class Observation:
 
     @cached_property
     def chunk_bytes(self) -> float | None:
-        """L1 bytes that one chunk takes: measured, else as the log states; ``None`` when neither is known."""
+        """L1 bytes that one chunk of the log takes: measured, else as the log states; ``None`` when neither is known.
+
+        Each chunk of a sampled log also stands for those that were not recorded.
+        """
         if self.metrics.kv_bytes_per_token and self.config.chunk_size:
-            return self.metrics.kv_bytes_per_token * self.config.chunk_size
+            stands_for = 1.0 if self.log is None else 1 / self.log.sampling_rate
+            return self.metrics.kv_bytes_per_token * self.config.chunk_size * stands_for
         return float(self.log.chunk_bytes) if self.log is not None and self.log.chunk_bytes else None
 
     @property

@@ -48,6 +48,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
         "lmcache.v1.distributed.storage_controllers.prefetch_policy:get_registered_prefetch_policies",
         "lmcache.v1.distributed.storage_controllers.store_policy:create_store_policy",
         "lmcache.v1.distributed.storage_controllers.store_policy:get_registered_store_policies",
+        *(f"lmcache.v1.utils.json_utils:{name}" for name in ("make_json_safe", "safe_asdict")),
         *(f"storage_manager.{name}" for name in ("add_l2_adapter", "delete_l2_adapter", "_snapshot_adapters")),
         "storage_manager._l2_eviction_controller._states_lock",
         "storage_manager._l2_eviction_controller.add_adapter_state",

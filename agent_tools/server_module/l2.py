@@ -10,7 +10,7 @@ requests; what was loaded as temporary before stays so.
 import argparse
 import json
 import threading
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 from lmcache.v1.distributed.config import EvictionConfig
@@ -18,6 +18,9 @@ from lmcache.v1.distributed.l2_adapters.config import add_l2_adapters_args, pars
 from lmcache.v1.distributed.storage_controllers import L2AdapterEvictionState
 from lmcache.v1.distributed.storage_controllers.prefetch_policy import create_prefetch_policy, get_registered_prefetch_policies
 from lmcache.v1.distributed.storage_controllers.store_policy import create_store_policy, get_registered_store_policies
+from lmcache.v1.utils.json_utils import make_json_safe, safe_asdict
+
+from agent_tools.redaction import without_secrets
 
 from .options import Body, Options, Share
 from .policies import L1_POLICIES as GLOBAL_POLICIES
@@ -34,7 +37,7 @@ _NO_CAPACITY = (
 
 
 class Adapter(Body):
-    """One L2 adapter. Its other settings are in ``/config`` or were given to `attach`; they may hold secrets."""
+    """One L2 adapter."""
 
     id: int
     """LMCache's; never used again."""
@@ -46,6 +49,8 @@ class Adapter(Body):
     eviction: EvictionSetting | None
     used_bytes: int
     capacity_bytes: int
+    settings: dict[str, Any]
+    """What it was started or attached with, as LMCache's ``/config`` tells it; secrets stand as ``***``."""
 
 
 class L2Status(Body):
@@ -241,4 +246,12 @@ def _describe(settings: dict[int, EvictionSetting], number: int, descriptor: Any
         eviction=settings.get(number),
         used_bytes=usage.total_bytes_used,
         capacity_bytes=usage.total_capacity_bytes,
+        settings=_shown(descriptor.config),
     )
+
+
+def _shown(config: Any) -> dict[str, Any]:  # noqa: ANN401  LMCache's L2AdapterConfigBase
+    """As LMCache's own ``GET /config`` does, but for the secrets."""
+    plain = safe_asdict(config) if is_dataclass(config) else make_json_safe(vars(config))
+    shown: dict[str, Any] = without_secrets({**plain, "affinity_tag": config.affinity_tag})
+    return shown

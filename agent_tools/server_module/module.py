@@ -58,8 +58,16 @@ class AgentTools:
         }
 
     def report_status(self) -> dict[str, Any]:
-        """Merged into the server's ``/status``."""
-        return {"agent_tools": {"version": INTERFACE, "parts": sorted(self._parts.made)}}
+        """Merged into the server's ``/status``: the parts that work now, and whether they may change anything."""
+        lookups = self._parts.lookups
+        idle = set() if lookups is None or lookups.broken is None else {"window", "entries"}
+        return {
+            "agent_tools": {
+                "version": INTERFACE,
+                "parts": sorted(part for part in self._parts.made if part not in idle),
+                "read_only": self._options.read_only,
+            }
+        }
 
     def close(self) -> None:
         """The server is about to end."""

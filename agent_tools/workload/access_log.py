@@ -37,6 +37,8 @@ class AccessLog:
     """KV bytes of one chunk as the source states them (shapes x dtypes); ``None`` when it does not."""
     bad_lines: int = 0
     """Lines of the source that could not be read and were left out, as the reader was told to."""
+    sampling_rate: float = 1.0
+    """Share of all distinct chunks that the source recorded: a cache of ``n`` chunks holds ``n x sampling_rate`` of these."""
     remarks: tuple[str, ...] = ()
     """What the reader had to mend, one sentence each."""
 

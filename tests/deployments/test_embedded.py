@@ -149,10 +149,11 @@ class Owner:
     guard: psutil.Process
     arena_folder: Path
 
-    def leaves(self) -> None:
-        """Wait for its end, and see that nothing is left of its server."""
+    def leaves(self, end: Callable[[], object]) -> None:
+        """End it, and see that nothing is left of its server."""
         folder, flags = self.guard.cmdline()[2], self.guard.cmdline()
         family = [self.guard, *self.guard.children(recursive=True)]
+        end()
         self.process.wait(20)
         _, alive = psutil.wait_procs(family, timeout=15)
         assert alive == []
@@ -209,18 +210,16 @@ def has_started(owner: Owner) -> None:
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(owners: dict[str, Owner]) -> None:
-    os.killpg(owners["starting"].process.pid, signal.SIGINT)  # to all of a terminal's processes; the server is not among them
-    owners["starting"].leaves()
+    # To all of a terminal's processes; the server is not among them.
+    owners["starting"].leaves(lambda: os.killpg(owners["starting"].process.pid, signal.SIGINT))
 
 
 def test_an_owner_that_is_killed_leaves_nothing(owners: dict[str, Owner]) -> None:
     has_started(owners["killed"])
-    owners["killed"].process.kill()
-    owners["killed"].leaves()
+    owners["killed"].leaves(owners["killed"].process.kill)
 
 
 def test_an_owner_that_ends_without_closing_leaves_nothing(owners: dict[str, Owner]) -> None:
     has_started(owners["careless"])
     assert owners["careless"].process.stdin is not None
-    owners["careless"].process.stdin.close()
-    owners["careless"].leaves()
+    owners["careless"].leaves(owners["careless"].process.stdin.close)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from agent_tools.deployments.server_process import ServerProcess
 from agent_tools.models import LMCacheStatus
 from agent_tools.workload.generate import AgentTraffic
-from agent_tools.workload.replay import replay
+from agent_tools.workload.replay import ReplaySettings, replay
 from graphs.cli import app
 from graphs.state import TuneReport
 
@@ -42,14 +42,24 @@ def test_status_of_a_running_server(server: ServerProcess, play: Play) -> None:
     assert "token hit rate" in run.invoke(app, ["status", "--url", server.http_url]).stdout
 
 
-def test_recommend_without_a_log_predicts_nothing(server: ServerProcess, play: Play) -> None:
-    play(AgentTraffic(requests=60, conversations=15, turns=4, tool_tokens=1500, seed=6).generate(), kv_bytes_per_token=512)
-    result = run.invoke(app, ["recommend", "--url", server.http_url])
+def test_recommend_without_a_log_predicts_nothing(launch: Launch) -> None:
+    plain = launch({})
+    log = AgentTraffic(requests=60, conversations=15, turns=4, tool_tokens=1500, seed=6).generate()
+    replay(log, plain.rpc_url, ReplaySettings(kv_bytes_per_token=512))
+    result = run.invoke(app, ["recommend", "--url", plain.http_url])
     assert result.exit_code == 0, result.output
     # Which of the two depends on whether LMCache has followed enough evicted chunks by now.
     assert result.stdout.startswith(("do_nothing (counters)", "do_nothing (histograms)"))
     assert "not stored" in result.stdout or "dropped for want of room" in result.stdout
     assert "update=" not in result.stdout
+
+
+def test_recommend_for_a_remote_server_with_the_module_predicts_from_its_window(server: ServerProcess, play: Play) -> None:
+    play(AgentTraffic(requests=60, conversations=15, turns=4, tool_tokens=1500, seed=6).generate(), kv_bytes_per_token=512)
+    result = run.invoke(app, ["recommend", "--url", server.http_url, "--max-size-mb", "256"])
+    assert result.exit_code == 0, result.output
+    assert "(access_log): " in result.stdout
+    assert "update=" in result.stdout
 
 
 def test_tune_in_mode_observe_prints_a_report(server: ServerProcess) -> None:

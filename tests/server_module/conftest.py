@@ -1,44 +1,13 @@
-"""A real server with the module, whose L1 is one devdax arena of 16 MB, shared by the tests of this folder."""
+"""The module of the shared server, in a known state."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from module_client import ModuleClient
 
-from agent_tools.deployments.arenas import _reserve
-from agent_tools.deployments.server_command import Flags
 from agent_tools.deployments.server_process import ServerProcess
-from agent_tools.io_loop import io_loop
-from agent_tools.models import MB
 
 START = {"policy": "LRU", "watermark": 0.8, "ratio": 0.2}
-
-
-def flags(**config: object) -> Flags:
-    spec = {"module_path": "agent_tools.server_module", "config": config}
-    return {
-        "--l1-size-gb": 16 / 1024,
-        "--eviction-policy": "LRU",
-        "--supported-transfer-mode": "auto",
-        "--server-module": json.dumps(spec),
-    }
-
-
-@pytest.fixture(scope="session")
-def module_server(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    primary = _reserve(arena_folder, 16 * MB)
-    devdax: Flags = {"--l1-devdax-path": str(primary), "--no-l1-use-lazy": True, "--shm-name": ""}
-    config = flags(arena_folder=str(arena_folder), max_l1_mb=64)
-    process = ServerProcess.launch(config | devdax, tmp_path_factory.mktemp("module-logs"))
-    try:
-        io_loop.run(process.wait_ready)
-        primary.unlink()
-        yield process
-    finally:
-        primary.unlink(missing_ok=True)
-        io_loop.run(process.stop)
 
 
 @pytest.fixture

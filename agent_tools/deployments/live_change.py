@@ -1,0 +1,127 @@
+"""Several live changes of one server as one: when one of them is refused, those before it are taken back."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from agent_tools.errors import LMCacheToolError, OutcomeUnknownError, RefusedError, UnsupportedError
+from agent_tools.models import ConfigUpdate, EvictionPolicy, L2Adapter
+
+from .base import Progress
+from .server_command import L1_POLICIES, has_secret
+from .server_module import LiveAdapter, ServerModule
+
+NO_EVICTION = {"policy": "noop"}
+"""What an L2 adapter without an eviction block does."""
+
+
+@contextlib.asynccontextmanager
+async def all_or_nothing() -> AsyncIterator[AsyncExitStack]:
+    """Collects how to take back each step; does so when a later one is refused.
+
+    When the outcome of a step is not known all is left as it is: what to do then is for the caller to see.
+
+    Raises:
+        OutcomeUnknownError: Taking back failed too.
+    """
+    undo = AsyncExitStack()
+    try:
+        yield undo
+    except (RefusedError, UnsupportedError) as refused:
+        try:
+            await undo.aclose()
+        except LMCacheToolError as error:
+            raise OutcomeUnknownError(
+                f"{refused}; taking back what was changed before that failed as well: {error}. Read the configuration"
+            ) from refused
+        raise
+
+
+async def change_eviction(module: ServerModule, update: ConfigUpdate, now: EvictionPolicy | None, undo: AsyncExitStack) -> None:
+    """L1's policy, watermark and ratio. `now` is the policy in force."""
+    policy = update.eviction_policy
+    if update.auto_eviction and policy is None and now is EvictionPolicy.NOOP:
+        policy = EvictionPolicy.LRU  # LMCache's usual one
+    wanted = {
+        "policy": None if policy is None else L1_POLICIES[policy],
+        "watermark": update.eviction_watermark,
+        "ratio": update.eviction_ratio,
+    }
+    await _put(module, "eviction", wanted, undo)
+
+
+async def change_l2_policies(module: ServerModule, update: ConfigUpdate, undo: AsyncExitStack) -> None:
+    """When L1 and L2 exchange chunks."""
+    await _put(module, "l2/policies", {"prefetch": update.l2_prefetch_policy, "store": update.l2_store_policy}, undo)
+
+
+async def _put(module: ServerModule, path: str, wanted: dict[str, Any], undo: AsyncExitStack) -> None:
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if given:
+        answer = await module.put(path, given)
+        before = answer["previous"] or NO_EVICTION
+        undo.push_async_callback(module.put, path, {name: before[name] for name in given if name in before})
+
+
+@dataclass(frozen=True)
+class AdapterChange:
+    """How the L2 adapters of a running server become others."""
+
+    detached: tuple[LiveAdapter, ...]
+    attached: tuple[L2Adapter, ...]
+    retuned: tuple[tuple[LiveAdapter, L2Adapter], ...]
+    """(as it is, as it is to be): another eviction."""
+
+    async def carry_out(self, module: ServerModule, progress: Progress, undo: AsyncExitStack) -> None:
+        """Detach last: what an adapter in memory held is not brought back by attaching it again."""
+        for adapter in self.attached:
+            progress(f"attaching an L2 adapter {adapter.type}")
+            undo.push_async_callback(module.detach, await module.attach(adapter))
+        for old, new in self.retuned:
+            await _put(module, f"l2/adapters/{old.number}/eviction", _eviction_of(new), undo)
+        for old in self.detached:
+            progress(f"detaching the L2 adapter {old.adapter.type}")
+            await module.detach(old.number)
+            undo.push_async_callback(_attach_again, module, old.adapter)
+
+
+def adapter_change(live: Sequence[LiveAdapter], wanted: Sequence[L2Adapter]) -> AdapterChange | str:
+    """How to get from the adapters there are to those wanted; or why that needs a restart, in words."""
+    kept: dict[int, L2Adapter] = {}
+    attached: list[L2Adapter] = []
+    for adapter in wanted:
+        here = next((one for one in live if one.number not in kept and one.adapter.same_store(adapter)), None)
+        if here is None:
+            attached.append(adapter)
+        elif here.adapter.size_mb != adapter.size_mb:
+            return "the capacity of an L2 adapter is fixed when it is attached"
+        elif here.adapter.eviction and not adapter.eviction:
+            return "an L2 adapter that evicts cannot be made to have no eviction at all; policy noop evicts nothing"
+        else:
+            kept[here.number] = adapter
+    if list(wanted) != [*(kept[one.number] for one in live if one.number in kept), *attached]:
+        return "the order of L2 adapters is that in which they were attached"
+    return AdapterChange(
+        detached=tuple(one for one in live if one.number not in kept),
+        attached=tuple(attached),
+        retuned=tuple(
+            (one, kept[one.number]) for one in live if one.number in kept and kept[one.number].eviction != one.adapter.eviction
+        ),
+    )
+
+
+def _eviction_of(adapter: L2Adapter) -> dict[str, Any]:
+    block = adapter.eviction or {}
+    return {
+        "policy": block.get("eviction_policy"),
+        "watermark": block.get("trigger_watermark"),
+        "ratio": block.get("eviction_ratio"),
+    }
+
+
+async def _attach_again(module: ServerModule, adapter: L2Adapter) -> None:
+    if has_secret(adapter):
+        raise UnsupportedError(f"the L2 adapter {adapter.type} has secrets, which are kept nowhere: attach it by hand")
+    await module.attach(adapter)
