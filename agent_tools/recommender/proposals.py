@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from agent_tools.models import MB, ConfigUpdate, Gain, SupportLevel
 from agent_tools.models.cost import Range, Saving
-from agent_tools.prediction.cache_run import CacheRun
 from agent_tools.prediction.cost import HOUR, memory_price, saving, traffic_of
-from agent_tools.prediction.server_prediction import predict_settings
+from agent_tools.prediction.eviction_clock import possible_clocks
+from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
 
 from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, predicted_worth, server_setting
@@ -22,8 +21,11 @@ WATERMARKS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RATIOS = (0.05, 0.1, 0.2, 0.3)
 L2_GROWTH = (2, 4, 8)
 """Sizes of L2 tried, as multiples of the present one."""
-GOOD_ENOUGH = 0.005
-"""Of settings within half a point of the best, the cheapest is proposed."""
+GOOD_ENOUGH = 0.002
+"""Of settings within a fifth of a point of the best, the cheapest is proposed."""
+CLOCKS = possible_clocks(5)
+"""The search tries each setting with several clocks: traffic to come meets the eviction ticks at other moments than the observed
+did, and a setting that suits just those moments must not win."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +137,22 @@ def _larger_l2(seen: Observation) -> list[float]:
 def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _Candidate:
     """The first (smallest, least changed) of those within `GOOD_ENOUGH` of the best."""
     assert seen.log is not None  # noqa: S101
-    likeliest = seen.clocks[len(seen.clocks) // 2]
-    predictions = predict_settings(seen.log, [candidate.setting for candidate in candidates], clocks=[likeliest])
+    predictions = predict_settings(seen.log, [candidate.setting for candidate in candidates], clocks=CLOCKS)
     worths = [
-        _worth(prediction.runs[0], seen.in_window, seen.l2_weight) - _price(seen, candidate.added_mb)
+        _worth(prediction, seen) - _price(seen, candidate.added_mb)
         for prediction, candidate in zip(predictions, candidates, strict=True)
     ]
     return next(c for c, worth in zip(candidates, worths, strict=True) if worth >= max(worths) - GOOD_ENOUGH)
 
 
-def _worth(run: CacheRun, counted: npt.NDArray[np.bool_], weight_of_l2: float) -> float:
-    """Token hit rate with hits of L2 counted by the time they save."""
-    asked = run.asked_chunks[counted].sum()
-    hits = run.l1_hit_chunks[counted].sum() + weight_of_l2 * run.l2_hit_chunks[counted].sum()
-    return float(hits / asked) if asked else 0.0
+def _worth(prediction: ServerPrediction, seen: Observation) -> float:
+    """Token hit rate of the window's requests with hits of L2 counted by the time they save, mean over the clocks."""
+    asked = prediction.runs[0].asked_chunks[seen.in_window].sum()
+    hits = [
+        run.l1_hit_chunks[seen.in_window].sum() + seen.l2_weight * run.l2_hit_chunks[seen.in_window].sum()
+        for run in prediction.runs
+    ]
+    return float(np.mean(hits) / asked) if asked else 0.0
 
 
 def _price(seen: Observation, added_mb: float) -> float:
