@@ -21,8 +21,8 @@ WATERMARKS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RATIOS = (0.05, 0.1, 0.2, 0.3)
 L2_GROWTH = (2, 4, 8)
 """Sizes of L2 tried, as multiples of the present one."""
-GOOD_ENOUGH = 0.002
-"""Of settings within a fifth of a point of the best, the cheapest is proposed."""
+GOOD_ENOUGH = 0.004
+"""Of settings within so much of the best, the cheapest is proposed: with the model's error, half a point."""
 CLOCKS = possible_clocks(5)
 """The search tries each setting with several clocks: traffic to come meets the eviction ticks at other moments than the observed
 did, and a setting that suits just those moments must not win."""
