@@ -206,7 +206,7 @@ class Bench:
 
     def report(self) -> str:
         """The picks against the best of the grid, as Markdown."""
-        rows = [row for name, kept in self.kept.items() for row in self._rows(name, kept)]
+        rows = [row for name, kept in self.kept.items() if "picks" in kept for row in self._rows(name, kept)]
         return (
             "\n".join(
                 [

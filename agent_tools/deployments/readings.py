@@ -90,7 +90,7 @@ def adapters_of(boot: Json, live: Json) -> tuple[L2Adapter, ...]:
 
 
 def resident_entry_of(entry: Json, chunk_size: int) -> CacheEntry:
-    """One of ``top`` of the module's ``GET /agent-tools/entries``: a chunk in L1."""
+    """One of ``top`` of the module's ``GET /agent-tools/entries/top``: a chunk in L1."""
     return CacheEntry(
         entry_id=f"{entry['model']}@{entry['chunk_hash']}@{entry['tenant']}",
         prefix_hash=entry["chunk_hash"],

@@ -166,8 +166,8 @@ class ServerDeployment:
         """The chunks of L1 with most hits, by the module; without it objects of the primary L2 adapter, if that is ``s3``."""
         module = await self.module()
         if module is not None and "entries" in module.parts:
-            answer = await self.admin.read("/agent-tools/entries", top=min(limit, 1000))
-            with self.admin.understood("/agent-tools/entries"):
+            answer = await self.admin.read("/agent-tools/entries/top", limit=min(limit, 1000))
+            with self.admin.understood("/agent-tools/entries/top"):
                 return [resident_entry_of(entry, answer["chunk_size"]) for entry in answer["top"]]
         try:
             page = await self.admin.read("/cache/objects", tier="l2", page_size=min(limit, 5000))

@@ -2,8 +2,8 @@
 
     lmcache server ... --server-module '{"module_path": "agent_tools.server_module", "config": {"arena_folder": "/dev/shm"}}'
 
-Nothing else in this distribution imports it, and it imports nothing of the rest: only LMCache, FastAPI with Pydantic, NumPy and
-msgspec, all of which the server has loaded anyway. All routes are under ``/agent-tools`` of the server's admin HTTP; sizes there
+Nothing else in this distribution imports it, and of the rest it imports only `redaction`; else LMCache, FastAPI with Pydantic,
+NumPy and msgspec, all of which the server has loaded anyway. All routes are under ``/agent-tools`` of the server's admin HTTP; sizes there
 are bytes unless the name says otherwise, times are Unix seconds. What cannot be done answers ``application/problem+json``.
 
 | route | what |
@@ -15,6 +15,7 @@ are bytes unless the name says otherwise, times are Unix seconds. What cannot be
 | GET, PUT ``arenas`` | size of an L1 that is made of devdax arenas |
 | GET ``window?since=&limit=``, DELETE ``window`` | the lookups, below |
 | GET ``entries?top=``, POST ``entries/remove`` | chunks in L1 |
+| GET ``entries/top?limit=`` | only those hit most, at no cost to speak of |
 
 **The window** is MessagePack: one map of plain values, of which the columns are little-endian arrays as raw bytes.
 

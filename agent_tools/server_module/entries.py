@@ -58,6 +58,15 @@ class EntriesStatus(Body):
     """Most hits first."""
 
 
+class TopEntries(Body):
+    """The chunks of L1 hit most, without a look at all the others."""
+
+    chunk_size: int
+    """Tokens per chunk."""
+    top: list[Entry]
+    """Most hits first; whether they are reachable is not told. Of chunks stored since the module was loaded."""
+
+
 class Removal(Body):
     """What to remove; exactly one of the three is given."""
 
@@ -124,6 +133,19 @@ class Entries:
             reach_unknown=unknown,
             top=[self._entry(chunk, chunks[chunk], None if unknown else chunk not in cut_off) for chunk in best],
         )
+
+    def top(self, limit: int) -> TopEntries:
+        """The `limit` entries hit most; at a cost that does not depend on how much is in L1."""
+        tables = [controller._l1_manager._objects for controller in self._controllers]
+        top: list[Entry] = []
+        for chunk, past in self.history.hottest_first():
+            objects = [state for key in past.keys for table in tables if (state := table.get(key)) is not None]
+            if objects:
+                size = sum(state.memory_obj.get_size() for state in objects)
+                top.append(self._entry(chunk, _Chunk(size, past.keys), None))
+            if len(top) == limit:
+                break
+        return TopEntries(chunk_size=self._context.chunk_size, top=top)
 
     def remove(self, removal: Removal) -> Removed:
         """Remove chunks from L1; those that are in use are left.

@@ -1,7 +1,7 @@
 """What LMCache does not keep about a chunk: its predecessor, how often it was hit, when it was stored and last used."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .lookups import Lookup
@@ -18,12 +18,14 @@ class ChunkId(NamedTuple):
 class Past:
     """The past of one chunk, in little memory."""
 
-    __slots__ = ("hits", "parent", "stored", "used")
+    __slots__ = ("hits", "keys", "parent", "stored", "used")
 
     def __init__(self, parent: bytes | None) -> None:
         """Of a chunk that was first asked for just now, after `parent` (``None``: a prompt begins with it)."""
         self.parent = parent
         self.hits = 0
+        self.keys: tuple[Any, ...] = ()
+        """LMCache's keys of the objects it was last stored as; whether they are still there is not known here."""
         self.stored: float | None = None
         self.used: float | None = None
 
@@ -66,6 +68,20 @@ class History:
         table = self._tables.get(chunk[:2])
         return None if table is None else table.get(chunk.hash)
 
+    def hottest_first(self) -> Iterator[tuple[ChunkId, Past]]:
+        """All chunks, those hit most first, whether they are in L1 or not; of equal ones those used last."""
+        with self._lock:
+            known = [
+                (past.hits, past.used or 0.0, owner, chunk)
+                for owner, table in self._tables.items()
+                for chunk, past in table.items()
+            ]
+        known.sort(reverse=True)
+        for _, _, owner, chunk in known:
+            past = self.of(ChunkId(*owner, chunk))
+            if past is not None:
+                yield ChunkId(*owner, chunk), past
+
     def __len__(self) -> int:
         return self._size
 
@@ -75,6 +91,7 @@ class History:
                 past = self.of(ChunkId(key.model_name, key.cache_salt, key.chunk_hash))
                 if past is not None:
                     past.stored = event.timestamp
+                    past.keys = (key,) if key in past.keys else (*past.keys, key)
 
     def _prune(self) -> None:
         """Forget chunks that are not in L1; of the others, if they are too many, those first met longest ago."""

@@ -87,11 +87,15 @@ def _arena_routes(router: APIRouter, arenas: Any, _: object) -> None:  # noqa: A
 
 
 def _entry_routes(router: APIRouter, entries: Any, _: object) -> None:  # noqa: ANN401
-    from .entries import EntriesStatus, Removal, Removed  # noqa: PLC0415
+    from .entries import EntriesStatus, Removal, Removed, TopEntries  # noqa: PLC0415
 
     @router.get("/entries")
     def read_entries(top: Annotated[int, Query(ge=0, le=1000)] = 20) -> EntriesStatus:
         return entries.read(top)  # type: ignore[no-any-return]
+
+    @router.get("/entries/top")
+    def read_top_entries(limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> TopEntries:
+        return entries.top(limit)  # type: ignore[no-any-return]
 
     @router.post("/entries/remove")
     def remove(removal: Removal) -> Removed:
