@@ -3,8 +3,9 @@
     lmcache server ... --server-module '{"module_path": "agent_tools.server_module", "config": {"arena_folder": "/dev/shm"}}'
 
 Nothing else in this distribution imports it, and of the rest it imports only `redaction`; else LMCache, FastAPI with Pydantic,
-NumPy and msgspec, all of which the server has loaded anyway. All routes are under ``/agent-tools`` of the server's admin HTTP; sizes there
-are bytes unless the name says otherwise, times are Unix seconds. What cannot be done answers ``application/problem+json``.
+NumPy and msgspec, all of which the server has loaded anyway. All routes are under ``/agent-tools`` of the server's admin HTTP;
+sizes there are bytes unless the name says otherwise, times are Unix seconds. What cannot be done answers
+``application/problem+json``.
 
 | route | what |
 |---|---|

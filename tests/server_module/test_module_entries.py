@@ -18,7 +18,8 @@ def test_the_top_entries_are_those_that_lookups_found_most_often(module: ModuleC
     assert (entries["chunks"], entries["objects"], entries["bytes"]) == (5, 5, 5 * 4096)
     assert [entry["hits"] for entry in entries["top"]] == [3, 1, 0, 0, 0]
     light = module.ask("GET", "entries/top")
-    assert light == {"chunk_size": 256, "top": [{**entry, "reachable": None} for entry in entries["top"]]}
+    assert (light["chunk_size"], [entry["hits"] for entry in light["top"]]) == (256, [3, 1, 0, 0, 0])
+    assert all({**entry, "reachable": None} in light["top"] for entry in entries["top"])
     assert module.ask("GET", "entries/top?limit=2")["top"] == light["top"][:2]
     first = entries["top"][0]
     assert (first["model"], first["tenant"], first["bytes"]) == ("top", "", 4096)
