@@ -41,12 +41,13 @@ RESULTS = Path(__file__).parent / "results"
 ROUNDS = 60
 AGENTS = 50
 VERIFY_SECONDS = 20.0
-SEEN = ("/status", "/metrics", "/config", "/config/adapters", "/quota", "/reconfigure/dax/l1/status")
+CONFIG = ("/status", "/config", "/config/adapters", "/quota", "/reconfigure/dax/l1/status", "/agent-tools/l2")
+SEEN = (*CONFIG, "/metrics", "/agent-tools/window?since=1000000000")
 """The distinct calls that an observation needs, hence a pass of `tune_cache`."""
 RAW = {
-    "lmcache_get_status": (*SEEN, "/lmc_version", "/cache/objects?tier=l2&page_size=10"),
+    "lmcache_get_status": (*SEEN, "/lmc_version", "/agent-tools/entries/top?limit=10"),
     "lmcache_get_metrics": ("/status", "/metrics"),
-    "lmcache_get_config": ("/status", "/config", "/config/adapters", "/quota", "/reconfigure/dax/l1/status"),
+    "lmcache_get_config": CONFIG,
 }
 """Reading tools and the distinct calls each needs."""
 IMPORT = "from agent_tools import LMCacheToolkit; LMCacheToolkit().get_tools()"

@@ -152,6 +152,9 @@ def interval(ratios: "np.ndarray[Any, Any]") -> dict[str, float]:
 
 FILL = """
 import os, psutil
+from types import SimpleNamespace
+import lmcache.v1.mp_observability.event  # loaded in a server anyway, so no part of what is measured
+from lmcache.v1.distributed.api import ObjectKey
 import numpy as np
 from agent_tools.server_module.history import ChunkId, History
 from agent_tools.server_module.lookups import Lookup
@@ -172,6 +175,8 @@ for number in range(options.window_requests):
     window.add(lookup)
     if tracked:
         history.add(lookup)
+        keys = [ObjectKey(one, "model", 0x01000100, 0, lookup.tenant) for one in hashes]  # as if none were in L1 any more
+        history._stored(SimpleNamespace(timestamp=1.0, metadata={"keys": keys}))
 print((psutil.Process().memory_info().rss - before) / 2**20, len(history), window.bounds["requests"], window.bounds["chunks"])
 """
 

@@ -4,9 +4,9 @@ Run from the repository root::
 
     PYTHONPATH=. python benchmarks/server_module_soak.py [--minutes 30]
 
-Two engines send requests all the time; each is killed (SIGKILL) at a random moment within 20 s and another takes its place. Every
-second or so something is changed through the product's own client (policy, watermark, ratio, L1 size, L2 adapters, prefetch
-policy), the window is read, and every 30 s the client is made anew.
+Two engines send 20 requests a second each; both are killed (SIGKILL) at a random moment within 20 s, and others take their place.
+Every second or so something is changed through the product's own client (policy, watermark, ratio, L1 size, L2 adapters, prefetch
+policy) and the window is read; with each two engines the client is made anew too.
 """
 
 import argparse
@@ -38,10 +38,11 @@ from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
 traffic = AgentTraffic(requests=4000, conversations=24, context_tokens=8_000, seed=int(sys.argv[2]), tenants=4).generate()
 while True:
-    replay(traffic, sys.argv[1], ReplaySettings(clients=2, kv_bytes_per_token=32))
+    replay(traffic, sys.argv[1], ReplaySettings(clients=2, kv_bytes_per_token=32, pace=traffic.duration / 200))
 """
 SETTLED = 0.3
-"""Share of the time after which memory counts: by then window and history have seen all that they will."""
+"""Share of the time after which memory counts: by then window and history are full, which are made small for it."""
+SMALL = {"window_requests": 15_000, "window_chunks": 200_000, "window_seconds": 60, "tracked_chunks": 20_000}
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def soak(seconds: float) -> dict[str, Any]:
     draw, counts = random.Random(1), {"changes": 0, "refused": 0, "killed": 0, "clients": 0}  # noqa: S311  no secret
     memory: list[tuple[float, float]] = []
     refusals: list[str] = []
-    with server(32 * MB, arena_folder="/dev/shm", max_l1_mb=128) as one, tempfile.TemporaryDirectory() as folder:  # noqa: S108
+    with server(32 * MB, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one, tempfile.TemporaryDirectory() as folder:  # noqa: S108
         began = time.monotonic()
         while (passed := time.monotonic() - began) < seconds:
             client = ServerDeployment(one.http_url)

@@ -71,8 +71,14 @@ class AdminClient:
         """
         return self._json(await self._read(path, params))
 
-    async def change(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401  JSON
+    async def change(self, method: str, path: str, body: Any = None, *, at_least: float = 0.0) -> Any:  # noqa: ANN401  JSON
         """Send one change, once; the body of the answer as JSON, ``None`` for an empty one.
+
+        Args:
+            method: Of HTTP.
+            path: After the base URL.
+            body: JSON.
+            at_least: Seconds it is given, if that is more than a call usually has.
 
         Raises:
             UnreachableError: No connection could be made; nothing was sent.
@@ -81,7 +87,7 @@ class AdminClient:
         """
         await self._meet()
         try:
-            response = await self._sent(method, path, body)
+            response = await self._sent(method, path, body, max(self.timeout, at_least))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise self._unreachable(path, error) from error
         except httpx.HTTPError as error:
@@ -91,9 +97,9 @@ class AdminClient:
             ) from error
         return self._json(self._accepted(response, f"{method} {path}"))
 
-    async def _sent(self, method: str, path: str, body: Any) -> httpx.Response:  # noqa: ANN401  JSON
+    async def _sent(self, method: str, path: str, body: Any, seconds: float) -> httpx.Response:  # noqa: ANN401  JSON
         try:
-            return await self._http.request(method, path, json=body)
+            return await self._http.request(method, path, json=body, timeout=seconds)
         finally:
             self._under_way.clear()  # who reads after a change must not get an answer of before it
 

@@ -39,22 +39,28 @@ async def all_or_nothing() -> AsyncIterator[AsyncExitStack]:
         raise
 
 
-async def change_eviction(module: ServerModule, update: ConfigUpdate, now: EvictionPolicy | None, undo: AsyncExitStack) -> None:
-    """L1's policy, watermark and ratio. `now` is the policy in force."""
+async def change_settings(
+    module: ServerModule, update: ConfigUpdate, policy: EvictionPolicy | None, progress: Progress, undo: AsyncExitStack
+) -> None:
+    """Eviction, L2 policies and L2 adapters, as far as the update names them. `policy` is the one of L1 in force."""
+    await _put(module, "eviction", _l1_eviction(update, policy), undo)
+    await _put(module, "l2/policies", {"prefetch": update.l2_prefetch_policy, "store": update.l2_store_policy}, undo)
+    if update.l2_adapters is not None:
+        change = adapter_change((await module.l2()).adapters, update.l2_adapters)
+        if isinstance(change, str):
+            raise UnsupportedError(f"{change}; another change of the adapters came first. Nothing was changed")
+        await change.carry_out(module, progress, undo)
+
+
+def _l1_eviction(update: ConfigUpdate, now: EvictionPolicy | None) -> dict[str, Any]:
     policy = update.eviction_policy
     if update.auto_eviction and policy is None and now is EvictionPolicy.NOOP:
         policy = EvictionPolicy.LRU  # LMCache's usual one
-    wanted = {
+    return {
         "policy": None if policy is None else L1_POLICIES[policy],
         "watermark": update.eviction_watermark,
         "ratio": update.eviction_ratio,
     }
-    await _put(module, "eviction", wanted, undo)
-
-
-async def change_l2_policies(module: ServerModule, update: ConfigUpdate, undo: AsyncExitStack) -> None:
-    """When L1 and L2 exchange chunks."""
-    await _put(module, "l2/policies", {"prefetch": update.l2_prefetch_policy, "store": update.l2_store_policy}, undo)
 
 
 async def _put(module: ServerModule, path: str, wanted: dict[str, Any], undo: AsyncExitStack) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -13,7 +12,6 @@ import numpy as np
 
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.models import (
-    MB,
     SETTINGS,
     CacheConfig,
     CacheEntry,
@@ -27,22 +25,16 @@ from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.lookup_log import read_lookup_log
 
 from .admin_client import AdminClient
-from .arenas import arenas_of, page_aligned, resize
 from .base import Progress
 from .exposition import parse_exposition
-from .live_change import adapter_change, all_or_nothing, change_eviction, change_l2_policies
+from .l1_size import change_size, size_support
+from .live_change import adapter_change, all_or_nothing, change_settings
 from .readings import config_of, entry_of, resident_entry_of, snapshot_of
 from .server_command import L1_POLICIES, Flags, command_line, flags_of, has_secret, with_update
 from .server_module import LiveL2, ServerModule, module_of
 from .settable import (
-    ABOVE_LIMIT,
-    ARENAS,
-    BELOW_PRIMARY,
-    DRAM,
     L2_ADAPTERS,
     LIVE_PARTS,
-    MODULE_ARENAS,
-    NO_FOLDER,
     NOT_A_SETTING,
     POLICY_REFUSED,
     SECRETS_NOT_KEPT,
@@ -52,6 +44,8 @@ from .snapshot import Snapshot
 from .trim import coldest_first
 from .workload_window import WorkloadWindow
 
+MODULE_SECONDS = 1.0
+"""How long what ``/status`` told of the module is relied on: an observation asks for it several times."""
 DELETE_BATCH = 5000
 """Keys per ``DELETE /cache/objects``; LMCache takes at most 10,000."""
 KV_RANK = 0x01000100
@@ -87,6 +81,8 @@ class ServerDeployment:
         self._arena_folder = arena_folder
         self._last_log: tuple[list[tuple[str, int]], AccessLog] | None = None
         self._window = WorkloadWindow(self.admin)
+        self._module: ServerModule | None = None
+        self._module_until = 0.0
 
     async def close(self) -> None:
         """Close the connections."""
@@ -106,10 +102,13 @@ class ServerDeployment:
         return str(await self.admin.read("/lmc_version"))
 
     async def module(self) -> ServerModule | None:
-        """The server's `agent_tools.server_module`; ``None`` when it was started without."""
-        status = await self.admin.read("/status")
-        with self.admin.understood("/status"):
-            return module_of(self.admin, status)
+        """The server's `agent_tools.server_module`, as it was within the last second; ``None`` when it was started without."""
+        if time.monotonic() > self._module_until:
+            status = await self.admin.read("/status")
+            with self.admin.understood("/status"):
+                self._module = module_of(self.admin, status)
+            self._module_until = time.monotonic() + MODULE_SECONDS
+        return self._module
 
     async def config(self) -> CacheConfig:
         """From ``/status`` (live values), ``/config`` (boot values of what cannot change), the module and the tenants' quotas."""
@@ -129,7 +128,9 @@ class ServerDeployment:
         support = {setting: SUPPORT.get(setting, NOT_A_SETTING) for setting in SETTINGS}
         for part, settings in LIVE_PARTS.items():
             support |= settings if module is not None and module.changes(part) else {}
-        support["max_size_mb"] = await self._size_support(module, update.max_size_mb if update else None)
+        support["max_size_mb"] = await size_support(
+            self.admin, module, self._arena_folder, update.max_size_mb if update else None
+        )
         if update is not None and update.eviction_policy is not None and update.eviction_policy not in L1_POLICIES:
             support["eviction_policy"] = Support(level=SupportLevel.UNSUPPORTED, reason=POLICY_REFUSED)
         if update is not None and update.l2_adapters is not None and module is not None and module.changes("l2"):
@@ -149,18 +150,12 @@ class ServerDeployment:
                     f"{setting} cannot be changed on this running server: {support[setting].reason}."
                     f" Nothing was changed. Its operator can restart it as: {await self.restart_command(update)}"
                 )
+        module = await self.module()
         async with all_or_nothing() as undo:
             if update.max_size_mb is not None:
-                await self._resize(update.max_size_mb, progress, undo)
-            module = await self.module()
+                await change_size(self.admin, module, self._arena_folder, update.max_size_mb, progress, undo)
             if module is not None:
-                await change_eviction(module, update, (await self.config()).eviction_policy, undo)
-                await change_l2_policies(module, update, undo)
-                if update.l2_adapters is not None:
-                    change = adapter_change((await module.l2()).adapters, update.l2_adapters)
-                    if isinstance(change, str):
-                        raise UnsupportedError(f"{change}; another change of them came first. Nothing was changed")
-                    await change.carry_out(module, progress, undo)
+                await change_settings(module, update, (await self.config()).eviction_policy, progress, undo)
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:
         """The chunks of L1 with most hits, by the module; without it objects of the primary L2 adapter, if that is ``s3``."""
@@ -287,36 +282,6 @@ class ServerDeployment:
     async def _l2(self) -> LiveL2 | None:
         module = await self.module()
         return await module.l2() if module is not None and "l2" in module.parts else None
-
-    async def _resize(self, size_mb: float, progress: Progress, undo: AsyncExitStack) -> None:
-        now = await arenas_of(self.admin)
-        if now is None:
-            raise UnsupportedError(f"max_size_mb cannot be changed: {DRAM}. Nothing was changed")
-        if self._arena_folder is not None:
-            await resize(self.admin, now, self._arena_folder, page_aligned(size_mb * MB), progress)
-            undo.push_async_callback(self._resize, now.total / MB, progress, AsyncExitStack())
-            return
-        module = await self.module()
-        if module is None:
-            raise UnsupportedError(f"max_size_mb cannot be changed: {NO_FOLDER}. Nothing was changed")
-        progress(f"resizing L1 to {size_mb:.1f} MB")
-        answer = await module.put("arenas", {"total_mb": size_mb})
-        undo.push_async_callback(module.put, "arenas", {"total_mb": answer["previous_bytes"] / MB})
-
-    async def _size_support(self, module: ServerModule | None, wanted_mb: float | None) -> Support:
-        now = await arenas_of(self.admin)
-        if now is None:
-            return Support(level=SupportLevel.RESTART, reason=DRAM)
-        most = await module.max_l1_bytes() if module is not None and self._arena_folder is None else None
-        if self._arena_folder is None and most is None:
-            return Support(level=SupportLevel.RESTART, reason=NO_FOLDER)
-        if wanted_mb is not None and page_aligned(wanted_mb * MB) < now.primary:
-            return Support(level=SupportLevel.RESTART, reason=BELOW_PRIMARY.format(now.primary / MB))
-        if most is None:
-            return Support(level=SupportLevel.LIVE, reason=ARENAS.format(self._arena_folder))
-        if wanted_mb is not None and wanted_mb * MB > max(most, now.total):
-            return Support(level=SupportLevel.RESTART, reason=ABOVE_LIMIT.format(most / MB))
-        return Support(level=SupportLevel.LIVE, reason=MODULE_ARENAS.format(most / MB))
 
 
 def _adapter_support(l2: LiveL2, wanted: Sequence[L2Adapter]) -> Support:

@@ -15,6 +15,9 @@ ROUTE = "/agent-tools"
 INTERFACE = 1
 """Of the routes, as the module's ``/status`` names it; another one is not spoken to."""
 
+PATIENCE = 15.0
+"""Seconds that a change is given: a new eviction thread waits for the old one's sleep, a removal goes through all of L1."""
+
 Json = Mapping[str, Any]
 
 
@@ -53,24 +56,25 @@ class ServerModule:
 
     async def put(self, path: str, body: Json) -> Any:  # noqa: ANN401  JSON
         """Change something; the answer holds ``previous``."""
-        return await self.admin.change("PUT", f"{ROUTE}/{path}", body)
+        return await self.admin.change("PUT", f"{ROUTE}/{path}", body, at_least=PATIENCE)
 
     async def attach(self, adapter: L2Adapter) -> int:
         """Attach an L2 adapter; its number."""
-        answer = await self.admin.change("POST", f"{ROUTE}/l2/adapters", {"type": adapter.type, **adapter.settings})
+        body = {"type": adapter.type, **adapter.settings}
+        answer = await self.admin.change("POST", f"{ROUTE}/l2/adapters", body, at_least=PATIENCE)
         with self.admin.understood(f"{ROUTE}/l2/adapters"):
             return int(answer["id"])
 
     async def detach(self, number: int) -> None:
-        """Detach an L2 adapter when what it is doing has ended, within the time that one call has."""
-        await self.admin.change("DELETE", f"{ROUTE}/l2/adapters/{number}?seconds={0.8 * self.admin.timeout:g}")
+        """Detach an L2 adapter when what it is doing has ended."""
+        await self.admin.change("DELETE", f"{ROUTE}/l2/adapters/{number}?seconds={0.8 * PATIENCE:g}", at_least=PATIENCE)
 
     async def remove_down_to(self, used_bytes: int) -> None:
         """Remove chunks of L1 that cannot be hit, where that can be told, then the coldest, until so much is used."""
         with contextlib.suppress(RefusedError):  # there is an L2, say, and the prefix may be there
-            await self.admin.change("POST", f"{ROUTE}/entries/remove", {"what": "unreachable"})
+            await self.admin.change("POST", f"{ROUTE}/entries/remove", {"what": "unreachable"}, at_least=PATIENCE)
         coldest = {"what": "coldest", "until_used_mb": used_bytes / MB}
-        await self.admin.change("POST", f"{ROUTE}/entries/remove", coldest)
+        await self.admin.change("POST", f"{ROUTE}/entries/remove", coldest, at_least=PATIENCE)
 
     async def l2(self) -> LiveL2:
         """What is there and in force."""

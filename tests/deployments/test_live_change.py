@@ -70,6 +70,14 @@ def test_an_update_of_which_one_part_is_refused_changes_nothing(remote: ServerDe
     assert config(remote) == before
 
 
+def test_a_change_may_take_longer_than_a_read(connect: Connect, remote: ServerDeployment) -> None:
+    """A new eviction thread waits for the old one's sleep of a second."""
+    hasty = connect(remote.admin.base_url, timeout=0.3)
+    for watermark in (0.5, 0.6, 0.7):
+        apply(hasty, eviction_watermark=watermark)
+        assert config(remote).eviction_watermark == watermark
+
+
 def test_an_adapter_is_attached_retuned_and_detached(remote: ServerDeployment) -> None:
     assert apply(remote, l2_adapters=[mock()]) == ["attaching an L2 adapter mock"]
     retuned = mock(eviction={**LRU, "trigger_watermark": 0.5})
