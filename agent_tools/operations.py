@@ -50,6 +50,8 @@ from .workload.access_log import AccessLog
 
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed; no divisor of the server's one-second tick, whose moment they reveal."""
+_Readings = tuple[Snapshot | None, Snapshot]
+"""The first of a window, or ``None`` for the start of the process; and the last."""
 TOP_ENTRIES = 10
 """Entries listed in a status."""
 
@@ -290,18 +292,11 @@ class Operations:
 
     # ---- parts ----
 
-    async def _observe(
-        self, cache: Cache, window: tuple[Snapshot | None, Snapshot] | None = None, bounds: Bounds | None = None
-    ) -> Observation:
+    async def _observe(self, cache: Cache, window: _Readings | None = None, bounds: Bounds | None = None) -> Observation:
         """The cache as it was in a window; all since its process started by default."""
-        config, support, (before, after), cleared = await asyncio.gather(
-            cache.deployment.config(),
-            cache.deployment.support(),
-            self._since_start(cache) if window is None else _given(window),
-            anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name),
+        config, support, ((before, after), log) = await asyncio.gather(
+            cache.deployment.config(), cache.deployment.support(), self._readings_and_log(cache, window)
         )
-        # Since when L1 fills: the start of the process, or when we last cleared it. A log may be older than that.
-        emptied = max(after.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
         return Observation(
             cache=cache.name,
             metrics=metrics_between(before, after),
@@ -311,15 +306,22 @@ class Operations:
             health=after.health,
             polls=cache.history.polls(after, MOST_POLLS),
             economics=cache.settings.economics,
-            log=await cache.deployment.access_log(since=emptied),
+            log=log,
         )
 
-    async def _since_start(self, cache: Cache) -> tuple[None, Snapshot]:
-        return None, await self._read(cache)
+    async def _readings_and_log(self, cache: Cache, window: _Readings | None) -> tuple[_Readings, AccessLog | None]:
+        """The two readings, and what was asked since L1 began to fill: the start of the process, or when we last cleared it."""
 
-    async def _window(
-        self, cache: Cache, seconds: float | None, progress: Progress, since: float | None = None
-    ) -> tuple[Snapshot | None, Snapshot]:
+        async def readings() -> _Readings:
+            return window or (None, await self._read(cache))
+
+        cleared, (before, after) = await asyncio.gather(
+            anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name), readings()
+        )
+        emptied = max(after.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
+        return (before, after), await cache.deployment.access_log(since=emptied)
+
+    async def _window(self, cache: Cache, seconds: float | None, progress: Progress, since: float | None = None) -> _Readings:
         """(first reading, or ``None`` for the start of the process; last reading) of a window ending now.
 
         It starts at `since`, a Unix time, if a reading of then is kept; else it spans `seconds`, waiting for what is not covered.
@@ -349,10 +351,6 @@ class Operations:
         snapshot = await cache.deployment.snapshot()
         cache.history.add(snapshot)
         return snapshot
-
-
-async def _given(window: tuple[Snapshot | None, Snapshot]) -> tuple[Snapshot | None, Snapshot]:
-    return window
 
 
 async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str | None]:
