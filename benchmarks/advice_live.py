@@ -11,6 +11,7 @@ change), and for each of a grid; these two and the best two of the grid are repl
 moves what one replay shows. Replays that are in the result file already are not run again.
 """
 
+import argparse
 import datetime as dt
 import json
 import shutil
@@ -248,6 +249,7 @@ def _spread(rates: list[float]) -> str:
 
 def main() -> None:
     """Run what is missing, and write the report."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     bench = Bench()
     for name, log in workloads().items():
         bench.run(name, log)

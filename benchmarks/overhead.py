@@ -7,6 +7,7 @@ Run from the repository root::
 Each figure is a median. A tool and the raw calls it makes are taken in turns, so that other load on the machine meets both alike.
 """
 
+import argparse
 import asyncio
 import datetime as dt
 import json
@@ -142,6 +143,7 @@ def import_seconds() -> tuple[float, float]:
 
 def main() -> None:
     """Measure, print, and write the results."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     imports, langchain = import_seconds()
     with tempfile.TemporaryDirectory() as folder:
         cache = CacheSettings(embedded=EmbeddedOptions(l1_size_mb=32), bounds=Bounds(max_size_mb=64))
