@@ -32,13 +32,14 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate
 
 RESULTS = Path(__file__).parent / "results" / "server_module_soak.json"
+LARGEST_MB = 96
 ENGINE = """
 import sys
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
 traffic = AgentTraffic(requests=4000, conversations=24, context_tokens=8_000, seed=int(sys.argv[2]), tenants=4).generate()
 while True:
-    replay(traffic, sys.argv[1], ReplaySettings(clients=2, kv_bytes_per_token=32, pace=traffic.duration / 200))
+    replay(traffic, sys.argv[1], ReplaySettings(clients=2, kv_bytes_per_token=32, pace=traffic.duration / float(sys.argv[3])))
 """
 SETTLED = 0.3
 """Share of the time after which memory counts: by then window and history are full, which are made small for it."""
@@ -46,9 +47,9 @@ SMALL = {"window_requests": 15_000, "window_chunks": 200_000, "window_seconds": 
 
 
 @contextmanager
-def engine(rpc_url: str, seed: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that sends requests until it is killed."""
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", ENGINE, rpc_url, str(seed)])  # noqa: S603
+def engine(rpc_url: str, seed: int, seconds: float = 200) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that sends 4,000 requests in `seconds`, over and over, until it is killed."""
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", ENGINE, rpc_url, str(seed), str(seconds)])  # noqa: S603
     try:
         yield process
     finally:
@@ -64,11 +65,22 @@ def update(draw: random.Random, folder: Path) -> ConfigUpdate:
             [
                 {"eviction_policy": draw.choice(["lru", "arc", "noop"])},
                 {"eviction_watermark": round(draw.uniform(0.5, 0.95), 2), "eviction_ratio": round(draw.uniform(0.05, 0.5), 2)},
-                {"eviction_policy": "lru", "max_size_mb": draw.randint(32, 96), "eviction_ratio": 0.2},
+                {"eviction_policy": "lru", "max_size_mb": draw.randint(32, LARGEST_MB), "eviction_ratio": 0.2},
                 {"l2_adapters": draw.choice(adapters), "l2_prefetch_policy": draw.choice(["default", "retain"])},
             ]
         )
     )
+
+
+def fill(one: Server, client: ServerDeployment) -> None:
+    """Fill the largest L1 there will be: LMCache keeps some kilobytes about each object, which would else look like growth."""
+    largest = {"max_size_mb": LARGEST_MB, "eviction_policy": "noop"}
+    io_loop.run(client.apply, ConfigUpdate.model_validate(largest), lambda _: None)
+    seed = 0
+    while (now := io_loop.run(client.snapshot)).l1_used_bytes < 0.95 * now.l1_total_bytes:
+        seed += 1
+        with engine(one.rpc_url, seed, seconds=10):  # each asks for other prompts
+            time.sleep(12)
 
 
 def soak(seconds: float) -> dict[str, Any]:
@@ -77,6 +89,9 @@ def soak(seconds: float) -> dict[str, Any]:
     memory: list[tuple[float, float]] = []
     refusals: list[str] = []
     with server(32 * MB, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one, tempfile.TemporaryDirectory() as folder:  # noqa: S108
+        first = ServerDeployment(one.http_url)
+        fill(one, first)
+        io_loop.run(first.close)
         began = time.monotonic()
         while (passed := time.monotonic() - began) < seconds:
             client = ServerDeployment(one.http_url)
