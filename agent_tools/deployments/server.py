@@ -31,7 +31,7 @@ from .l1_size import change_size, size_support
 from .live_change import adapter_change, all_or_nothing, change_settings
 from .readings import config_of, entry_of, resident_entry_of, snapshot_of
 from .server_command import L1_POLICIES, Flags, command_line, flags_of, has_secret, with_update
-from .server_module import LiveL2, ServerModule, module_of
+from .server_module import ROUTE, LiveL2, ServerModule, module_of
 from .settable import (
     L2_ADAPTERS,
     LIVE_PARTS,
@@ -161,8 +161,8 @@ class ServerDeployment:
         """The chunks of L1 with most hits, by the module; without it objects of the primary L2 adapter, if that is ``s3``."""
         module = await self.module()
         if module is not None and "entries" in module.parts:
-            answer = await self.admin.read("/agent-tools/entries/top", limit=min(limit, 1000))
-            with self.admin.understood("/agent-tools/entries/top"):
+            answer = await self.admin.read(f"{ROUTE}/entries/top", limit=min(limit, 1000))
+            with self.admin.understood(f"{ROUTE}/entries/top"):
                 return [resident_entry_of(entry, answer["chunk_size"]) for entry in answer["top"]]
         try:
             page = await self.admin.read("/cache/objects", tier="l2", page_size=min(limit, 5000))

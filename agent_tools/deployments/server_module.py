@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent_tools.errors import LMCacheToolError, RefusedError
+from agent_tools.errors import RefusedError
 from agent_tools.models import MB, L2Adapter
 
 from .admin_client import AdminClient
@@ -92,7 +92,7 @@ class ServerModule:
             return None
         try:
             answer = await self.admin.read(f"{ROUTE}/arenas")
-        except LMCacheToolError:
+        except RefusedError:
             return None
         with self.admin.understood(f"{ROUTE}/arenas"):
             return answer["max_bytes"]  # type: ignore[no-any-return]

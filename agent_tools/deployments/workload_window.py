@@ -11,9 +11,10 @@ import numpy as np
 from agent_tools.prediction.live_window import LiveHitRateCurve
 from agent_tools.workload.access_log import AccessLog, in_time_order
 
+from . import server_module
 from .admin_client import AdminClient
 
-ROUTE = "/agent-tools/window"
+ROUTE = f"{server_module.ROUTE}/window"
 OTHERS = "(others)"
 """Tenants or models beyond those the module tells apart."""
 SAMPLED = (
@@ -63,9 +64,8 @@ class WorkloadWindow:
             raise ValueError(str(error)) from error
         origin = (answer["instance"], answer["rate"])
         if answer["lost"] or origin != self._origin:
-            again = self._next > answer["first"] or (self._origin is not None and self._next > 0)
             self._origin, self._kept, self._requests, self._log = origin, LiveHitRateCurve(), 0, None
-            if again:  # what was kept does not fit to what comes now
+            if self._next:  # what was kept does not fit to what comes now: read all anew
                 self._next = 0
                 return True
         piece = _decoded(answer)
