@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +14,8 @@ MOST_INTERVALS = 600
 """Intervals kept in a baseline; more are merged."""
 KEPT = 7200
 """Readings kept per cache: two hours at one a second."""
+MOST_POLLS = 300
+"""Latest tick readings used; the thread's period drifts over longer times."""
 
 
 class History:
@@ -21,10 +23,15 @@ class History:
 
     def __init__(self) -> None:
         self._snapshots: deque[Snapshot] = deque(maxlen=KEPT)
+        self._polls: deque[Poll] = deque(maxlen=MOST_POLLS)
 
     def add(self, snapshot: Snapshot) -> None:
         """Append a reading."""
+        if self.latest is None or self.latest.process_start != snapshot.process_start:
+            self._polls.clear()
         self._snapshots.append(snapshot)
+        if snapshot.counters is not None:
+            self._polls.append(Poll(snapshot.asked_at, snapshot.taken_at, snapshot.counters.eviction_ticks))
 
     @property
     def latest(self) -> Snapshot | None:
@@ -39,10 +46,9 @@ class History:
         """The earliest reading of the cache process that `latest` is of."""
         return next((s for s in self._snapshots if latest.follows(s)), latest)
 
-    def polls(self, latest: Snapshot, most: int) -> list[Poll]:
-        """The last readings of the eviction thread's tick counter in the process that `latest` is of, at most so many."""
-        same = islice((s for s in reversed(self._snapshots) if latest.follows(s)), most)
-        return [Poll(s.asked_at, s.taken_at, s.counters.eviction_ticks) for s in same if s.counters is not None][::-1]
+    def polls(self) -> list[Poll]:
+        """The latest readings of the eviction thread's tick counter, of the cache process that was read last."""
+        return list(self._polls)
 
     def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
         """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""

@@ -10,7 +10,6 @@ from functools import cache, partial
 
 import anyio
 import anyio.to_thread
-import numpy as np
 
 from .acting import Actor, not_in_force
 from .deployments.base import Progress
@@ -40,13 +39,13 @@ from .models.change import Baseline
 from .observation import merged, requests_digest
 from .prediction.forecast import Forecast
 from .recommender.modelled import forecast_of, server_setting
-from .recommender.observation import MOST_POLLS, Observation
+from .recommender.observation import Observation
 from .recommender.recommend import recommend
 from .recommender.symptoms import diagnose
 from .recommender.verify import verify
 from .report import html_report
 from .settings import CacheSettings, Settings
-from .workload.access_log import AccessLog
+from .workload.access_log import AccessLog, lookups_since
 
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed; no divisor of the server's one-second tick, whose moment they reveal."""
@@ -283,7 +282,7 @@ class Operations:
         seen = await self._observe(named, (start, end), None)
         in_force = not_in_force(change.plan.changes, seen.config) is None
         old = server_setting(seen, {one.setting: one.old for one in change.plan.changes})
-        log = None if seen.log is None else seen.log.select(np.flatnonzero(seen.log.timestamps >= start.taken_at))
+        log = await lookups_since(seen.log, start.taken_at)
         judge = partial(verify, before, _baseline(named, start, end, log), in_force=in_force, seen=seen, old=old)
         verification = await anyio.to_thread.run_sync(judge)
         outcome = ChangeOutcome.VERIFIED if verification.verdict is VerificationVerdict.BETTER else ChangeOutcome.KEPT_UNVERIFIED
@@ -294,8 +293,8 @@ class Operations:
 
     async def _observe(self, cache: Cache, window: _Readings | None = None, bounds: Bounds | None = None) -> Observation:
         """The cache as it was in a window; all since its process started by default."""
-        config, support, ((before, after), log) = await asyncio.gather(
-            cache.deployment.config(), cache.deployment.support(), self._readings_and_log(cache, window)
+        log, (before, after), config, support = await asyncio.gather(
+            self._lookups(cache), self._readings(cache, window), cache.deployment.config(), cache.deployment.support()
         )
         return Observation(
             cache=cache.name,
@@ -304,22 +303,18 @@ class Operations:
             support=support,
             bounds=cache.settings.bounds.narrowed(bounds),
             health=after.health,
-            polls=cache.history.polls(after, MOST_POLLS),
+            polls=cache.history.polls(),
             economics=cache.settings.economics,
-            log=log,
+            log=await lookups_since(log, after.process_start),
         )
 
-    async def _readings_and_log(self, cache: Cache, window: _Readings | None) -> tuple[_Readings, AccessLog | None]:
-        """The two readings, and what was asked since L1 began to fill: the start of the process, or when we last cleared it."""
+    async def _readings(self, cache: Cache, window: _Readings | None) -> _Readings:
+        return window or (None, await self._read(cache))
 
-        async def readings() -> _Readings:
-            return window or (None, await self._read(cache))
-
-        cleared, (before, after) = await asyncio.gather(
-            anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name), readings()
-        )
-        emptied = max(after.process_start or 0.0, cleared.timestamp() if cleared else 0.0)
-        return (before, after), await cache.deployment.access_log(since=emptied)
+    async def _lookups(self, cache: Cache) -> AccessLog | None:
+        """What was asked since we last cleared the cache, or all that is known."""
+        cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name)
+        return await cache.deployment.access_log(since=cleared.timestamp() if cleared else None)
 
     async def _window(self, cache: Cache, seconds: float | None, progress: Progress, since: float | None = None) -> _Readings:
         """(first reading, or ``None`` for the start of the process; last reading) of a window ending now.

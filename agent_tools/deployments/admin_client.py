@@ -15,6 +15,8 @@ from agent_tools.errors import NotLMCacheError, OutcomeUnknownError, RefusedErro
 
 READ_TRIES = 3
 _CLOSED = (anyio.EndOfStream, anyio.BrokenResourceError)
+CONNECTIONS = 3
+"""At a time. A server answers its admin calls nearly one by one; to look after more connections takes longer than it saves."""
 GREETING = 0.1
 """Seconds in which a server that speaks first has spoken; three times the time to connect, if that is longer."""
 
@@ -34,9 +36,14 @@ class AdminClient:
             )
         self.base_url = str(url).rstrip("/")
         self.timeout = timeout
-        self._http = httpx.AsyncClient(base_url=self.base_url, timeout=timeout, transport=transport, trust_env=False)
+        limits = httpx.Limits(max_connections=CONNECTIONS)
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url, timeout=timeout, transport=transport, limits=limits, trust_env=False
+        )
         self._unmet = url if transport is None else None
         self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}
+        """Those whose answer who asks now may have too."""
+        self._readings: set[asyncio.Future[httpx.Response]] = set()
 
     @contextlib.contextmanager
     def understood(self, path: str) -> Iterator[None]:
@@ -50,7 +57,11 @@ class AdminClient:
             ) from error
 
     async def close(self) -> None:
-        """Close the connections."""
+        """End what is being read; close the connections."""
+        readings = [*self._readings]
+        for reading in readings:
+            reading.cancel()
+        await asyncio.gather(*readings, return_exceptions=True)
         await self._http.aclose()
 
     async def read_text(self, path: str) -> str:
@@ -108,10 +119,12 @@ class AdminClient:
         asked = (path, tuple(params.items()))
         if asked not in self._under_way:
             reading = self._under_way[asked] = asyncio.ensure_future(self._fetch(path, params))
+            self._readings.add(reading)
             reading.add_done_callback(partial(self._done, asked))
         return await asyncio.shield(self._under_way[asked])
 
     def _done(self, asked: tuple[str, tuple[Any, ...]], reading: "asyncio.Future[httpx.Response]") -> None:
+        self._readings.discard(reading)
         if self._under_way.get(asked) is reading:
             del self._under_way[asked]
         if reading.cancelled() or reading.exception() is not None:
@@ -122,7 +135,7 @@ class AdminClient:
         last: httpx.RequestError | None = None
         for _ in range(READ_TRIES):
             try:
-                response = await self._http.get(path, params=params)
+                response = await self._http.get(path, params=params or None)
             except httpx.RequestError as error:
                 last = error
                 continue

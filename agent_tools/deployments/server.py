@@ -8,7 +8,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import httpx
-import numpy as np
 
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.models import (
@@ -21,7 +20,7 @@ from agent_tools.models import (
     SupportLevel,
     WarmResult,
 )
-from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.access_log import AccessLog, lookups_since
 from agent_tools.workload.lookup_log import read_lookup_log
 
 from .admin_client import AdminClient
@@ -257,21 +256,21 @@ class ServerDeployment:
             logged = await self._logged(since)
             if logged is not None:
                 return logged
-        return _since(window, since)
+        return await lookups_since(window, since)
 
     async def _logged(self, since: float | None) -> AccessLog | None:
         if self._access_log is None:
             return None
-        return await anyio.to_thread.run_sync(self._log_since, self._access_log, since)
+        return await lookups_since(await anyio.to_thread.run_sync(self._read_log, self._access_log), since)
 
-    def _log_since(self, folder: Path, since: float | None) -> AccessLog | None:
+    def _read_log(self, folder: Path) -> AccessLog | None:
         """The log in a folder, read again only if it has grown; ``None`` before the first lookup was written."""
         files = sorted((file.name, file.stat().st_size) for file in folder.glob("lookup_hashes_*.jsonl*"))
         if not files:
             return None
         if self._last_log is None or self._last_log[0] != files:
             self._last_log = files, read_lookup_log(folder)
-        return _since(self._last_log[1], since)
+        return self._last_log[1]
 
     async def _flags_now(self) -> Flags:
         """Those it was started with, with what its module has changed since."""
@@ -291,10 +290,6 @@ def _adapter_support(l2: LiveL2, wanted: Sequence[L2Adapter]) -> Support:
     if any(has_secret(adapter) for adapter in change.attached):
         return Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
     return L2_ADAPTERS
-
-
-def _since(log: AccessLog | None, since: float | None) -> AccessLog | None:
-    return log if log is None or since is None else log.select(np.flatnonzero(log.timestamps >= since))
 
 
 def _now() -> float:

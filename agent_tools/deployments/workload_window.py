@@ -44,7 +44,7 @@ class WorkloadWindow:
             while more:
                 answer = await self._admin.read_bytes(ROUTE, since=self._next)
                 with self._admin.understood(ROUTE):
-                    more = await anyio.to_thread.run_sync(self._add, answer)
+                    more = await self._add(answer)
             if self._log is None and self._requests:
                 self._log = await anyio.to_thread.run_sync(self._joined)
             return self._log
@@ -56,7 +56,7 @@ class WorkloadWindow:
         began_with_the_server = self._next == self._requests
         return began_with_the_server or (since is not None and self._log is not None and self._log.timestamps[0] <= since)
 
-    def _add(self, raw: bytes) -> bool:
+    async def _add(self, raw: bytes) -> bool:
         """Keep what an answer holds; whether there is more to ask for."""
         try:
             answer = msgspec.msgpack.decode(raw)
@@ -70,7 +70,7 @@ class WorkloadWindow:
                 return True
         piece = _decoded(answer)
         if len(piece):
-            self._kept.add(piece)
+            await anyio.to_thread.run_sync(self._kept.add, piece)
             self._requests, self._log = self._requests + len(piece), None
         self._next = answer["next"]
         return bool(answer["more"])

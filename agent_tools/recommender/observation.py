@@ -20,8 +20,6 @@ Floats = npt.NDArray[np.float64]
 
 CLOCKS = 19
 """Eviction clocks tried for a prediction; the fewest that give a 90 % interval without assuming a distribution."""
-MOST_POLLS = 300
-"""Latest tick readings used; the thread's period drifts over longer times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +93,7 @@ class Observation:
     @cached_property
     def clocks(self) -> Sequence[EvictionClock]:
         """When the server's eviction thread may wake: close to what was observed, else all that is possible."""
-        observed = None if self.log is None else observed_clock(self.log, self.polls[-MOST_POLLS:])
+        observed = None if self.log is None else observed_clock(self.log, self.polls)
         return possible_clocks(CLOCKS) if observed is None else clocks_near(observed, CLOCKS)
 
     # ---- sizes and speeds ----

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
 
@@ -81,6 +82,13 @@ class AccessLog:
             models=self.models[index],
             hashes=None if self.hashes is None else self.hashes[kept],
         )
+
+
+async def lookups_since(log: AccessLog | None, instant: float | None) -> AccessLog | None:
+    """The lookups at or after a time; in a thread where some are to be left out, which takes long for a large log."""
+    if log is None or instant is None or not len(log) or log.timestamps[0] >= instant:
+        return log
+    return await anyio.to_thread.run_sync(log.select, slice(int(np.searchsorted(log.timestamps, instant)), None))
 
 
 def in_time_order(log: AccessLog) -> AccessLog:

@@ -10,6 +10,7 @@ from agent_tools.deployments.exposition import Counters, TokenCounters
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health
 from agent_tools.observation import History
+from agent_tools.prediction.eviction_clock import Poll
 
 EARLY = Snapshot(
     asked_at=999.9,
@@ -179,6 +180,15 @@ def test_a_history_finds_the_reading_a_window_starts_at() -> None:
     assert reached is not None
     assert reached.taken_at == 4
     assert history.at_or_before(-1) is None
+
+
+def test_a_history_keeps_the_tick_readings_of_the_present_process_only() -> None:
+    history = History()
+    for second, start in enumerate([900.0, 900.0, 950.0, 950.0]):
+        counters = Counters(eviction_ticks=10 * second)
+        history.add(replace(EARLY, asked_at=second - 0.1, taken_at=float(second), process_start=start, counters=counters))
+    history.add(replace(EARLY, taken_at=4.0, process_start=950.0, counters=None))
+    assert history.polls() == [Poll(1.9, 2.0, 20), Poll(2.9, 3.0, 30)]
 
 
 @given(st.floats(1e9, 3e9))
