@@ -275,7 +275,7 @@ def _acquire(lock: FileLock) -> None:
 
 def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot) -> str:
     """Digest of a cache, its process and its settings."""
-    facts = [name, snapshot.instance_id, snapshot.process_start, config.known()]
+    facts = [name, snapshot.instance_id, snapshot.process_start, config.known(), config.differences]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

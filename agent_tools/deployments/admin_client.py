@@ -15,8 +15,8 @@ from agent_tools.errors import NotLMCacheError, OutcomeUnknownError, RefusedErro
 
 READ_TRIES = 3
 _CLOSED = (anyio.EndOfStream, anyio.BrokenResourceError)
-CONNECTIONS = 3
-"""At a time. A server answers its admin calls nearly one by one; to look after more connections takes longer than it saves."""
+LIMITS = httpx.Limits(max_connections=3)
+"""A server answers its admin calls nearly one by one: to look after more connections takes longer than it saves."""
 GREETING = 0.1
 """Seconds in which a server that speaks first has spoken; three times the time to connect, if that is longer."""
 
@@ -36,9 +36,8 @@ class AdminClient:
             )
         self.base_url = str(url).rstrip("/")
         self.timeout = timeout
-        limits = httpx.Limits(max_connections=CONNECTIONS)
         self._http = httpx.AsyncClient(
-            base_url=self.base_url, timeout=timeout, transport=transport, limits=limits, trust_env=False
+            base_url=self.base_url, timeout=timeout, transport=transport, limits=LIMITS, trust_env=False
         )
         self._unmet = url if transport is None else None
         self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, Support, WarmResult
+from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, Support, TenantUsage, WarmResult
 from agent_tools.workload.access_log import AccessLog
 
 from .snapshot import Snapshot
@@ -71,6 +71,18 @@ class Deployment(Protocol):
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str) -> WarmResult:
         """Load a known prompt prefix from L2 into L1."""
+        ...
+
+    async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
+        """Remove all chunks of a prompt prefix, given as token ids; returns how many were removed."""
+        ...
+
+    async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:
+        """Keep the chunks of a prompt prefix from being evicted, or no longer; returns how many chunks that is."""
+        ...
+
+    async def tenants(self) -> Mapping[str, TenantUsage]:
+        """What each tenant (cache salt, ``""`` for none) occupies."""
         ...
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:

@@ -16,6 +16,7 @@ from agent_tools.errors import LMCacheToolError, RefusedError, UnsupportedError
 from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, L2Adapter, Support, SupportLevel
 from agent_tools.models.config import Frozen, Share
 
+from .admin_client import LIMITS
 from .arenas import arena_file, page_aligned
 from .base import Progress
 from .server import ServerDeployment
@@ -147,7 +148,7 @@ class _OwnedTransport(httpx.AsyncHTTPTransport):
     """Carries calls to the server we own: starts it when needed, and says so when it has died."""
 
     def __init__(self, owner: EmbeddedDeployment) -> None:
-        super().__init__(trust_env=False)
+        super().__init__(trust_env=False, limits=LIMITS)
         self._owner = owner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

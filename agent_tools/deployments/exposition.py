@@ -48,6 +48,8 @@ class Counters:
     """Lookup RPCs timed; only with ``--transport grpc``."""
     lookup_seconds: float = 0.0
     """Time spent in those calls, waiting for the L2 prefetch included."""
+    missed_lookups: int = 0
+    """Lookups that found nothing; counted by engines only, see `Snapshot.misses_counted`."""
 
 
 @dataclass(frozen=True)

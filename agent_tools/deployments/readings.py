@@ -22,6 +22,7 @@ Json = Mapping[str, Any]
 def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Exposition) -> Snapshot:
     """From ``/status`` and ``/metrics``, read at the same time."""
     managers = list(status["storage_manager"]["l1_managers"].values())
+    l2_used, l2_total = _l2_account(status["storage_manager"])
     return Snapshot(
         asked_at=asked_at,
         taken_at=taken_at,
@@ -36,20 +37,18 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         chunk_size=status["chunk_size"],
         health=health_of(status),
         locked_objects=sum(m.get("write_locked_count", 0) + m.get("read_locked_count", 0) for m in managers),
-        **_l2_account(status["storage_manager"]),
+        l2_used_bytes=l2_used,
+        l2_total_bytes=l2_total,
     )
 
 
-def _l2_account(manager: Json) -> dict[str, int | None]:
+def _l2_account(manager: Json) -> tuple[int | None, int | None]:
     """Used and declared bytes of the L2 adapters that keep account of them: those with an ``eviction`` block."""
     accounts = manager.get("l2_eviction_controller", {}).get("adapters", [])
     if not accounts or len(accounts) < manager.get("num_l2_adapters", 0):
-        return {"l2_used_bytes": None, "l2_total_bytes": None}
+        return None, None
     sizes = [account["total_capacity_bytes"] for account in accounts]
-    return {
-        "l2_used_bytes": sum(account["total_bytes_used"] for account in accounts),
-        "l2_total_bytes": sum(sizes) if all(sizes) else None,
-    }
+    return sum(account["total_bytes_used"] for account in accounts), sum(sizes) if all(sizes) else None
 
 
 def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2 | None = None) -> CacheConfig:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -18,13 +19,16 @@ from agent_tools.models import (
     L2Adapter,
     Support,
     SupportLevel,
+    TenantUsage,
     WarmResult,
 )
+from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 from agent_tools.workload.access_log import AccessLog, lookups_since
 from agent_tools.workload.lookup_log import read_lookup_log
 
 from .admin_client import AdminClient
 from .base import Progress
+from .chunk_hashes import chunk_hashes
 from .exposition import parse_exposition
 from .l1_size import change_size, size_support
 from .live_change import adapter_change, all_or_nothing, change_settings
@@ -242,6 +246,37 @@ class ServerDeployment:
                     )
                 await anyio.sleep(0.05)
         raise UnsupportedError(f"LMCache had not loaded the prefix after {patience:g} s; it may still do so")
+
+    async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
+        """By hashes computed with LMCache's own hasher, which must be installed here; returns how many objects were deleted."""
+        config = await self.config()
+        if config.chunk_size is None or not config.stable_hashes:
+            raise UnsupportedError(
+                f"the names of chunks on {self.admin.base_url} cannot be computed from tokens (--hash-algorithm"
+                f" {config.hash_algorithm}); nothing was deleted"
+            )
+        hashes = await anyio.to_thread.run_sync(chunk_hashes, list(tokens), config.chunk_size, config.hash_algorithm)
+        return await self.delete(model, hashes, tenant)
+
+    async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:  # noqa: ARG002
+        """Always refused."""
+        raise UnsupportedError(
+            'an `lmcache server` by itself has no pins; LMCache\'s coordinator has: name it as target = "fleet:..."'
+        )
+
+    async def tenants(self) -> Mapping[str, TenantUsage]:
+        """From ``/quota``: those with a quota, and those that have sent requests."""
+        quotas, now = await asyncio.gather(self.admin.read("/quota"), self.snapshot())
+        with self.admin.understood("/quota"):
+            salts = {*quotas["users"], *(tenant or DEFAULT_TENANT for _, tenant in now.tokens)}
+        answers = await asyncio.gather(*(self.admin.read(f"/quota/{quote(salt, safe='')}") for salt in sorted(salts)))
+        with self.admin.understood("/quota/{salt}"):
+            return {
+                "" if one["cache_salt"] == DEFAULT_TENANT else one["cache_salt"]: TenantUsage(
+                    l2_mb=one["current_usage_gb"] * MB_IN_A_GB, quota_mb=one["limit_gb"] * MB_IN_A_GB if one["exists"] else None
+                )
+                for one in answers
+            }
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:
         """The module's workload window if it holds all since then, else the lookup-hash log, else what the window holds.

@@ -2,9 +2,11 @@
 
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from statistics import median
 
-from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, TokenCounts, Window
+from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, Spread, TokenCounts, Window
 from agent_tools.models.metrics import utc
 
 from .exposition import Counters, Labels, TokenCounters
@@ -39,6 +41,10 @@ class Snapshot:
     """Bytes in L2 as accounted since the process started; ``None`` without an L2 that keeps account."""
     l2_total_bytes: int | None = None
     """Declared capacity of all of L2; ``None`` when an adapter has none."""
+    misses_counted: bool = False
+    """Whether lookups that found nothing are counted."""
+    members: Mapping[str, "Snapshot"] = field(default_factory=dict)
+    """For a cache of several processes: the readings that this one is the sum of, by name."""
 
     @property
     def fill_seconds(self) -> float | None:
@@ -49,7 +55,12 @@ class Snapshot:
         return self.l1_total_bytes / stored_bytes * (self.taken_at - self.process_start) if stored_bytes else None
 
     def follows(self, earlier: "Snapshot") -> bool:
-        """Whether this reading is of the same process as an earlier one, with no counter gone down."""
+        """Whether this reading is of the same process as an earlier one, with no counter gone down.
+
+        That of several processes follows when that of one of them does.
+        """
+        if self.members:
+            return any(now.follows(earlier.members[name]) for name, now in self.members.items() if name in earlier.members)
         if self.process_start != earlier.process_start or self.counters is None or earlier.counters is None:
             return False
         return not _went_down(earlier.counters, self.counters) and not any(
@@ -57,6 +68,8 @@ class Snapshot:
         )
 
 
+BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}
+"""Figures whose spread over members is told, and whether more is better (1) or worse (-1)."""
 NO_COUNTERS = (
     "the server exports no lmcache_mp_* series: it was started with --otlp-endpoint, --disable-metrics or --disable-observability"
 )
@@ -78,23 +91,70 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
 
     With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
     """
-    start = before if before is not None and after.follows(before) else None
-    window = Window(
+    metrics = _metrics(after, _window(before, after), *_counted(before, after))
+    return metrics.model_copy(update={"spread": _spread(before, after)}) if after.members else metrics
+
+
+def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
+    """The tokens looked up between two readings."""
+    return _sum(_counted(before, after)[1].values())
+
+
+def _window(before: Snapshot | None, after: Snapshot) -> Window:
+    if after.members:
+        windows = [_window(then, now) for then, now in _pairs(before, after).values()]
+        return Window(
+            start=min(window.start for window in windows),
+            end=max(window.end for window in windows),
+            lifetime=any(window.lifetime for window in windows),
+            counters_reset=any(window.counters_reset for window in windows),
+        )
+    start = _start(before, after)
+    return Window(
         # The clock of this machine may have been set back between two readings, or be behind that of the cache's.
         start=utc(min(start.taken_at if start else after.process_start or after.taken_at, after.taken_at)),
         end=utc(after.taken_at),
         lifetime=start is None,
         counters_reset=before is not None and start is None and after.counters is not None,
     )
+
+
+def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None, dict[Labels, TokenCounts]]:
+    """What was counted between two readings, or since the process of the later one started."""
+    if after.members:
+        parts = [_counted(then, now) for then, now in _pairs(before, after).values()]
+        counted = [counters for counters, _ in parts if counters is not None]
+        labels = {label for _, tokens in parts for label in tokens}
+        tokens = {label: _sum(tokens[label] for _, tokens in parts if label in tokens) for label in labels}
+        return reduce(added, counted) if counted else None, tokens
     if after.counters is None:
-        return _metrics(after, window, None, {})
+        return None, {}
+    start = _start(before, after)
     counters = _difference(after.counters, start.counters if start and start.counters else Counters())
-    return _metrics(after, window, counters, _token_counts(after.tokens, start.tokens if start else {}))
+    return counters, _token_counts(after.tokens, start.tokens if start else {})
 
 
-def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
-    """The tokens looked up between two readings of one process."""
-    return _sum(_token_counts(after.tokens, before.tokens).values())
+def _start(before: Snapshot | None, after: Snapshot) -> Snapshot | None:
+    return before if before is not None and after.follows(before) else None
+
+
+def _pairs(before: Snapshot | None, after: Snapshot) -> dict[str, tuple[Snapshot | None, Snapshot]]:
+    """For each member: its reading in the earlier one, if it is in that, and in the later one."""
+    earlier = before.members if before is not None else {}
+    return {name: (earlier.get(name), now) for name, now in after.members.items()}
+
+
+def _spread(before: Snapshot | None, after: Snapshot) -> dict[str, Spread]:
+    """How the main figures of a window differ between the members that have them."""
+    members = {name: metrics_between(then, now) for name, (then, now) in _pairs(before, after).items()}
+    values = {figure: {n: v for n, one in members.items() if (v := getattr(one, figure)) is not None} for figure in BETTER}
+    return {figure: _spread_of(known, BETTER[figure]) for figure, known in values.items() if known}
+
+
+def _spread_of(values: Mapping[str, float], better: int) -> Spread:
+    ranked = sorted(values, key=lambda name: better * values[name])
+    worst, best = ranked[0], ranked[-1]
+    return Spread(worst=values[worst], worst_member=worst, median=median(values.values()), best=values[best], best_member=best)
 
 
 def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: dict[Labels, TokenCounts]) -> CacheMetrics:
@@ -124,6 +184,8 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
     counted = metrics.model_copy(
         update={
             "total_requests": counters.lookups,
+            "cache_misses": counters.missed_lookups if now.misses_counted else None,
+            "cache_hits": counters.lookups - counters.missed_lookups if now.misses_counted else None,
             "hit_rate_percent": None if total.hit_rate is None else 100 * total.hit_rate,
             "tokens_served": total.hit,
             "tokens_computed": total.requested - total.hit,
@@ -187,6 +249,11 @@ def _went_down(before: Counters | TokenCounters, after: Counters | TokenCounters
 
 def _difference(after: Counters, before: Counters) -> Counters:
     return replace(after, **{f.name: getattr(after, f.name) - getattr(before, f.name) for f in fields(Counters)})
+
+
+def added(one: Counters, other: Counters) -> Counters:
+    """The sum of both."""
+    return replace(one, **{f.name: getattr(one, f.name) + getattr(other, f.name) for f in fields(Counters)})
 
 
 def _token_counts(after: Mapping[Labels, TokenCounters], before: Mapping[Labels, TokenCounters]) -> dict[Labels, TokenCounts]:

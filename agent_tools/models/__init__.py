@@ -41,7 +41,7 @@ from .config import (
     Support,
     SupportLevel,
 )
-from .metrics import CacheEntry, CacheMetrics, Health, LMCacheStatus, TokenCounts, Window
+from .metrics import CacheEntry, CacheMetrics, Health, LMCacheStatus, Spread, TenantUsage, TokenCounts, Window
 
 __all__ = [
     "MB",
@@ -72,10 +72,12 @@ __all__ = [
     "Rung",
     "SettingChange",
     "Severity",
+    "Spread",
     "Support",
     "SupportLevel",
     "Symptom",
     "SymptomCode",
+    "TenantUsage",
     "TokenCounts",
     "Verdict",
     "Verification",

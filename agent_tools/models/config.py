@@ -120,7 +120,7 @@ class _Settings(Frozen):
 
     def known(self) -> dict[str, Any]:
         """Plain JSON of the settings that are not ``None``."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, exclude={"differences"})
 
 
 class CacheConfig(_Settings):
@@ -128,6 +128,8 @@ class CacheConfig(_Settings):
 
     hash_algorithm: str | None = None
     """How chunks are named; all but LMCache's own algorithms differ from process to process (see `stable_hashes`)."""
+    differences: dict[str, dict[str, Any]] = {}
+    """For a cache of several members: settings in which they differ, hence ``None`` here: setting -> member -> value."""
 
     @property
     def stable_hashes(self) -> bool:

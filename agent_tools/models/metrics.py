@@ -61,6 +61,18 @@ class TokenCounts(Frozen):
         return self.hit / self.requested if self.requested else None
 
 
+class Spread(Frozen):
+    """How one figure differs between the members of a cache that is made of several."""
+
+    worst: float
+    worst_member: str
+    """Which member."""
+    median: float
+    best: float
+    best_member: str
+    """Which member."""
+
+
 class CacheMetrics(Frozen):
     """Counters and sizes of one cache over one window. Sizes in MB = 2**20 bytes, latencies in milliseconds."""
 
@@ -138,6 +150,8 @@ class CacheMetrics(Frozen):
     """Chunks in L1 that requests hold locked now; they cannot be evicted."""
     kv_bytes_per_token: float | None = None
     """KV bytes of one token: L1 bytes used / tokens resident."""
+    spread: dict[str, Spread] = {}
+    """For a cache of several members (workers of an engine, servers of a fleet): how figures differ between them, by name."""
     unavailable: dict[str, str] = {}
     """For each figure that is ``None``: why."""
 
@@ -166,6 +180,15 @@ class CacheEntry(Frozen):
     """When it was stored, UTC."""
     last_accessed: AwareDatetime | None = None
     """When it was last read, UTC."""
+
+
+class TenantUsage(Frozen):
+    """What one tenant (cache salt) occupies, as LMCache accounts it, MB; ``None`` where it keeps no account."""
+
+    l1_mb: Annotated[float, Field(ge=0)] | None = None
+    l2_mb: Annotated[float, Field(ge=0)] | None = None
+    quota_mb: Annotated[float, Field(ge=0)] | None = None
+    """Its L2 quota; ``None`` when it has none."""
 
 
 class Health(Frozen):
