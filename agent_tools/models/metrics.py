@@ -65,10 +65,13 @@ class Spread(Frozen):
     """How one figure differs between the members of a cache that is made of several."""
 
     worst: float
+    """Of all members that have the figure."""
     worst_member: str
     """Which member."""
     median: float
+    """Of all members that have the figure."""
     best: float
+    """Of all members that have the figure."""
     best_member: str
     """Which member."""
 
@@ -186,7 +189,9 @@ class TenantUsage(Frozen):
     """What one tenant (cache salt) occupies, as LMCache accounts it, MB; ``None`` where it keeps no account."""
 
     l1_mb: Annotated[float, Field(ge=0)] | None = None
+    """In L1, MB."""
     l2_mb: Annotated[float, Field(ge=0)] | None = None
+    """In L2, MB."""
     quota_mb: Annotated[float, Field(ge=0)] | None = None
     """Its L2 quota; ``None`` when it has none."""
 
