@@ -143,19 +143,14 @@ class Actor:
         self, cache: Cache, operation: str, actor: str, reason: str, dropping: Callable[[], Awaitable[None]]
     ) -> CacheOptimizationResult:
         """Carry out an operation that removes entries, and count what it removed by LMCache's own figures."""
-        async with self._sole_changer(cache):
-            before, started = await cache.deployment.snapshot(), time.monotonic()
-            record = ChangeRecord(
-                change_id=new_id("change"),
-                recorded_at=now(),
-                cache=cache.name,
-                actor=actor,
-                operation=operation,
-                outcome=ChangeOutcome.STARTED,
-                reason=reason,
-            )
-            await self._recorded(cache, record, dropping)
-            after = await cache.deployment.snapshot()
+
+        async def counted() -> tuple[Snapshot, Snapshot]:
+            before = await cache.deployment.snapshot()
+            await dropping()
+            return before, await cache.deployment.snapshot()
+
+        started = time.monotonic()
+        (before, after), record = await self.carry_out(cache, operation, actor, reason, counted)
         gone, freed = before.resident_objects - after.resident_objects, (before.l1_used_bytes - after.l1_used_bytes) / MB
         return CacheOptimizationResult(
             success=True,
@@ -168,6 +163,22 @@ class Actor:
             optimization_time_ms=1e3 * (time.monotonic() - started),
             change_id=record.change_id,
         )
+
+    async def carry_out(
+        self, cache: Cache, operation: str, actor: str, reason: str, work: Callable[[], Awaitable[T]]
+    ) -> tuple[T, ChangeRecord]:
+        """Do something to what is stored, alone and on record; no setting is changed."""
+        record = ChangeRecord(
+            change_id=new_id("change"),
+            recorded_at=now(),
+            cache=cache.name,
+            actor=actor,
+            operation=operation,
+            outcome=ChangeOutcome.STARTED,
+            reason=reason,
+        )
+        async with self._sole_changer(cache):
+            return await self._recorded(cache, record, work), record
 
     async def check_cooldown(self, cache: Cache) -> None:
         """Raise `CooldownError` while the last change is too recent for its effect to be judged."""
@@ -246,7 +257,7 @@ class Actor:
     @contextlib.asynccontextmanager
     async def _sole_changer(self, cache: Cache) -> AsyncIterator[None]:
         """One change at a time per cache, among all processes of this state folder; released if we die."""
-        target = cache.settings.target if cache.settings.target.startswith("http") else f"{cache.name}-{os.getpid()}"
+        target = f"{cache.name}-{os.getpid()}" if cache.settings.private else cache.settings.target
         lock = FileLock(self._locks / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}.lock", thread_local=False)
         try:
             await anyio.to_thread.run_sync(_acquire, lock)

@@ -11,7 +11,8 @@ from functools import cache, partial
 import anyio
 import anyio.to_thread
 
-from .acting import Actor, not_in_force
+from .acting import not_in_force
+from .contents import Contents
 from .deployments.base import Progress
 from .deployments.directory import DEFAULT, Cache, Directory
 from .deployments.snapshot import Snapshot, metrics_between
@@ -22,7 +23,6 @@ from .models import (
     CacheConfig,
     CacheEntry,
     CacheMetrics,
-    CacheOptimizationResult,
     ChangeOutcome,
     ChangeRecord,
     ChangeResult,
@@ -31,9 +31,12 @@ from .models import (
     Plan,
     Support,
     Symptom,
+    Tenant,
+    Tenants,
+    TenantUsage,
+    TokenCounts,
     Verification,
     VerificationVerdict,
-    WarmResult,
 )
 from .models.change import Baseline
 from .observation import merged, requests_digest
@@ -59,12 +62,8 @@ def silent(_: str) -> None:
     """No progress is wanted."""
 
 
-class Operations:
+class Operations(Contents):
     """All operations on the caches of one directory."""
-
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self.actor = Actor(self.directory.settings.state_folder)
 
     async def close(self) -> None:
         """Close all connections; stop embedded servers."""
@@ -79,7 +78,7 @@ class Operations:
 
     async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
         """What the cache is, how it is set, and its figures since its process started."""
-        named = self.directory.get(cache)
+        named = await self.directory.find(cache)
         seen, (top_entries, why_none), version = await asyncio.gather(
             self._observe(named), _top_entries(named), named.deployment.version()
         )
@@ -108,12 +107,12 @@ class Operations:
             window_seconds: How long a window; waits for what earlier readings do not cover. ``None``: since the process started.
             progress: Told while waiting.
         """
-        before, after = await self._window(self.directory.get(cache), window_seconds, progress)
+        before, after = await self._window(await self.directory.find(cache), window_seconds, progress)
         return metrics_between(before, after)
 
     async def config(self, cache: str = DEFAULT) -> tuple[CacheConfig, Mapping[str, Support]]:
         """The settings in force, and for each whether and how it can be changed."""
-        deployment = self.directory.get(cache).deployment
+        deployment = (await self.directory.find(cache)).deployment
         return await deployment.config(), await deployment.support()
 
     async def recommend(
@@ -133,7 +132,7 @@ class Operations:
             progress: Told while waiting.
             since: Start the window at this Unix time instead, if this process has a reading of then.
         """
-        named = self.directory.get(cache)
+        named = await self.directory.find(cache)
         seen = await self._observe(named, await self._window(named, window_seconds, progress, since), bounds)
         # The search takes seconds on a long log; other operations go on meanwhile.
         return await anyio.to_thread.run_sync(recommend, seen)
@@ -142,7 +141,7 @@ class Operations:
         self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
     ) -> tuple[Symptom, ...]:
         """What is wrong, worst first, from the window (as for `metrics`) and the access log of its requests."""
-        named = self.directory.get(cache)
+        named = await self.directory.find(cache)
         seen = await self._observe(named, await self._window(named, window_seconds, progress), None)
         return await anyio.to_thread.run_sync(diagnose, seen)
 
@@ -160,7 +159,7 @@ class Operations:
             UnsupportedError: There is no access log, without which nothing can be predicted.
             WorkloadError: The log cannot be predicted from, or not for such settings.
         """
-        named = self.directory.get(cache)
+        named = await self.directory.find(cache)
         seen = await self._observe(named)
         if seen.log is None:
             raise UnsupportedError(
@@ -170,16 +169,28 @@ class Operations:
             )
         return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
 
+    async def tenants(self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent) -> Tenants:
+        """What each tenant (cache salt) asked for and got in the window (as for `metrics`), what it occupies, and its quota."""
+        named = await self.directory.find(cache)
+        (before, after), usage = await asyncio.gather(self._window(named, window_seconds, progress), named.deployment.tenants())
+        metrics = metrics_between(before, after)
+        salts = sorted({*usage, *metrics.by_tenant})
+        tenants = {
+            salt: Tenant(tokens=metrics.by_tenant.get(salt, TokenCounts()), usage=usage.get(salt, TenantUsage()))
+            for salt in salts
+        }
+        return Tenants(window=metrics.window, tenants=tenants)
+
     async def report(self, cache: str = DEFAULT) -> str:
         """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
-        named = self.directory.get(cache)
+        named = await self.directory.find(cache)
         seen = await self._observe(named)
         return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache))
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
         """The change log, oldest first, of one cache or of all."""
         if cache is not None:
-            self.directory.get(cache)
+            await self.directory.find(cache)
         return await anyio.to_thread.run_sync(self.actor.log.records, cache)
 
     # ---- acting ----
@@ -199,7 +210,7 @@ class Operations:
         Raises:
             StalePlanError: The cache is no longer as it was when the earlier plan was made.
         """
-        plan = await self.actor.plan(self.directory.get(cache), update, reason, bounds)
+        plan = await self.actor.plan(await self.directory.find(cache), update, reason, bounds)
         if fingerprint not in (None, plan.fingerprint):
             raise StalePlanError(
                 f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it; read it and plan anew."
@@ -209,53 +220,21 @@ class Operations:
 
     async def apply(self, plan: Plan, actor: str, progress: Progress = silent) -> ChangeResult:
         """Carry out a plan. See `Actor.apply`."""
-        return await self.actor.apply(self.directory.get(plan.cache), plan, actor, progress)
+        return await self.actor.apply(await self.directory.find(plan.cache), plan, actor, progress)
 
     async def undo(self, cache: str, change_id: str, actor: str, progress: Progress = silent) -> ChangeResult:
         """Take back a change by its id. See `Actor.undo`."""
-        return await self.actor.undo(self.directory.get(cache), change_id, actor, progress)
+        return await self.actor.undo(await self.directory.find(cache), change_id, actor, progress)
 
     async def check_cooldown(self, cache: str) -> None:
         """Raise `CooldownError` while the last change of the cache is too recent."""
-        await self.actor.check_cooldown(self.directory.get(cache))
-
-    async def optimize(
-        self, cache: str, target_utilization_percent: float, actor: str, reason: str = ""
-    ) -> CacheOptimizationResult:
-        """Remove least recently used entries until at most so much of L1 is used; no setting is changed."""
-        named = self.directory.get(cache)
-
-        async def trim() -> None:
-            total = (await named.deployment.snapshot()).l1_total_bytes
-            await named.deployment.trim(int(total * target_utilization_percent / 100))
-
-        return await self.actor.drop(named, "optimize", actor, reason, trim)
-
-    async def clear(self, cache: str, actor: str, reason: str = "") -> CacheOptimizationResult:
-        """Remove all that is in L1, except what requests hold locked. L2 is not touched."""
-        named = self.directory.get(cache)
-        return await self.actor.drop(named, "clear", actor, reason, named.deployment.clear)
-
-    async def delete_chunks(
-        self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
-    ) -> CacheOptimizationResult:
-        """Remove chunks from L1 by their hash."""
-        named = self.directory.get(cache)
-
-        async def delete() -> None:
-            await named.deployment.delete(model, chunk_hashes, tenant)
-
-        return await self.actor.drop(named, "delete", actor, f"{len(chunk_hashes)} chunks of {model}", delete)
-
-    async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str = "") -> WarmResult:
-        """Load a known prompt prefix from L2 into L1."""
-        return await self.directory.get(cache).deployment.warm(model, tokens, tenant)
+        await self.actor.check_cooldown(await self.directory.find(cache))
 
     # ---- judging ----
 
     async def baseline(self, cache: str, window_seconds: float | None = None, progress: Progress = silent) -> Baseline:
         """What the cache did in a window ending now (as for `metrics`), to be compared with what it does later."""
-        named = self.directory.get(cache)
+        named = await self.directory.find(cache)
         start, end = await self._window(named, window_seconds, progress)
         since = metrics_between(start, end).window.start.timestamp()
         return _baseline(named, start, end, await named.deployment.access_log(since=since))
@@ -269,7 +248,7 @@ class Operations:
             patience: At most so many seconds; the verdict may then be "undecided".
             progress: Told while waiting.
         """
-        named = self.directory.get(change.plan.cache)
+        named = await self.directory.find(change.plan.cache)
         start = await self._read(named)
         wanted, deadline = before.metrics.tokens.requested, time.monotonic() + patience
         while time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_state_path
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .deployments.embedded import EmbeddedOptions
@@ -31,13 +31,24 @@ class CacheSettings(Frozen):
     """One cache of the directory."""
 
     target: str = "embedded:"
-    """``http://host:port`` of an `lmcache server`'s admin API, or ``embedded:`` for a private server that we start."""
+    """What it is and where:
+
+    * ``http://host:port``: the admin API of an `lmcache server` (its ``--http-port``);
+    * ``engine:http://host:port,http://host:port``: the internal API servers of all workers of an engine with LMCache inside;
+    * ``fleet:http://host:port``: LMCache's coordinator and the servers it knows;
+    * ``embedded:``: a private server that we start.
+    """
     bounds: Bounds = Bounds()
     """What an agent may change here."""
     access_log: Path | None = None
     """Folder of the server's ``--lookup-hash-log-dir``, if we can read it; not for ``embedded:``, which has its own."""
     arena_folder: Path | None = None
     """Folder on the server's own host for live L1 growth; not for ``embedded:``, which has its own."""
+    networks: tuple[IPvAnyNetwork, ...] = ()
+    """For ``fleet:`` alone: where its servers may be called, e.g. ``10.1.0.0/16``; one elsewhere is named and left out."""
+    addresses: dict[str, str] = {}
+    """For ``fleet:`` alone: where a server is reached that cannot be under the address it told its coordinator:
+    ``"10.1.0.7:8080" = "127.0.0.1:9001"``."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Patience for each call to the admin API."""
     cooldown_seconds: Annotated[float, Field(ge=0)] | None = None
@@ -52,6 +63,16 @@ class CacheSettings(Frozen):
     def kind(self) -> str:
         """What it is without saying where: ``embedded``, ``http`` ..."""
         return self.target.partition(":")[0]
+
+    @property
+    def place(self) -> str:
+        """Where it is, without its kind."""
+        return self.target.partition(":")[2]
+
+    @property
+    def private(self) -> bool:
+        """Whether each process has one of its own."""
+        return self.kind == "embedded"
 
 
 class Settings(BaseSettings):

@@ -117,7 +117,7 @@ def test_an_address_gives_a_server_that_is_not_ours_and_is_kept(directory: Direc
 
 
 def test_a_target_of_another_kind_is_refused(directory: Directory) -> None:
-    with pytest.raises(SettingsError, match="'redis://h' is neither http://host:port nor embedded:"):
+    with pytest.raises(SettingsError, match="'redis://h' is not http://host:port, engine:"):
         directory.get("odd")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from agent_tools.errors import UnsupportedError
+from agent_tools.lmcache_import import importing_lmcache
 
 
 def chunk_hashes(tokens: Sequence[int], chunk_size: int, algorithm: str | None) -> list[str]:
@@ -12,7 +13,8 @@ def chunk_hashes(tokens: Sequence[int], chunk_size: int, algorithm: str | None) 
         UnsupportedError: lmcache is not installed here.
     """
     try:
-        from lmcache.v1.multiprocess.token_hasher import TokenHasher  # noqa: PLC0415  takes seconds and pulls in torch
+        with importing_lmcache():
+            from lmcache.v1.multiprocess.token_hasher import TokenHasher  # noqa: PLC0415  takes seconds and pulls in torch
     except ImportError as error:
         raise UnsupportedError(
             "lmcache is not installed here, whose hasher names the chunks of a prompt: pip install"

@@ -34,6 +34,8 @@ class Directory:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._caches: dict[str, Cache] = {}
+        self._servers: dict[str, Cache] = {}
+        """Those of fleets, which close them."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +57,28 @@ class Directory:
             self._caches[name] = Cache(name, settings, self._connect(settings))
         return self._caches[name]
 
+    async def find(self, name: str) -> Cache:
+        """The cache of that name; ``FLEET/SERVER`` is one server of a fleet, as its coordinator knows it now.
+
+        Raises:
+            UnknownCacheError: There is none; the message lists those there are.
+            UnreachableError: The fleet's coordinator does not answer.
+        """
+        fleet_name, _, server = name.partition("/")
+        if name in self.names or fleet_name not in self.names or not server:
+            return self.get(name)
+        from .fleet import FleetDeployment  # noqa: PLC0415
+
+        fleet = self.get(fleet_name)
+        if not isinstance(fleet.deployment, FleetDeployment):
+            raise UnknownCacheError(f"{fleet_name} is no fleet, so there is no {name!r}; it is one cache: {fleet_name}")
+        deployment = await fleet.deployment.member(server)
+        known = self._servers.get(name)
+        if known is None or known.deployment is not deployment:
+            settings = fleet.settings.model_copy(update={"target": deployment.admin.base_url})
+            known = self._servers[name] = Cache(name, settings, deployment)
+        return known
+
     async def close(self) -> None:
         """Close every deployment that was used; embedded servers are stopped."""
         while self._caches:
@@ -71,4 +95,16 @@ class Directory:
                 arena_folder=settings.arena_folder,
                 timeout=settings.timeout_seconds,
             )
-        raise SettingsError(f"target {settings.target!r} is neither http://host:port nor {EMBEDDED}")
+        if settings.kind == "engine":
+            from .engine import EngineDeployment  # noqa: PLC0415
+
+            return EngineDeployment(settings.place.split(","), timeout=settings.timeout_seconds)
+        if settings.kind == "fleet":
+            from .fleet import FleetDeployment  # noqa: PLC0415
+
+            return FleetDeployment(
+                settings.place, networks=settings.networks, addresses=settings.addresses, timeout=settings.timeout_seconds
+            )
+        raise SettingsError(
+            f"target {settings.target!r} is not http://host:port, engine:http://host:port, fleet:http://host:port or {EMBEDDED}"
+        )

@@ -12,11 +12,9 @@ import httpx
 
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.models import (
-    SETTINGS,
     CacheConfig,
     CacheEntry,
     ConfigUpdate,
-    L2Adapter,
     Support,
     SupportLevel,
     TenantUsage,
@@ -30,19 +28,13 @@ from .admin_client import AdminClient
 from .base import Progress
 from .chunk_hashes import chunk_hashes
 from .exposition import parse_exposition
-from .l1_size import change_size, size_support
-from .live_change import adapter_change, all_or_nothing, change_settings
+from .l1_size import change_size
+from .live_change import all_or_nothing, change_settings
+from .quotas import change_quotas
 from .readings import config_of, entry_of, resident_entry_of, snapshot_of
-from .server_command import L1_POLICIES, Flags, command_line, flags_of, has_secret, with_update
+from .server_command import Flags, command_line, flags_of, with_update
 from .server_module import ROUTE, LiveL2, ServerModule, module_of
-from .settable import (
-    L2_ADAPTERS,
-    LIVE_PARTS,
-    NOT_A_SETTING,
-    POLICY_REFUSED,
-    SECRETS_NOT_KEPT,
-    SUPPORT,
-)
+from .server_support import server_support
 from .snapshot import Snapshot
 from .trim import coldest_first
 from .workload_window import WorkloadWindow
@@ -127,18 +119,8 @@ class ServerDeployment:
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """What can be changed, for every setting; with an update, for those very values."""
-        module = await self.module()
-        support = {setting: SUPPORT.get(setting, NOT_A_SETTING) for setting in SETTINGS}
-        for part, settings in LIVE_PARTS.items():
-            support |= settings if module is not None and module.changes(part) else {}
-        support["max_size_mb"] = await size_support(
-            self.admin, module, self._arena_folder, update.max_size_mb if update else None
-        )
-        if update is not None and update.eviction_policy is not None and update.eviction_policy not in L1_POLICIES:
-            support["eviction_policy"] = Support(level=SupportLevel.UNSUPPORTED, reason=POLICY_REFUSED)
-        if update is not None and update.l2_adapters is not None and module is not None and module.changes("l2"):
-            support["l2_adapters"] = _adapter_support(await module.l2(), update.l2_adapters)
-        return support
+        module, config = await asyncio.gather(self.module(), self.config())
+        return await server_support(self.admin, module, self._arena_folder, config, self.tenants, update)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
         """The exact command line with the update; settings that ``/config`` does not report stay at LMCache's defaults."""
@@ -157,6 +139,9 @@ class ServerDeployment:
         async with all_or_nothing() as undo:
             if update.max_size_mb is not None:
                 await change_size(self.admin, module, self._arena_folder, update.max_size_mb, progress, undo)
+            if update.tenant_quotas_mb is not None:
+                quotas = (await self.config()).tenant_quotas_mb or {}
+                await change_quotas(self.admin, quotas, update.tenant_quotas_mb, progress, undo)
             if module is not None:
                 await change_settings(module, update, (await self.config()).eviction_policy, progress, undo)
 
@@ -316,15 +301,6 @@ class ServerDeployment:
     async def _l2(self) -> LiveL2 | None:
         module = await self.module()
         return await module.l2() if module is not None and "l2" in module.parts else None
-
-
-def _adapter_support(l2: LiveL2, wanted: Sequence[L2Adapter]) -> Support:
-    change = adapter_change(l2.adapters, wanted)
-    if isinstance(change, str):
-        return Support(level=SupportLevel.RESTART, reason=f"{change}; a restart loses all of L1")
-    if any(has_secret(adapter) for adapter in change.attached):
-        return Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
-    return L2_ADAPTERS
 
 
 def _now() -> float:

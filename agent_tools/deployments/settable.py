@@ -1,5 +1,7 @@
 """Which settings of an `lmcache server` 0.5.6 can be changed, how, and what to do about those that cannot."""
 
+from collections.abc import Sequence
+
 from agent_tools.models import Support, SupportLevel
 
 DRAM = "L1 is plain memory, whose size is a start-up flag; start it with --l1-devdax-path FILE --no-l1-use-lazy to make it live"
@@ -29,10 +31,6 @@ SUPPORT = {
         level=SupportLevel.UNSUPPORTED, reason="tenants are kept apart by the cache salt that the engine's client sends"
     ),
     "max_concurrent_users": Support(level=SupportLevel.UNSUPPORTED, reason="LMCache bounds tenants by quotas, not by number"),
-    "tenant_quotas_mb": Support(
-        level=SupportLevel.UNSUPPORTED,
-        reason="quotas work on IsolatedLRU L2 adapters only and wipe unlisted tenants; not offered yet",
-    ),
     "chunk_size": Support(level=SupportLevel.RESTART, reason=f"{_FLAG}, and makes all of L2 unreachable"),
     "eviction_watermark": Support(level=SupportLevel.RESTART, reason=_MODULE),
     "eviction_ratio": Support(level=SupportLevel.RESTART, reason=_MODULE),
@@ -55,3 +53,20 @@ LIVE_PARTS: dict[str, dict[str, Support]] = {
 MODULE_ARENAS = "the server's module adds and drains L1 arenas, up to {:g} MB in all; L1 keeps its contents"
 ABOVE_LIMIT = "the server's module may make L1 no larger than {:g} MB (max_l1_mb of its config)"
 SECRETS_NOT_KEPT = "secrets of an L2 adapter are shown as *** and kept nowhere; give the adapters with their secrets"
+
+NO_ISOLATED_L2 = Support(
+    level=SupportLevel.UNSUPPORTED,
+    reason="quotas are enforced by an L2 adapter that evicts by tenant (IsolatedLRU) or a fleet's coordinator; here is neither",
+)
+QUOTAS = Support(
+    level=SupportLevel.LIVE,
+    reason="enforced within a second; a tenant that is not listed loses all it has in L2, and a restart forgets all quotas",
+)
+
+
+def wiped(tenants: Sequence[str]) -> Support:
+    """For quotas that leave out tenants that are alive."""
+    return Support(
+        level=SupportLevel.UNSUPPORTED,
+        reason=f"L2 would delete all that tenants without a quota have in it: list {', '.join(tenants)} as well",
+    )

@@ -24,6 +24,7 @@ from .change import (
     ChangeRecord,
     ChangeResult,
     Mode,
+    PinResult,
     Plan,
     Verification,
     VerificationVerdict,
@@ -41,7 +42,7 @@ from .config import (
     Support,
     SupportLevel,
 )
-from .metrics import CacheEntry, CacheMetrics, Health, LMCacheStatus, Spread, TenantUsage, TokenCounts, Window
+from .metrics import CacheEntry, CacheMetrics, Health, LMCacheStatus, Spread, Tenant, Tenants, TenantUsage, TokenCounts, Window
 
 __all__ = [
     "MB",
@@ -68,6 +69,7 @@ __all__ = [
     "LMCacheStatus",
     "Mode",
     "OptimizationRecommendation",
+    "PinResult",
     "Plan",
     "Rung",
     "SettingChange",
@@ -77,7 +79,9 @@ __all__ = [
     "SupportLevel",
     "Symptom",
     "SymptomCode",
+    "Tenant",
     "TenantUsage",
+    "Tenants",
     "TokenCounts",
     "Verdict",
     "Verification",

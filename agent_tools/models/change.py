@@ -148,6 +148,17 @@ class WarmResult(Frozen):
     """The same in words."""
 
 
+class PinResult(Frozen):
+    """What pinning a prompt prefix, or taking the pin off, did."""
+
+    chunks: Annotated[int, Field(ge=0)]
+    """Chunks that were pinned or set free."""
+    change_id: str
+    """Its id in the change log."""
+    message: str
+    """The same in words."""
+
+
 class Baseline(Frozen):
     """What a cache did over one window, in enough detail to be compared with another."""
 

@@ -67,6 +67,11 @@ class L2Adapter(Frozen):
         block = self.settings.get("eviction")
         return block if isinstance(block, Mapping) else None
 
+    @property
+    def by_tenant(self) -> bool:
+        """Whether it evicts each tenant (cache salt) against its quota, and all of a tenant without one."""
+        return (self.eviction or {}).get("eviction_policy") == "IsolatedLRU"
+
     def resized(self, size_mb: float) -> "L2Adapter":
         """The same adapter with another capacity."""
         return L2Adapter(type=self.type, settings={**self.settings, self._size_field: size_mb / MB_IN_A_GB})
@@ -204,6 +209,8 @@ class Bounds(Frozen):
     """Largest L2 that may be set, MB. Without it, no L2 adapter is made larger than it is."""
     l2_adapter: L2Adapter | None = None
     """An L2 adapter that may be added to a cache without one; none may be added otherwise."""
+    max_quotas_mb: Annotated[float, Field(gt=0)] | None = None
+    """Largest sum of the tenants' quotas that may be set, MB. Without it, no quota is changed."""
     allow_restart: bool = False
     """Whether a change may restart the cache process, which loses all of L1."""
 
@@ -232,7 +239,17 @@ class Bounds(Frozen):
         grows = update.max_size_mb is not None and current.max_size_mb is not None and update.max_size_mb > current.max_size_mb
         if grows and self.max_size_mb is None:
             return f"L1 may not grow beyond its {current.max_size_mb:g} MB: the operator's bounds name no max_size_mb"
+        if update.tenant_quotas_mb is not None and (why := self._forbids_quotas(update.tenant_quotas_mb)) is not None:
+            return why
         return next((why for one in update.l2_adapters or () if (why := self._forbids(one, current)) is not None), None)
+
+    def _forbids_quotas(self, quotas: Mapping[str, float]) -> str | None:
+        if self.max_quotas_mb is None:
+            return "tenants' quotas may not be changed: the operator's bounds name no max_quotas_mb"
+        total = sum(quotas.values())
+        if total > self.max_quotas_mb:
+            return f"quotas of {total:g} MB in all are above the operator's bound of {self.max_quotas_mb:g} (max_quotas_mb)"
+        return None
 
     def _forbids(self, adapter: L2Adapter, current: CacheConfig) -> str | None:
         """Why an L2 adapter may not be set; those there are may stay, and the operator's own may come."""
@@ -264,6 +281,7 @@ class Bounds(Frozen):
                 min_ratio=max(self.min_ratio, other.min_ratio),
                 max_ratio=min(self.max_ratio, other.max_ratio),
                 max_l2_size_mb=None if self.max_l2_size_mb is None else min(self._given("max_l2_size_mb", other)),
+                max_quotas_mb=None if self.max_quotas_mb is None else min(self._given("max_quotas_mb", other)),
                 l2_adapter=self.l2_adapter,
                 allow_restart=self.allow_restart and other.allow_restart,
             )

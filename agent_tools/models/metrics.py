@@ -183,6 +183,8 @@ class CacheEntry(Frozen):
     """When it was stored, UTC."""
     last_accessed: AwareDatetime | None = None
     """When it was last read, UTC."""
+    placements: tuple[str, ...] = ()
+    """In a fleet: where it is, as ``server (tier)``."""
 
 
 class TenantUsage(Frozen):
@@ -194,6 +196,24 @@ class TenantUsage(Frozen):
     """In L2, MB."""
     quota_mb: Annotated[float, Field(ge=0)] | None = None
     """Its L2 quota; ``None`` when it has none."""
+
+
+class Tenant(Frozen):
+    """One tenant (cache salt) of a cache."""
+
+    tokens: TokenCounts
+    """What it asked for in the window, and what it was served."""
+    usage: TenantUsage
+    """What it occupies now, and its quota."""
+
+
+class Tenants(Frozen):
+    """All tenants (cache salts) of a cache: those with traffic, with entries, or with a quota."""
+
+    window: Window
+    """The span of time that the token counts cover."""
+    tenants: dict[str, Tenant]
+    """By cache salt; the empty one is that of requests without."""
 
 
 class Health(Frozen):

@@ -43,12 +43,12 @@ class OptimizeArguments(ReasonArguments):
 async def update_config(operations: Operations, arguments: UpdateArguments) -> tuple[str, dict[str, Any]]:
     """`lmcache_update_config`: artifact a `ChangeResult`."""
     plan = await operations.plan(arguments.cache, arguments.update, arguments.reason, fingerprint=arguments.plan_fingerprint)
-    return _changed(await operations.apply(plan, ACTOR))
+    return changed(await operations.apply(plan, ACTOR))
 
 
 async def undo_change(operations: Operations, arguments: UndoArguments) -> tuple[str, dict[str, Any]]:
     """`lmcache_undo_change`: artifact a `ChangeResult`."""
-    return _changed(await operations.undo(arguments.cache, arguments.change_id, ACTOR))
+    return changed(await operations.undo(arguments.cache, arguments.change_id, ACTOR))
 
 
 async def optimize(operations: Operations, arguments: OptimizeArguments) -> tuple[str, dict[str, Any]]:
@@ -62,7 +62,8 @@ async def clear_cache(operations: Operations, arguments: ReasonArguments) -> tup
     return _told(await operations.clear(arguments.cache, ACTOR, arguments.reason))
 
 
-def _changed(result: ChangeResult) -> tuple[str, dict[str, Any]]:
+def changed(result: ChangeResult) -> tuple[str, dict[str, Any]]:
+    """Content and artifact of a change that was made."""
     return f"Changed {result.message}. To take it back: {result.undo}.", result.model_dump(mode="json")
 
 

@@ -12,12 +12,14 @@ from agent_tools.io_loop import io_loop
 
 from .act import ACT
 from .changes import CHANGES
+from .contents import CONTENTS
 from .observe import OBSERVE
 from .predict import PREDICT
 from .spec import MOST_CHARACTERS, Operations, ToolSpec
+from .tenants import TENANTS
 from .wrong_arguments import told
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *CHANGES, *ACT)
+SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *CHANGES, *CONTENTS, *TENANTS, *ACT)
 
 
 class LMCacheToolkit(BaseToolkit):

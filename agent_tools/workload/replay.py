@@ -1,9 +1,7 @@
 """Replay of an access log into a real ``lmcache server``: real KV, several engines at once, at any pace."""
 
-import os
 import secrets
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import CacheDiedError, UnsupportedError, WorkloadError
+from agent_tools.lmcache_import import importing_lmcache
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.schedule import ReplaySettings, Schedule
 
@@ -29,7 +28,6 @@ _TICK = 0.1
 _NOT_RUN = -1
 _SALT_LENGTH, _NOT_IN_SALTS = 128, frozenset("@/\\\0")
 """What LMCache 0.5.6 accepts as a cache salt (`IPCCacheServerKey`)."""
-_LOG_LEVEL = "LMCACHE_LOG_LEVEL"
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,16 +222,10 @@ def _kv_client() -> ModuleType:
     Raises:
         UnsupportedError: lmcache is not installed.
     """
-    level = os.environ.get(_LOG_LEVEL)
-    os.environ.setdefault(_LOG_LEVEL, "WARNING")  # else the import reports its device on the terminal
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # 0.5.6 uses what OpenTelemetry and Google have deprecated
+        with importing_lmcache():
             from agent_tools.workload import kv_client  # noqa: PLC0415
     except ImportError as error:
         msg = f"a replay needs LMCache's own client ({error}); install lmcache-agent-tools[embedded]"
         raise UnsupportedError(msg) from error
-    finally:
-        if level is None:
-            os.environ.pop(_LOG_LEVEL, None)
     return kv_client

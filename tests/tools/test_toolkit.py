@@ -43,8 +43,27 @@ READING = {
     "lmcache_diagnose",
     "lmcache_predict_hit_rate",
     "lmcache_plot_hit_rate_curve",
+    "lmcache_list_entries",
+    "lmcache_list_tenants",
 }
-CHANGING = {"lmcache_update_config", "lmcache_undo_change", "lmcache_optimize", "lmcache_clear_cache", "lmcache_tune"}
+DESTRUCTIVE = {
+    "lmcache_update_config",
+    "lmcache_undo_change",
+    "lmcache_optimize",
+    "lmcache_clear_cache",
+    "lmcache_tune",
+    "lmcache_delete_prefix",
+    "lmcache_set_tenant_quota",
+}
+CHANGING = {*DESTRUCTIVE, "lmcache_warm_prefix", "lmcache_pin_prefix"}
+PREFIX = {"model": "some-model", "token_ids": list(range(512)), "reason": "test"}
+ELSEWHERE = {
+    "lmcache_warm_prefix": (PREFIX, "no layout registered"),
+    "lmcache_pin_prefix": (PREFIX, "coordinator"),
+    "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
+}
+"""Tools that need an L2 or a fleet: arguments, and a word of what they say without (on one, see test_fleet_tools.py)."""
+HERE = sorted((READING | CHANGING) - ELSEWHERE.keys())
 EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_plan_update": {"update": {"max_size_mb": 18}},
     "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test"},
@@ -52,6 +71,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_tune": {"mode": "observe", "window_seconds": 0, "reason": "test"},
     "lmcache_optimize": {"target_utilization_percent": 50, "reason": "test"},
     "lmcache_clear_cache": {"reason": "test"},
+    "lmcache_delete_prefix": PREFIX,
 }
 NEED_A_LOG = {"lmcache_predict_hit_rate", "lmcache_plot_hit_rate_curve"}
 
@@ -102,7 +122,7 @@ def test_every_tool_states_all_four_hints() -> None:
     for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
         assert tool.metadata is not None
         assert {"title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"} <= tool.metadata.keys()
-        assert tool.metadata["destructiveHint"] == (tool.name in CHANGING)
+        assert tool.metadata["destructiveHint"] == (tool.name in DESTRUCTIVE)
         assert tool.metadata["readOnlyHint"] == (tool.name in READING)
 
 
@@ -128,7 +148,9 @@ def example(request: pytest.FixtureRequest, tools: Tools, play: Play) -> Callabl
     def made(name: str) -> dict[str, Any]:
         if name in NEED_A_LOG:
             play(TRAFFIC.select(slice(0, 5)))
-        return {"change_id": request.getfixturevalue("grown")} if name == "lmcache_undo_change" else EXAMPLES.get(name, {})
+        if name == "lmcache_undo_change":
+            return {"change_id": request.getfixturevalue("grown")}
+        return ELSEWHERE[name][0] if name in ELSEWHERE else EXAMPLES.get(name, {})
 
     return made
 
@@ -153,12 +175,12 @@ def _standard_tests(kind: type, name: str) -> type:
 
 
 for _name in sorted(READING | CHANGING):
-    for _kind in (ToolsUnitTests, ToolsIntegrationTests):
+    for _kind in (ToolsUnitTests, ToolsIntegrationTests) if _name in HERE else (ToolsUnitTests,):
         globals()[f"Test{_kind.__name__}_{_name}"] = _standard_tests(_kind, _name)
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-@pytest.mark.parametrize("name", sorted(READING | CHANGING))
+@pytest.mark.parametrize("name", HERE)
 async def test_every_tool_answers_sync_and_async_in_bounded_text_and_plain_json(
     tools: Tools, example: Callable[[str], dict[str, Any]], name: str, way: str
 ) -> None:
@@ -167,6 +189,14 @@ async def test_every_tool_answers_sync_and_async_in_bounded_text_and_plain_json(
     assert message.status == "success", message.content
     assert 0 < len(message.content) <= MOST_CHARACTERS
     assert json.loads(json.dumps(message.artifact)) == message.artifact
+
+
+@pytest.mark.parametrize("name", sorted(ELSEWHERE))
+def test_what_a_single_server_cannot_do_is_refused_with_what_could(tools: Tools, name: str) -> None:
+    arguments, word = ELSEWHERE[name]
+    message = tools.call(name, **arguments)
+    assert message.status == "error"
+    assert word in message.content
 
 
 def test_a_long_answer_is_cut_and_says_so(tools: Tools) -> None:

@@ -101,7 +101,7 @@ def _is_bounded(adapter: L2Adapter) -> bool:
     """``fs`` has no capacity, and evicts by tenants' quotas only (0.5.6 skips any other eviction block with a warning)."""
     if adapter.eviction is None:
         return False
-    return adapter.type != "fs" or adapter.eviction.get("eviction_policy") == "IsolatedLRU"
+    return adapter.type != "fs" or adapter.by_tenant
 
 
 def _why_unbounded(adapter: L2Adapter) -> str:
@@ -113,7 +113,7 @@ def _why_unbounded(adapter: L2Adapter) -> str:
 
 def tenant_without_quota(seen: Observation) -> Symptom | None:
     """An L2 that evicts by tenant deletes, within a second, all that a tenant without a quota stores."""
-    isolated = [a for a in seen.config.l2_adapters or () if (a.eviction or {}).get("eviction_policy") == "IsolatedLRU"]
+    isolated = [adapter for adapter in seen.config.l2_adapters or () if adapter.by_tenant]
     quotas = seen.config.tenant_quotas_mb or {}
     wiped = [tenant for tenant in seen.metrics.by_tenant if not quotas.get(tenant or DEFAULT_TENANT)]
     if not isolated or not wiped:

@@ -1,0 +1,48 @@
+"""L2 quotas of tenants (cache salts), through the ``/quota`` routes that `lmcache server` and LMCache's coordinator share."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from urllib.parse import quote
+
+from agent_tools.errors import UnsupportedError
+from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
+
+from .admin_client import AdminClient
+from .base import Progress
+
+FORBIDDEN = frozenset("@/\\\0")
+"""Characters that no cache salt may have in LMCache 0.5.6."""
+
+
+def check_salts(quotas: Mapping[str, float]) -> None:
+    """Raise `UnsupportedError` for a salt that no request can carry; the routes take any."""
+    for salt in quotas:
+        if FORBIDDEN & set(salt) or not salt:
+            raise UnsupportedError(
+                f"{salt!r} is no cache salt: it may not be empty (the tenant without one is {DEFAULT_TENANT}) and may not hold"
+                f" {' '.join(repr(one) for one in sorted(FORBIDDEN))}. Nothing was changed"
+            )
+
+
+async def change_quotas(
+    admin: AdminClient, now: Mapping[str, float], wanted: Mapping[str, float], progress: Progress, undo: AsyncExitStack
+) -> None:
+    """Set the quotas that differ and remove those that are not wanted, MB by salt; each step can be taken back."""
+    for salt in sorted({*now, *wanted}):
+        if now.get(salt) != wanted.get(salt):
+            progress(f"quota of tenant {salt}: {_shown(now.get(salt))} -> {_shown(wanted.get(salt))}")
+            await _put(admin, salt, wanted.get(salt))
+            undo.push_async_callback(partial(_put, admin, salt, now.get(salt)))
+
+
+async def _put(admin: AdminClient, salt: str, quota_mb: float | None) -> None:
+    route = f"/quota/{quote(salt, safe='')}"
+    if quota_mb is None:
+        await admin.change("DELETE", route)
+    else:
+        await admin.change("PUT", route, {"limit_gb": quota_mb / MB_IN_A_GB})
+
+
+def _shown(quota_mb: float | None) -> str:
+    return "none" if quota_mb is None else f"{quota_mb:g} MB"

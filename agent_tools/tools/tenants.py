@@ -1,0 +1,73 @@
+"""The tools for tenants (cache salts): what each gets from a cache, and its quota."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from agent_tools.models import ConfigUpdate, Tenant, Tenants
+from agent_tools.models.config import DEFAULT_TENANT
+
+from .act import ACTOR, ReasonArguments, changed
+from .observe import WindowArguments
+from .spec import CHANGE, READ, Operations, ToolSpec
+
+
+class QuotaArguments(ReasonArguments):
+    """The quota of one tenant."""
+
+    tenant: Annotated[str, Field(max_length=128)]
+    """The cache salt its requests carry; empty for those without one."""
+    quota_mb: Annotated[float, Field(ge=0)] | None
+    """Its L2 quota, MB; null takes the quota away."""
+
+
+async def list_tenants(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_list_tenants`: artifact a `Tenants`."""
+    report = await operations.tenants(arguments.cache, arguments.window_seconds)
+    return describe_tenants(report), report.model_dump(mode="json")
+
+
+async def set_tenant_quota(operations: Operations, arguments: QuotaArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_set_tenant_quota`: artifact a `ChangeResult`."""
+    config, _ = await operations.config(arguments.cache)
+    salt = arguments.tenant or DEFAULT_TENANT
+    others = {name: quota for name, quota in (config.tenant_quotas_mb or {}).items() if name != salt}
+    quotas = others if arguments.quota_mb is None else {**others, salt: arguments.quota_mb}
+    plan = await operations.plan(arguments.cache, ConfigUpdate(tenant_quotas_mb=quotas), arguments.reason)
+    return changed(await operations.apply(plan, ACTOR))
+
+
+def describe_tenants(report: Tenants) -> str:
+    """All tenants, a line each, those who ask most first."""
+    ranked = sorted(report.tenants.items(), key=lambda named: -named[1].tokens.requested)
+    return "\n".join(_line(salt, tenant) for salt, tenant in ranked) or "no tenant has sent a request or has a quota"
+
+
+def _line(salt: str, tenant: Tenant) -> str:
+    tokens, usage = tenant.tokens, tenant.usage
+    rate = "no requests" if tokens.hit_rate is None else f"token hit rate {tokens.hit_rate:.1%} of {tokens.requested} tokens"
+    held = [f"{size:.1f} MB in {tier}" for tier, size in (("L1", usage.l1_mb), ("L2", usage.l2_mb)) if size is not None]
+    quota = "no quota" if usage.quota_mb is None else f"quota {usage.quota_mb:g} MB"
+    return f"{salt or '(no salt)'}: {'; '.join([rate, *held, quota])}"
+
+
+TENANTS = (
+    ToolSpec(
+        name="list_tenants",
+        title="Tenants of a cache",
+        description="For each tenant (cache salt) of a cache: token hit rate, how much it occupies, its quota. Read only.",
+        arguments=WindowArguments,
+        run=list_tenants,
+        hints=READ,
+    ),
+    ToolSpec(
+        name="set_tenant_quota",
+        title="Set a tenant's quota",
+        description="Bound how much of L2 one tenant (cache salt) may occupy, or take its quota away; within the operator's"
+        " bound, recorded, can be undone. On a single server a tenant without a quota loses all it has in L2, so one that leaves"
+        " another one unlisted is refused; in a fleet tenants without a quota are not bounded.",
+        arguments=QuotaArguments,
+        run=set_tenant_quota,
+        hints=CHANGE,
+    ),
+)
