@@ -1,6 +1,7 @@
 """Claims about a real server whose L2 evicts by tenant: its accounts, its quotas, and what becomes of a tenant without one."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,8 +11,9 @@ from real_logs import CHUNK_SIZE, conversations, log_of
 
 from agent_tools.deployments.directory import Directory
 from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.errors import OutOfBoundsError, UnsupportedError
 from agent_tools.io_loop import io_loop
-from agent_tools.models import SymptomCode
+from agent_tools.models import Bounds, ConfigUpdate, SupportLevel, SymptomCode
 from agent_tools.operations import Operations
 from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.replay import ReplaySettings, replay
@@ -30,6 +32,14 @@ def process(launch: Launch) -> ServerProcess:
     httpx.put(f"{process.http_url}/quota/kept", json={"limit_gb": 4 / 1024}).raise_for_status()
     replay(log_of(*conversations(40, 2), tenants=("kept", "forgotten")), process.rpc_url, ReplaySettings(clients=1))
     return process
+
+
+@pytest.fixture
+def operations_on(process: ServerProcess, tmp_path: Path) -> Iterator[Operations]:
+    prod = CacheSettings(target=process.http_url, bounds=Bounds(max_quotas_mb=12), cooldown_seconds=0)
+    operations = Operations(Directory(Settings(caches={"prod": prod}, state_folder=tmp_path)))
+    yield operations
+    io_loop.run(operations.close)
 
 
 def test_what_a_tenant_without_quota_stores_is_deleted_and_the_diagnosis_names_it(process: ServerProcess, tmp_path: Path) -> None:
@@ -64,3 +74,44 @@ def test_loads_from_l2_are_timed(process: ServerProcess, tmp_path: Path) -> None
         assert 0 < (metrics.l2_load_gb_per_second or 0) < 100
     finally:
         io_loop.run(operations.close)
+
+
+def test_tenants_are_told_with_what_they_asked_what_they_hold_and_their_quota(operations_on: Operations) -> None:
+    tenants = io_loop.run(operations_on.tenants, "prod").tenants
+    assert tenants.keys() == {"forgotten", "kept"}
+    assert (tenants["kept"].usage.quota_mb, tenants["forgotten"].usage.quota_mb) == (4.0, None)
+    assert tenants["kept"].usage.l2_mb == pytest.approx(40 * CHUNK_SIZE * 128 / 2**20)
+    assert tenants["forgotten"].usage.l2_mb == 0
+    assert tenants["forgotten"].tokens.requested > 0
+
+
+def test_quotas_are_changed_and_taken_back_while_it_runs(operations_on: Operations, process: ServerProcess) -> None:
+    quotas = {"kept": 6.0, "forgotten": 2.0}
+    plan = io_loop.run(operations_on.plan, "prod", ConfigUpdate(tenant_quotas_mb=quotas), "a test")
+    assert all(change.how is SupportLevel.LIVE for change in plan.changes)
+    applied = io_loop.run(operations_on.apply, plan, "test")
+    assert applied.config.tenant_quotas_mb == quotas
+    replay(log_of(range(100, 110), tenants=("forgotten",)), process.rpc_url, ReplaySettings(clients=1))
+    held = eventually(lambda: io_loop.run(operations_on.tenants, "prod").tenants["forgotten"].usage.l2_mb)
+    assert held == pytest.approx(10 * CHUNK_SIZE * 128 / 2**20)
+    # What it would set back leaves "forgotten" without a quota, and so without what it has stored since.
+    with pytest.raises(UnsupportedError, match="list forgotten as well"):
+        io_loop.run(operations_on.undo, "prod", applied.change_id, "test")
+    assert io_loop.run(operations_on.config, "prod")[0].tenant_quotas_mb == quotas
+
+
+@pytest.mark.parametrize(
+    ("quotas", "error", "said"),
+    [
+        ({"kept": 6.0}, UnsupportedError, "list forgotten as well"),
+        ({"kept": 6.0, "forgotten": 1.0, "a@b": 1.0}, UnsupportedError, "'a@b' is no cache salt"),
+        ({"kept": 12.0, "forgotten": 1.0}, OutOfBoundsError, r"13 MB in all are above the operator's bound of 12"),
+    ],
+)
+def test_a_quota_that_would_hurt_or_cannot_be_is_refused(
+    operations_on: Operations, quotas: dict[str, float], error: type[Exception], said: str
+) -> None:
+    before = io_loop.run(operations_on.config, "prod")[0].tenant_quotas_mb
+    with pytest.raises(error, match=said):
+        io_loop.run(operations_on.plan, "prod", ConfigUpdate(tenant_quotas_mb=quotas), "a test")
+    assert io_loop.run(operations_on.config, "prod")[0].tenant_quotas_mb == before

@@ -51,6 +51,16 @@ def test_an_l2_adapter_is_read_as_it_was_given(two_tiers: ServerDeployment, fold
     assert (config.eviction_watermark, config.l2_prefetch_policy) == (0.7, "retain")
 
 
+def test_a_prefix_is_deleted_by_its_tokens(two_tiers: ServerDeployment, process: ServerProcess) -> None:
+    log = log_of(range(500, 504), tail=30)
+    tokens = prompt(log.request(0), int(log.tokens[0]), CHUNK_SIZE)
+    replay(log, process.rpc_url, ReplaySettings(clients=1, model="doomed"))
+    assert eventually(lambda: io_loop.run(two_tiers.delete_prefix, "doomed", tokens[: 2 * CHUNK_SIZE], "")) == 2
+    assert io_loop.run(two_tiers.delete_prefix, "doomed", tokens[: 2 * CHUNK_SIZE], "") == 0
+    assert io_loop.run(two_tiers.delete_prefix, "doomed", tokens, "") == 2  # the rest of it
+    assert io_loop.run(two_tiers.delete_prefix, "doomed", tokens[:10], "") == 0
+
+
 def test_the_size_of_plain_memory_needs_a_restart_even_with_a_folder_for_arenas(two_tiers: ServerDeployment) -> None:
     support = io_loop.run(two_tiers.support)["max_size_mb"]
     assert support.level is SupportLevel.RESTART
