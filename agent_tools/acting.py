@@ -82,7 +82,7 @@ class Actor:
         return plan
 
     async def apply(self, cache: Cache, plan: Plan, actor: str, progress: Progress, undoes: str | None = None) -> ChangeResult:
-        """Carry out a plan and read back what is in force.
+        """Carry out a plan, once, and read back what is in force; a plan that was carried out before is not carried out again.
 
         Raises:
             StalePlanError: The cache is not as it was when the plan was made.
@@ -92,6 +92,9 @@ class Actor:
         """
         async with self._sole_changer(cache):
             before = await cache.deployment.config()
+            done = await anyio.to_thread.run_sync(self.log.of_plan, plan.plan_id)
+            if done and not_in_force(plan.changes, before) is None:
+                return await self._found_done(plan, done, before)
             if plan.fingerprint != fingerprint(cache.name, before, await cache.deployment.snapshot()):
                 raise StalePlanError(
                     f"{cache.name} has changed since {plan.plan_id} was made; make a new plan. Nothing was changed"
@@ -107,16 +110,16 @@ class Actor:
                 changes=plan.changes,
                 before=before,
                 undoes=undoes,
+                plan_id=plan.plan_id,
             )
             after = await self._recorded(cache, record, lambda: self._apply_and_read_back(cache, plan, progress))
-        return ChangeResult(
-            success=True,
-            message=f"{cache.name}: {plan}",
-            change_id=record.change_id,
-            plan=plan,
-            config=after,
-            undo=f"undo change {record.change_id}",
-        )
+        return _result(plan, record.change_id, after)
+
+    async def _found_done(self, plan: Plan, story: list[ChangeRecord], config: CacheConfig) -> ChangeResult:
+        """What came of a plan that was carried out before, perhaps by a process that died before it could say so."""
+        if all(record.outcome is not ChangeOutcome.APPLIED for record in story):
+            await self._record(story[0], ChangeOutcome.APPLIED, "found in force")
+        return _result(plan, story[0].change_id, config)
 
     async def undo(self, cache: Cache, change_id: str, actor: str, progress: Progress) -> ChangeResult:
         """Set back what a change set, whatever the bounds say: they allowed the old values once.
@@ -268,6 +271,17 @@ class Actor:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(lock.release)
+
+
+def _result(plan: Plan, change_id: str, config: CacheConfig) -> ChangeResult:
+    return ChangeResult(
+        success=True,
+        message=f"{plan.cache}: {plan}",
+        change_id=change_id,
+        plan=plan,
+        config=config,
+        undo=f"undo change {change_id}",
+    )
 
 
 def _cooldown_seconds(cache: Cache) -> float:

@@ -48,6 +48,11 @@ class ChangeLog:
             raise UnknownChangeError(f"there is no change {change_id!r} in {self.path}; list the changes to find its id")
         return story
 
+    def of_plan(self, plan_id: str) -> list[ChangeRecord]:
+        """The records of the latest change that carried out this plan and was not refused, oldest first; there may be none."""
+        found = [story for story in stories(self._read()) if story[0].plan_id == plan_id]
+        return next((story for story in found if all(r.outcome is not ChangeOutcome.REFUSED for r in story)), [])
+
     def last_change(self, cache: str) -> ChangeRecord | None:
         """The latest record of carrying out a change that is or may be in force; what was noted about it later does not count."""
         records = self.records(cache)

@@ -76,6 +76,14 @@ class Operations(Contents):
         given = self.directory.settings.caches
         return {name: given.get(name, CacheSettings()) for name in self.directory.names}
 
+    async def servers(self, cache: str) -> list[str]:
+        """The names of all servers of a fleet, as its coordinator knows them now; that of the cache itself if it is none."""
+        return await self.directory.servers(cache)
+
+    async def settings(self, cache: str = DEFAULT) -> CacheConfig:
+        """The settings in force."""
+        return await (await self.directory.find(cache)).deployment.config()
+
     async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
         """What the cache is, how it is set, and its figures since its process started."""
         named = await self.directory.find(cache)

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableLambda
-from langgraph.config import get_stream_writer
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, interrupt
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from agent_tools.errors import LMCacheToolError, StalePlanError
-from agent_tools.io_loop import io_loop
 from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
 
+from .both_ways import Say, both_ways
 from .state import (
     APPLY,
     Advised,
@@ -28,7 +27,7 @@ from .state import (
     Stop,
     TuneContext,
     TuneReport,
-    context_of,
+    tune_context,
 )
 
 ACTOR = "graph tune_cache"
@@ -42,8 +41,7 @@ class Run:
 
     operations: Operations
     context: TuneContext
-    say: Callable[[str], None]
-    """Sends one sentence of progress as a `custom` stream event."""
+    say: Say
 
 
 Step = Callable[[Any, Run], Awaitable[Command[str]]]
@@ -52,21 +50,13 @@ Step = Callable[[Any, Run], Awaitable[Command[str]]]
 def node(step: Step, operations: Callable[[], Operations]) -> RunnableLambda[Any, Command[str]]:
     """A step as a node for both invoke and ainvoke; it runs on the I/O loop. Our own errors end the run in its report."""
 
-    async def guarded(view: Any, context: TuneContext | Exception, write: Callable[[Any], None]) -> Command[str]:  # noqa: ANN401
+    async def guarded(view: Any, context: object, say: Say) -> Command[str]:  # noqa: ANN401
         try:
-            if isinstance(context, Exception):
-                raise context
-            return await step(view, Run(operations(), context, lambda text: write(_progress(step.__name__, text))))
+            return await step(view, Run(operations(), tune_context(context), say))
         except LMCacheToolError as error:
             return _stop(Outcome.FAILED, str(error))
 
-    def sync(view: Any) -> Command[str]:  # noqa: ANN401
-        return io_loop.run(guarded, view, _context(), get_stream_writer())
-
-    async def asynchronous(view: Any) -> Command[str]:  # noqa: ANN401
-        return await io_loop.arun(guarded, view, _context(), get_stream_writer())
-
-    return RunnableLambda(sync, afunc=asynchronous, name=step.__name__)
+    return both_ways(step.__name__, guarded)
 
 
 async def read_metrics(_: Nothing, run: Run) -> Command[str]:
@@ -193,8 +183,10 @@ async def roll_back(view: Changed, run: Run) -> Command[str]:
 
 def report(state: Finished) -> dict[str, Any]:
     """Write the report: the one output of the graph."""
-    context = _context()
-    shown = context if isinstance(context, TuneContext) else TuneContext()
+    try:
+        shown = tune_context(get_runtime().context)
+    except LMCacheToolError:
+        shown = TuneContext()
     stop = state.tune_stop or Stop(outcome=Outcome.FAILED, summary="the run ended without saying why")
     finished = TuneReport(
         cache=shown.cache,
@@ -211,20 +203,7 @@ def report(state: Finished) -> dict[str, Any]:
     return {"tune_report": finished.model_dump(mode="json")}
 
 
-def _context() -> TuneContext | Exception:
-    """The run's settings; an error of ours, to be reported, when the host passed settings that make no sense."""
-    try:
-        return context_of(get_runtime().context)
-    except ValidationError as error:
-        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return LMCacheToolError(f"the settings of this run are wrong ({where}); nothing was done")
-
-
 def _stop(outcome: Outcome, summary: str, update: dict[str, Any] | None = None) -> Command[str]:
     return Command(
         goto="report", update={**(update or {}), "tune_stop": Stop(outcome=outcome, summary=summary).model_dump(mode="json")}
     )
-
-
-def _progress(step: str, text: str) -> dict[str, str]:
-    return {"type": "lmcache_progress", "step": step, "message": text}

@@ -5,11 +5,12 @@ Channels hold plain JSON; nodes read them through the Pydantic views below, so a
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
+from agent_tools.errors import LMCacheToolError
 from agent_tools.models import Advice, Bounds, CacheOptimizationResult, ChangeResult, ConfigUpdate, Mode, Plan, Verification
 from agent_tools.models.change import Baseline
 from agent_tools.models.config import Frozen
@@ -35,22 +36,39 @@ class TuneContext(BaseModel):
     """Narrows the operator's bounds for this run; never widens them."""
 
 
-def context_of(context: object) -> TuneContext:
-    """The run's settings, whatever a host passes as context.
+Context = TypeVar("Context", bound=BaseModel)
+
+
+def context_of(context: object, kind: type[Context], key: str) -> Context:
+    """The settings of one kind of run, whatever a host passes as context.
 
     ``None`` gives the defaults; a mapping is read field by field, ignoring what is not ours; a host's own object may carry
-    ours as an attribute or key ``tune_cache``.
+    ours as an attribute or key `key`, the name of the graph.
+
+    Raises:
+        LMCacheToolError: The host passed settings that make no sense.
     """
-    if context is None:
-        return TuneContext()
-    if isinstance(context, TuneContext):
+    try:
+        return _context_of(context, kind, key)
+    except ValidationError as error:
+        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise LMCacheToolError(f"the settings of this run are wrong ({where}); nothing was done") from error
+
+
+def _context_of(context: object, kind: type[Context], key: str) -> Context:
+    if isinstance(context, kind):
         return context
-    nested = context.get("tune_cache") if isinstance(context, Mapping) else getattr(context, "tune_cache", None)
+    nested = context.get(key) if isinstance(context, Mapping) else getattr(context, key, None)
     if nested is not None:
-        return context_of(nested)
+        return _context_of(nested, kind, key)
     if isinstance(context, Mapping):
-        return TuneContext(**{name: context[name] for name in TuneContext.model_fields if name in context})
-    return TuneContext()
+        return kind(**{name: context[name] for name in kind.model_fields if name in context})
+    return kind()
+
+
+def tune_context(context: object) -> TuneContext:
+    """The settings of a run of `tune_cache`; see `context_of`."""
+    return context_of(context, TuneContext, "tune_cache")
 
 
 class TuneInput(TypedDict, total=False):

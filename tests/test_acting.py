@@ -134,6 +134,31 @@ def test_an_undo_can_be_undone_and_a_change_only_once(operations: Operations, ca
     assert undo(operations, back.change_id).config.max_size_mb == 24
 
 
+def test_a_plan_is_carried_out_once(operations: Operations, cache: Cache) -> None:
+    grow = plan(operations)
+    first, second = apply(operations, grow), apply(operations, grow)
+    assert second.change_id == first.change_id
+    assert second.config.max_size_mb == 24
+    assert [r.outcome for r in io_loop.run(operations.changes) if r.plan_id == grow.plan_id] == [
+        ChangeOutcome.STARTED,
+        ChangeOutcome.APPLIED,
+    ]
+    undo(operations, first.change_id)
+    assert apply(operations, grow).change_id != first.change_id  # the cache is again as it was when the plan was made
+
+
+def test_a_plan_whose_process_died_before_it_could_say_so_is_found_in_force(operations: Operations, cache: Cache) -> None:
+    grow = plan(operations)
+    apply(operations, grow)
+    lines = operations.actor.log.path.read_bytes().splitlines(keepends=True)
+    operations.actor.log.path.write_bytes(b"".join(lines[:-1]))  # as if it had died before the last line
+    story = io_loop.run(operations.changes)[-1:]
+    assert [record.outcome for record in story] == [ChangeOutcome.STARTED]
+    again = apply(operations, grow)
+    assert again.change_id == story[0].change_id
+    assert io_loop.run(operations.changes)[-1].detail == "found in force"
+
+
 def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) -> None:
     with pytest.raises(UnknownChangeError, match="there is no change 'change-0'"):
         undo(operations, "change-0")

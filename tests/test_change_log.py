@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_tools.change_log import ChangeLog, new_id, now
@@ -59,6 +59,7 @@ def test_it_is_readable_by_its_owner_only(log: ChangeLog) -> None:
     assert log.path.stat().st_mode & 0o077 == 0
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(st.data())
 def test_a_line_cut_short_anywhere_costs_that_line_only(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     log = ChangeLog(tmp_path_factory.mktemp("log") / "changes.jsonl")

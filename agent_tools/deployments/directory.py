@@ -79,6 +79,15 @@ class Directory:
             known = self._servers[name] = Cache(name, settings, deployment)
         return known
 
+    async def servers(self, name: str) -> list[str]:
+        """The names of all servers of a fleet, as its coordinator knows them now; that of the cache itself if it is none."""
+        from .fleet import FleetDeployment  # noqa: PLC0415
+
+        cache = await self.find(name)
+        if not isinstance(cache.deployment, FleetDeployment):
+            return [name]
+        return [f"{name}/{server}" for server in sorted(await cache.deployment.members())]
+
     async def close(self) -> None:
         """Close every deployment that was used; embedded servers are stopped."""
         while self._caches:

@@ -97,6 +97,8 @@ class ChangeRecord(Frozen):
     """What LMCache answered, or what was measured."""
     undoes: str | None = None
     """The change that this one undoes."""
+    plan_id: str | None = None
+    """The plan that was carried out, if there was one."""
 
 
 class ChangeResult(Frozen):

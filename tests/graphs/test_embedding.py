@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from agent_tools.deployments.directory import Cache
 from agent_tools.models import Mode
 from agent_tools.operations import Operations
-from graphs.state import TuneContext, context_of
+from graphs.state import TuneContext, tune_context
 from graphs.tune_cache import build_tune_cache, tune_node
 
 NOBODY = TuneContext(cache="unreachable", mode=Mode.OBSERVE)
@@ -151,7 +151,7 @@ def test_several_caches_are_tuned_side_by_side(child: Any) -> None:
     ids=str,
 )
 def test_any_context_a_host_may_pass_is_understood(context: object, name: str) -> None:
-    assert context_of(context).cache == name
+    assert tune_context(context).cache == name
 
 
 @either_way
