@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint format bench bench-live setup clean
+BASE := .venv-base
+
+.PHONY: demo test test-base lint format bench bench-live setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
 
 test: $(READY)  ## The whole test suite, with real servers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+
+test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra is installed, on a simulated cache
+	$(BASE)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
 
 lint: $(READY)  ## What CI checks besides the tests
 	$(BIN)/ruff check .
@@ -41,5 +46,11 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agent,embedded,mcp,plot,serve,studio]' --group dev
 	touch $(READY)
 
+$(BASE)/ready: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable . --group test-base
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BASE) .mypy_cache .pytest_cache .ruff_cache

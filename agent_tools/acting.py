@@ -316,6 +316,8 @@ def not_in_force(changes: tuple[SettingChange, ...], config: CacheConfig) -> str
 def _same(value: object, wanted: object) -> bool:
     if isinstance(value, float) and isinstance(wanted, float | int):
         return abs(value - wanted) <= 2**14 / MB
+    if isinstance(value, dict) and isinstance(wanted, dict):  # tenants' quotas
+        return value.keys() == wanted.keys() and all(_same(value[name], wanted[name]) for name in wanted)
     return value == wanted
 
 

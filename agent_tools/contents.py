@@ -73,7 +73,11 @@ class Contents:
         """Remove all chunks of a prompt prefix, given as token ids."""
         named = await self.directory.find(cache)
 
-        async def delete() -> None:
-            await named.deployment.delete_prefix(model, tokens, tenant)
+        deleted = 0
 
-        return await self.actor.drop(named, "delete", actor, reason, delete)
+        async def delete() -> None:
+            nonlocal deleted
+            deleted = await named.deployment.delete_prefix(model, tokens, tenant)
+
+        dropped = await self.actor.drop(named, "delete", actor, reason, delete)
+        return dropped.model_copy(update={"message": f"{deleted} objects of the prefix were deleted; in L1: {dropped.message}"})

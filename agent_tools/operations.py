@@ -43,8 +43,10 @@ from .observation import merged, requests_digest
 from .prediction.forecast import Forecast
 from .recommender.modelled import forecast_of, server_setting
 from .recommender.observation import Observation
+from .recommender.quota_advice import TenantQuotas
 from .recommender.recommend import recommend
 from .recommender.symptoms import diagnose
+from .recommender.tenant_quotas import tenant_quotas
 from .recommender.verify import verify
 from .report import html_report
 from .settings import CacheSettings, Settings
@@ -73,8 +75,7 @@ class Operations(Contents):
 
     async def caches(self) -> dict[str, CacheSettings]:
         """Every name a caller may use, with what the operator set for it; nothing is started or asked."""
-        given = self.directory.settings.caches
-        return {name: given.get(name, CacheSettings()) for name in self.directory.names}
+        return {name: self.directory.settings_of(name) for name in self.directory.names}
 
     async def servers(self, cache: str) -> list[str]:
         """The names of all servers of a fleet, as its coordinator knows them now; that of the cache itself if it is none."""
@@ -171,9 +172,9 @@ class Operations(Contents):
         seen = await self._observe(named)
         if seen.log is None:
             raise UnsupportedError(
-                f"nothing can be predicted for {cache} without an access log: start the server with --server-module"
-                " agent_tools.server_module, or with --lookup-hash-log-dir and name that folder as access_log in the directory,"
-                " or wait for the first lookup"
+                f"nothing can be predicted for {cache} without an access log; of an `lmcache server`: start it with"
+                " --server-module agent_tools.server_module, or with --lookup-hash-log-dir and name that folder as access_log in"
+                " the directory, or wait for the first lookup"
             )
         return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
 
@@ -188,6 +189,23 @@ class Operations(Contents):
             for salt in salts
         }
         return Tenants(window=metrics.window, tenants=tenants)
+
+    async def tenant_quotas(
+        self, cache: str = DEFAULT, window_seconds: float | None = None, budget_mb: float | None = None
+    ) -> TenantQuotas:
+        """The L2 quotas that would give the most hits within a budget, and whether one shared L2 would do as well.
+
+        Args:
+            cache: Its name.
+            window_seconds: As for `metrics`.
+            budget_mb: What the quotas may come to; by default what they come to now, else the size of L2.
+
+        Raises:
+            UnsupportedError: The access log does not tell tenants apart, or nothing says what may be divided.
+        """
+        named = await self.directory.find(cache)
+        seen = await self._observe(named, await self._window(named, window_seconds, silent))
+        return await anyio.to_thread.run_sync(partial(tenant_quotas, seen, budget_mb=budget_mb))
 
     async def report(self, cache: str = DEFAULT) -> str:
         """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
@@ -326,7 +344,8 @@ class Operations(Contents):
         """A reading not older than `READ_EVERY`: one for all that wait on this cache."""
         async with cache.watched:
             latest = cache.history.latest
-            fresh = latest is not None and time.time() - latest.taken_at < READ_EVERY
+            # This machine's clock may have been set back since then.
+            fresh = latest is not None and abs(time.time() - latest.taken_at) < READ_EVERY
             return latest if latest is not None and fresh else await self._read(cache)
 
     async def _read(self, cache: Cache) -> Snapshot:

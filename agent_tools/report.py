@@ -108,6 +108,8 @@ def _page() -> Template:
 
 def _head(advice: Advice) -> Html:
     seen = f"{_span(advice.window.seconds)}{', since its process started' if advice.window.lifetime else ''}"
+    if advice.window.simulated:
+        seen += "; SIMULATED: no figure is of a real cache"
     line = f"{advice.created_at:%Y-%m-%d %H:%M} UTC; observed {seen}; evidence: {_words(advice.rung.value)}"
     return joined(
         (

@@ -18,6 +18,7 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .deployments.embedded import EmbeddedOptions
+from .deployments.simulated import SimulatedOptions
 from .errors import SettingsError
 from .models import Bounds
 from .models.config import Frozen
@@ -36,7 +37,8 @@ class CacheSettings(Frozen):
     * ``http://host:port``: the admin API of an `lmcache server` (its ``--http-port``);
     * ``engine:http://host:port,http://host:port``: the internal API servers of all workers of an engine with LMCache inside;
     * ``fleet:http://host:port``: LMCache's coordinator and the servers it knows;
-    * ``embedded:``: a private server that we start.
+    * ``embedded:``: a private server that we start;
+    * ``simulated:``: no LMCache at all but the model of a server, under generated or recorded traffic.
     """
     bounds: Bounds = Bounds()
     """What an agent may change here."""
@@ -58,6 +60,8 @@ class CacheSettings(Frozen):
     """Speed of the engine and prices, to rank advice by what it saves."""
     embedded: EmbeddedOptions = EmbeddedOptions()
     """How the private server is started; only for ``embedded:``."""
+    simulated: SimulatedOptions = SimulatedOptions()
+    """What is simulated; only for ``simulated:``."""
 
     @property
     def kind(self) -> str:
@@ -72,7 +76,7 @@ class CacheSettings(Frozen):
     @property
     def private(self) -> bool:
         """Whether each process has one of its own."""
-        return self.kind == "embedded"
+        return self.kind in {"embedded", "simulated"}
 
 
 class Settings(BaseSettings):
@@ -81,7 +85,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LMCACHE_AGENT_", extra="forbid", use_attribute_docstrings=True, frozen=True)
 
     caches: dict[str, CacheSettings] = {}
-    """Name -> cache. Without a cache named ``default``, that name is a private embedded server."""
+    """Name -> cache. Without a cache named ``default``, that name is a private embedded server, or a simulated one where lmcache
+    is not installed."""
     state_folder: Path = user_state_path("lmcache-agent")
     """Where the change log, the locks and the logs of embedded servers are kept."""
     model: str | None = None

@@ -192,7 +192,7 @@ def report(state: Finished) -> dict[str, Any]:
         cache=shown.cache,
         mode=shown.mode,
         outcome=stop.outcome,
-        summary=stop.summary,
+        summary=_simulated(state) + stop.summary,
         advice=state.tune_advice,
         plan=state.tune_plan,
         change=state.tune_change,
@@ -201,6 +201,11 @@ def report(state: Finished) -> dict[str, Any]:
         undo=state.tune_undo,
     )
     return {"tune_report": finished.model_dump(mode="json")}
+
+
+def _simulated(state: Finished) -> str:
+    baseline = state.tune_baseline
+    return "simulated: " if baseline is not None and baseline.metrics.window.simulated else ""
 
 
 def _stop(outcome: Outcome, summary: str, update: dict[str, Any] | None = None) -> Command[str]:

@@ -1,23 +1,36 @@
 """Fixtures shared by all tests: a real embedded cache under `Operations`, real servers of other kinds, and traffic into them.
 
+Where lmcache is not installed, or with ``LMCACHE_AGENT_TEST_CACHE=simulated``, the cache under `Operations` is a simulated one,
+and tests that need a real server are skipped.
+
 Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 """
 
-import importlib.util
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from real_cache import Launch, Play, eventually
+from simulated_cache import (
+    KV_BYTES_PER_TOKEN,
+    NEEDS_LMCACHE,
+    SIMULATED,
+    play_simulated,
+    simulated_operations,
+    skip_what_needs_extras,
+    why_skipped,
+)
 
 from agent_tools.deployments.arenas import _reserve
 from agent_tools.deployments.directory import Cache, Directory
 from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server_command import Flags
 from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.simulated import SimulatedDeployment
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ConfigUpdate
 from agent_tools.observation import History
@@ -30,11 +43,27 @@ START = ConfigUpdate(max_size_mb=16, eviction_watermark=0.8, eviction_ratio=0.2)
 """How the `cache` fixture hands the embedded cache to each test."""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Test modules of optional parts are skipped where what they import is not installed."""
+    report = yield
+    skip_what_needs_extras(report)
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """So are the tests of `simulated_cache` that cannot run here."""
+    for item in items:
+        why = why_skipped(item.nodeid)
+        if why is not None:
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
 @pytest.fixture(scope="session")
 def lmcache() -> None:
     """Asked for by every fixture that starts a real server."""
-    if importlib.util.find_spec("lmcache") is None:
-        pytest.skip("no real server can be started: lmcache is not installed (pip install 'lmcache-agent-tools[embedded]')")
+    if SIMULATED:
+        pytest.skip(NEEDS_LMCACHE)
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +80,24 @@ def arena_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def operations(lmcache: None, state_folder: Path, arena_folder: Path) -> Iterator[Operations]:
-    """Operations on the caches ``default`` (a real embedded server of 16 MB) and ``unreachable`` (nothing listens there)."""
-    embedded = EmbeddedOptions(l1_size_mb=16, arena_folder=arena_folder)
-    default = CacheSettings(bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=embedded)
-    unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
-    settings = Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)
-    operations = Operations(Directory(settings))
+def operations(state_folder: Path, request: pytest.FixtureRequest) -> Iterator[Operations]:
+    """Operations on the caches ``default`` (an embedded server of 16 MB) and ``unreachable`` (nothing listens there)."""
+    made = simulated_operations if SIMULATED else partial(_embedded_operations, request.getfixturevalue("arena_folder"))
+    operations = made(state_folder)
     yield operations
     io_loop.run(operations.close)
 
 
+def _embedded_operations(arena_folder: Path, state_folder: Path) -> Operations:
+    embedded = EmbeddedOptions(l1_size_mb=16, arena_folder=arena_folder)
+    default = CacheSettings(bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=embedded)
+    unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
+    return Operations(Directory(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)))
+
+
 @pytest.fixture
 def cache(operations: Operations) -> Cache:
-    """The embedded cache of `operations`, set as in `START`, with an empty L1 and no history; its counters go on."""
+    """The cache of `operations`, set as in `START`, with an empty L1 and no history; its counters go on."""
     cache = operations.directory.get("default")
     io_loop.run(_reset, cache)
     return cache
@@ -76,19 +109,24 @@ async def _reset(cache: Cache) -> None:
     wanted = {setting: value for setting, value in START.known().items() if config[setting] != value}
     if wanted:
         await cache.deployment.apply(ConfigUpdate.model_validate(wanted), silent)
+    if isinstance(cache.deployment, SimulatedDeployment):
+        await cache.deployment._asked(lambda server: setattr(server, "bytes_per_token", KV_BYTES_PER_TOKEN))
     cache.history = History()
 
 
 @pytest.fixture
-def server(cache: Cache) -> ServerProcess:
+def server(lmcache: None, cache: Cache) -> ServerProcess:
     """The process of the embedded cache."""
     assert isinstance(cache.deployment, EmbeddedDeployment)
     return io_loop.run(cache.deployment.started)
 
 
 @pytest.fixture
-def play(cache: Cache, server: ServerProcess) -> Play:
+def play(cache: Cache, request: pytest.FixtureRequest) -> Play:
     """Replays a log into the embedded cache and returns when the server has counted and logged all of it."""
+    if SIMULATED:
+        return lambda log, **settings: play_simulated(cache, log, ReplaySettings.model_validate(settings))
+    server = request.getfixturevalue("server")
 
     def play(log: AccessLog, **settings: object) -> ReplayResult:
         before, began = io_loop.run(cache.deployment.snapshot).counters, time.time()

@@ -216,7 +216,7 @@ def _cause(error: Exception | None) -> str:
 
 
 def _says_why(response: httpx.Response) -> str | None:
-    """LMCache's own words: ``detail`` on its cache routes, ``error`` on quota and reconfigure routes."""
+    """LMCache's own words: ``detail`` on its cache routes, ``error`` elsewhere, with a ``message`` on an engine's."""
     try:
         body = response.json()
     except ValueError:
@@ -226,6 +226,8 @@ def _says_why(response: httpx.Response) -> str | None:
     detail = body.get("detail", body.get("error"))
     if isinstance(detail, list):
         return "; ".join(map(_violation, detail))
+    if detail and isinstance(body.get("message"), str):
+        return f"{detail}: {body['message']}"
     # FastAPI's and Starlette's own 404 says just "Not Found": that is no word of LMCache's.
     return str(detail) if detail and detail not in {"Not Found", "Method Not Allowed"} else None
 

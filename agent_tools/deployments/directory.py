@@ -1,6 +1,9 @@
 """The operator's names -> deployments. Agents pass names, never addresses, so a prompt cannot make us call an arbitrary host."""
 
+import importlib.util
+import logging
 from dataclasses import dataclass, field
+from functools import cache
 
 import anyio
 
@@ -10,10 +13,16 @@ from agent_tools.settings import CacheSettings, Settings
 
 from .base import Deployment
 from .embedded import EmbeddedDeployment
+from .engine import EngineDeployment
+from .fleet import FleetDeployment
 from .server import ServerDeployment
+from .simulated import SimulatedDeployment
 
 DEFAULT = "default"
 EMBEDDED = "embedded:"
+SIMULATED = "simulated:"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,6 +51,10 @@ class Directory:
         """All names a caller may use."""
         return tuple(sorted({DEFAULT, *self.settings.caches}))
 
+    def settings_of(self, name: str) -> CacheSettings:
+        """What the operator set for a cache, or what is taken for ``default`` where the operator set nothing."""
+        return self.settings.caches.get(name) or _default_settings()
+
     def get(self, name: str) -> Cache:
         """The cache of that name.
 
@@ -53,7 +66,7 @@ class Directory:
         if name not in self.names:
             raise UnknownCacheError(f"there is no cache named {name!r}; the operator's directory has: {', '.join(self.names)}")
         if name not in self._caches:
-            settings = self.settings.caches.get(name, CacheSettings())
+            settings = self.settings_of(name)
             self._caches[name] = Cache(name, settings, self._connect(settings))
         return self._caches[name]
 
@@ -67,8 +80,6 @@ class Directory:
         fleet_name, _, server = name.partition("/")
         if name in self.names or fleet_name not in self.names or not server:
             return self.get(name)
-        from .fleet import FleetDeployment  # noqa: PLC0415
-
         fleet = self.get(fleet_name)
         if not isinstance(fleet.deployment, FleetDeployment):
             raise UnknownCacheError(f"{fleet_name} is no fleet, so there is no {name!r}; it is one cache: {fleet_name}")
@@ -81,22 +92,22 @@ class Directory:
 
     async def servers(self, name: str) -> list[str]:
         """The names of all servers of a fleet, as its coordinator knows them now; that of the cache itself if it is none."""
-        from .fleet import FleetDeployment  # noqa: PLC0415
-
-        cache = await self.find(name)
-        if not isinstance(cache.deployment, FleetDeployment):
+        deployment = (await self.find(name)).deployment
+        if not isinstance(deployment, FleetDeployment):
             return [name]
-        return [f"{name}/{server}" for server in sorted(await cache.deployment.members())]
+        return [f"{name}/{server}" for server in sorted(await deployment.members())]
 
     async def close(self) -> None:
         """Close every deployment that was used; embedded servers are stopped."""
         while self._caches:
-            _, cache = self._caches.popitem()
-            await cache.deployment.close()
+            _, one = self._caches.popitem()
+            await one.deployment.close()
 
     def _connect(self, settings: CacheSettings) -> Deployment:
         if settings.target == EMBEDDED:
             return EmbeddedDeployment(settings.embedded, self.settings.state_folder / "logs")
+        if settings.target == SIMULATED:
+            return SimulatedDeployment(settings.simulated)
         if settings.target.startswith(("http://", "https://")):
             return ServerDeployment(
                 settings.target,
@@ -105,15 +116,21 @@ class Directory:
                 timeout=settings.timeout_seconds,
             )
         if settings.kind == "engine":
-            from .engine import EngineDeployment  # noqa: PLC0415
-
             return EngineDeployment(settings.place.split(","), timeout=settings.timeout_seconds)
         if settings.kind == "fleet":
-            from .fleet import FleetDeployment  # noqa: PLC0415
-
             return FleetDeployment(
                 settings.place, networks=settings.networks, addresses=settings.addresses, timeout=settings.timeout_seconds
             )
         raise SettingsError(
-            f"target {settings.target!r} is not http://host:port, engine:http://host:port, fleet:http://host:port or {EMBEDDED}"
+            f"target {settings.target!r} is not http://host:port, engine:http://host:port, fleet:http://host:port, {EMBEDDED} or"
+            f" {SIMULATED}"
         )
+
+
+@cache
+def _default_settings() -> CacheSettings:
+    """Of ``default`` where the operator named none; that it is simulated is said once."""
+    if importlib.util.find_spec("lmcache") is not None:
+        return CacheSettings()
+    log.warning("lmcache is not installed and the directory names no cache: `default` is simulated, no figure of it is real")
+    return CacheSettings(target=SIMULATED)

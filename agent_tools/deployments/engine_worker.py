@@ -201,8 +201,23 @@ def _snapshot_of(asked_at: float, state: WorkerState, seen: EngineExposition) ->
         health=_health_of(state, seen),
         l2_used_bytes=seen.disk_used_bytes if accounted else None,
         l2_total_bytes=round(conf["max_local_disk_size"] * MB_IN_A_GB * MB) if accounted else None,
-        misses_counted=True,
+        uncounted=UNCOUNTED,
     )
+
+
+UNCOUNTED = dict.fromkeys(
+    (
+        "failed_stores",
+        "short_prompts",
+        "dropped_events",
+        "evicted_followed",
+        "evicted_needed",
+        "l2_loads_failed",
+        "l2_evictions",
+        "locked_chunks",
+    ),
+    "an LMCache engine does not count it",
+) | {"tokens.hit_l2": "an LMCache engine does not count hits by tier: those of a disk tier stand among those of L1"}
 
 
 def _health_of(state: WorkerState, seen: EngineExposition) -> Health:

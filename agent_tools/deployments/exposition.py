@@ -49,7 +49,7 @@ class Counters:
     lookup_seconds: float = 0.0
     """Time spent in those calls, waiting for the L2 prefetch included."""
     missed_lookups: int = 0
-    """Lookups that found nothing; counted by engines only, see `Snapshot.misses_counted`."""
+    """Lookups that found nothing; counted by engines only."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheTool
         locked_objects=_total(part.locked_objects for part in parts),
         l2_used_bytes=_total(part.l2_used_bytes for part in parts),
         l2_total_bytes=_total(part.l2_total_bytes for part in parts),
-        misses_counted=all(part.misses_counted for part in parts),
+        uncounted={name: why for part in parts for name, why in part.uncounted.items()},
         members=dict(answers),
     )
 

@@ -15,14 +15,21 @@ FORBIDDEN = frozenset("@/\\\0")
 """Characters that no cache salt may have in LMCache 0.5.6."""
 
 
-def check_salts(quotas: Mapping[str, float]) -> None:
+SALT_LENGTH = 128
+"""Longest cache salt."""
+
+
+def check_salt(salt: str) -> None:
     """Raise `UnsupportedError` for a salt that no request can carry; the routes take any."""
-    for salt in quotas:
-        if FORBIDDEN & set(salt) or not salt:
-            raise UnsupportedError(
-                f"{salt!r} is no cache salt: it may not be empty (the tenant without one is {DEFAULT_TENANT}) and may not hold"
-                f" {' '.join(repr(one) for one in sorted(FORBIDDEN))}. Nothing was changed"
-            )
+    if FORBIDDEN & set(salt) or not salt:
+        raise UnsupportedError(
+            f"{salt!r} is no cache salt: it may not be empty (the tenant without one is {DEFAULT_TENANT}) and may not hold"
+            f" {' '.join(repr(one) for one in sorted(FORBIDDEN))}. Nothing was changed"
+        )
+    if len(salt) > SALT_LENGTH:
+        raise UnsupportedError(
+            f"{salt[:20]!r}... is no cache salt: it has more than {SALT_LENGTH} characters. Nothing was changed"
+        )
 
 
 async def change_quotas(

@@ -10,7 +10,7 @@ from agent_tools.models.config import DEFAULT_TENANT
 from .admin_client import AdminClient
 from .l1_size import size_support
 from .live_change import adapter_change
-from .quotas import check_salts
+from .quotas import check_salt
 from .server_command import L1_POLICIES, has_secret
 from .server_module import ServerModule
 from .settable import (
@@ -69,7 +69,8 @@ async def _quotas(config: CacheConfig, tenants: Tenants, wanted: Mapping[str, fl
         return NO_ISOLATED_L2
     if wanted is None:
         return QUOTAS
-    check_salts(wanted)
+    for salt in wanted:
+        check_salt(salt)
     alive = {tenant or DEFAULT_TENANT for tenant in await tenants()}
     return wiped(sorted(alive - wanted.keys())) if alive - wanted.keys() else QUOTAS
 

@@ -11,6 +11,8 @@ from agent_tools.models.metrics import utc
 
 from .exposition import Counters, Labels, TokenCounters
 
+NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -41,8 +43,10 @@ class Snapshot:
     """Bytes in L2 as accounted since the process started; ``None`` without an L2 that keeps account."""
     l2_total_bytes: int | None = None
     """Declared capacity of all of L2; ``None`` when an adapter has none."""
-    misses_counted: bool = False
-    """Whether lookups that found nothing are counted."""
+    uncounted: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(("cache_hits", "cache_misses"), NO_REQUEST_HITS))
+    """Figures of `CacheMetrics` that this kind of cache does not count, and why: they are ``None``, not 0."""
+    simulated: bool = False
+    """Whether a model made the figures, and no LMCache."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -73,7 +77,6 @@ BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1,
 NO_COUNTERS = (
     "the server exports no lmcache_mp_* series: it was started with --otlp-endpoint, --disable-metrics or --disable-observability"
 )
-NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
 NO_LATENCY = "LMCache 0.5.6 times lookups only with --transport grpc"
 NO_LATENCY_SPLIT = "LMCache does not time hits and misses apart"
 NO_TRAFFIC = "no tokens were requested in the window"
@@ -108,6 +111,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
             end=max(window.end for window in windows),
             lifetime=any(window.lifetime for window in windows),
             counters_reset=any(window.counters_reset for window in windows),
+            simulated=any(window.simulated for window in windows),
         )
     start = _start(before, after)
     return Window(
@@ -116,6 +120,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
         end=utc(after.taken_at),
         lifetime=start is None,
         counters_reset=before is not None and start is None and after.counters is not None,
+        simulated=after.simulated,
     )
 
 
@@ -184,8 +189,8 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
     counted = metrics.model_copy(
         update={
             "total_requests": counters.lookups,
-            "cache_misses": counters.missed_lookups if now.misses_counted else None,
-            "cache_hits": counters.lookups - counters.missed_lookups if now.misses_counted else None,
+            "cache_misses": counters.missed_lookups,
+            "cache_hits": counters.lookups - counters.missed_lookups,
             "hit_rate_percent": None if total.hit_rate is None else 100 * total.hit_rate,
             "tokens_served": total.hit,
             "tokens_computed": total.requested - total.hit,
@@ -206,7 +211,8 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "l2_load_gb_per_second": counters.l2_load_speeds / counters.l2_loads if counters.l2_loads else None,
         }
     )
-    return counted.model_copy(update={"unavailable": _why_missing(counted)})
+    known = counted.model_copy(update={name: None for name in now.uncounted if name in CacheMetrics.model_fields})
+    return known.model_copy(update={"unavailable": {**_why_missing(known), **now.uncounted}})
 
 
 def _chunks(now: Snapshot, objects: int | None) -> int | None:
@@ -217,8 +223,6 @@ def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
     """For each figure that is ``None``: the reason, by name."""
     no_counters = metrics.total_requests is None
     reasons = {
-        "cache_hits": NO_REQUEST_HITS,
-        "cache_misses": NO_REQUEST_HITS,
         "avg_latency_ms": NO_LATENCY,
         "cache_hit_latency_ms": NO_LATENCY_SPLIT,
         "cache_miss_latency_ms": NO_LATENCY_SPLIT,

@@ -26,6 +26,8 @@ class Window(Frozen):
     """True when the figures are totals since the cache process started, because there was only one reading of it."""
     counters_reset: bool = False
     """True when the cache process restarted inside the asked window; the figures then start at the restart."""
+    simulated: bool = False
+    """True when a model made the figures, and no LMCache."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Window":

@@ -63,11 +63,15 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
     l2_hits: Int32,
     dropped: Int32,
     counts: Int64,
-) -> None:
-    """Fill the per-request columns and ``counts``; ``owners`` (requests,) is each request's list in L2."""
+) -> tuple[float, int]:
+    """Fill the per-request columns, add to ``counts``; return ``(next tick, chunks loaded from L2)``.
+
+    ``owners`` (requests,) is each request's list in L2. Both tiers start with what their orders hold: nothing, or what an
+    earlier part of the same run left there.
+    """
     unique = len(l1.newer) - 1
-    l2_used = np.zeros(len(second.quotas), np.int64)
-    used = 0
+    l2_used = np.array([_length(l2, unique + owner) for owner in range(len(second.quotas))], np.int64)
+    used, loads = _length(l1, unique), 0
     next_tick = first_tick
     for r in range(len(offsets) - 1):
         if period != EVERY_REQUEST:
@@ -83,6 +87,7 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
             counts[LOAD_FAILED] += loaded
             found, loaded = l1_prefix, 0
         counts[PEAK] = max(counts[PEAK], used + loaded)
+        loads += loaded
         if loaded:
             _renew(l2, end, l1, request[:found], False, True)
         staying = loaded if second.retain else 0
@@ -103,6 +108,17 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
         if period == EVERY_REQUEST:
             used -= _tick_l1(l1, unique, tier, used, 1, counts)
             _tick_l2(l2, unique, second, l2_used, 1, counts)
+    return next_tick, loads
+
+
+@compiled
+def _length(order: Order, end: int) -> int:
+    """How many chunks the list that ends at ``end`` holds."""
+    length, chunk = 0, order.newer[end]
+    while chunk != end:
+        length += 1
+        chunk = order.newer[chunk]
+    return length
 
 
 @compiled

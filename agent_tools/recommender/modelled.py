@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from agent_tools.errors import WorkloadError
-from agent_tools.models import MB, CacheConfig, ConfigUpdate, EvictionPolicy, Gain, L2Adapter
-from agent_tools.models.config import DEFAULT_TENANT
+from agent_tools.models import CacheConfig, ConfigUpdate, Gain
 from agent_tools.models.cost import Range
 from agent_tools.prediction.chunk_size import with_larger_chunks
+from agent_tools.prediction.configured import setting_of
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
@@ -23,8 +23,6 @@ BLOCKS = 20
 DRAWS = 400
 INTERVAL = (5.0, 95.0)
 """Percentiles of the stated 90 % interval."""
-MODELLED = {"fs": False, "fs_native": False, "resp": False, "valkey": False, "s3": False, "mock": True, "dax": True}
-"""L2 adapters that the model covers, and whether a full one refuses chunks between its eviction ticks (0.5.6)."""
 
 
 def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) -> ServerSetting | None:
@@ -35,46 +33,7 @@ def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) 
         instead: Settings to take in place of those observed, by name.
     """
     config = CacheConfig.model_validate(seen.config.model_dump() | dict(instead or {}))
-    size, watermark, ratio = config.max_size_mb, config.eviction_watermark, config.eviction_ratio
-    if seen.chunk_bytes is None or size is None or watermark is None or ratio is None:
-        return None
-    setting = ServerSetting(
-        capacity_chunks=size * MB / seen.chunk_bytes,
-        watermark=watermark,
-        ratio=ratio,
-        policy="noop" if config.eviction_policy is EvictionPolicy.NOOP else "LRU",
-    )
-    return _with_second_tier(setting, config, seen.chunk_bytes) if config.l2_adapters else setting
-
-
-def _with_second_tier(setting: ServerSetting, config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
-    """One L2 adapter that keeps KV as it is and gets all that is stored; other arrangements are not modelled."""
-    first, *others = config.l2_adapters or ()
-    if others or first.type not in MODELLED or "serde" in first.settings or config.l2_store_policy not in {None, "default"}:
-        return None
-    eviction = first.eviction or {}
-    isolated = eviction.get("eviction_policy") == "IsolatedLRU"
-    return replace(
-        setting,
-        l2_capacity_chunks=np.inf if first.size_mb is None else first.size_mb * MB / chunk_bytes,
-        l2_prefetch_policy=config.l2_prefetch_policy or "default",  # type: ignore[arg-type]  # one of the two, by its pattern
-        l2_watermark=eviction.get("trigger_watermark", 0.8),
-        l2_ratio=eviction.get("eviction_ratio", 0.2),
-        l2_evicts=_evicts(first),
-        l2_hard_limit=MODELLED[first.type],
-        tenant_quotas=_quotas(config, chunk_bytes) if isolated else None,
-    )
-
-
-def _evicts(adapter: L2Adapter) -> bool:
-    return adapter.eviction is not None and (
-        adapter.size_mb is not None or adapter.eviction.get("eviction_policy") == "IsolatedLRU"
-    )
-
-
-def _quotas(config: CacheConfig, chunk_bytes: float) -> dict[str, float]:
-    quotas = config.tenant_quotas_mb or {}
-    return {"" if tenant == DEFAULT_TENANT else tenant: limit * MB / chunk_bytes for tenant, limit in quotas.items()}
+    return None if seen.chunk_bytes is None else setting_of(config, seen.chunk_bytes)
 
 
 def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
@@ -121,18 +80,26 @@ def predicted_worth(seen: Observation, old: ServerSetting, new: ServerSetting) -
 
 
 def _difference(seen: Observation, old: ServerSetting, new: ServerSetting, *, weight_of_l2: float) -> Range:
-    """Block bootstrap: blocks of successive requests are drawn with replacement, and with each draw both servers' clocks."""
     before, after = predicted_hits(seen, old), predicted_hits(seen, new)
-    asked = before.asked
-    hits_before, hits_after = (hits.l1 + weight_of_l2 * hits.l2 for hits in (before, after))
+    return difference(before.asked, *(hits.l1 + weight_of_l2 * hits.l2 for hits in (before, after)))
+
+
+def difference(asked: Floats, before: Floats, after: Floats) -> Range:
+    """Of hits per chunk asked for, with its 90 % interval: blocks of successive requests are drawn with replacement.
+
+    Args:
+        asked: (requests,) chunks asked for.
+        before: (clocks, requests) hits, for each clock the eviction thread may have; with each draw of blocks one is drawn.
+        after: The same, of the same requests under another setting.
+    """
     blocks = [np.arange(len(asked))] if len(asked) < BLOCKS else np.array_split(np.arange(len(asked)), BLOCKS)
-    asked_of, before_of, after_of = (_by_block(part, blocks) for part in (asked, hits_before, hits_after))
+    asked_of, before_of, after_of = (_by_block(part, blocks) for part in (asked, before, after))
     draw = np.random.default_rng(0)
     rows = draw.integers(len(blocks), size=(DRAWS, len(blocks)))
-    clocks = draw.integers(len(seen.clocks), size=(DRAWS, 2, 1))
+    clocks = draw.integers(len(before), size=(DRAWS, 2, 1))
     gained = after_of[rows, clocks[:, 0]].sum(axis=1) - before_of[rows, clocks[:, 1]].sum(axis=1)
     drawn = gained / np.maximum(asked_of[rows].sum(axis=1), 1)
-    estimate = float((hits_after.sum(axis=1).mean() - hits_before.sum(axis=1).mean()) / max(asked.sum(), 1))
+    estimate = float((after.sum(axis=1).mean() - before.sum(axis=1).mean()) / max(asked.sum(), 1))
     lower, upper = np.percentile(drawn, INTERVAL)
     return Range(lower=min(float(lower), estimate), estimate=estimate, upper=max(float(upper), estimate))
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.models import Advice, CacheMetrics, LMCacheStatus
+from agent_tools.models import Advice, CacheMetrics, LMCacheStatus, Window
 
 from .spec import READ, Arguments, CacheArguments, Operations, ToolSpec
 
@@ -83,7 +83,8 @@ def describe_metrics(metrics: CacheMetrics) -> str:
     tokens = metrics.tokens
     span = "since the cache started" if metrics.window.lifetime else "observed"
     lines = [
-        f"window: {metrics.window.seconds:.0f} s {span}{', counters were reset in it' if metrics.window.counters_reset else ''}"
+        f"{_simulated(metrics.window)}window: {metrics.window.seconds:.0f} s {span}"
+        + (", counters were reset in it" if metrics.window.counters_reset else "")
     ]
     if metrics.total_requests is None:
         lines.append(f"no counters: {metrics.unavailable.get('total_requests')}")
@@ -104,7 +105,7 @@ def describe_metrics(metrics: CacheMetrics) -> str:
 
 def describe_advice(advice: Advice) -> str:
     """An advice in a few lines."""
-    lines = [f"{advice.verdict.value} ({advice.rung.value}): {advice.why}"]
+    lines = [f"{_simulated(advice.window)}{advice.verdict.value} ({advice.rung.value}): {advice.why}"]
     lines += [f"symptom {symptom.code.value} [{symptom.severity.value}]: {symptom.summary}" for symptom in advice.symptoms]
     for rank, one in enumerate(advice.recommendations, 1):
         settings = f"; update={one.update.known()}" if one.update else ""
@@ -114,6 +115,10 @@ def describe_advice(advice: Advice) -> str:
             f" confidence {one.confidence.value}{settings}{allowed}"
         )
     return "\n".join(lines)
+
+
+def _simulated(window: Window) -> str:
+    return "SIMULATED, no figure is of a real cache; " if window.simulated else ""
 
 
 OBSERVE = (

@@ -1,6 +1,6 @@
 """The tools for tenants (cache salts): what each gets from a cache, and its quota."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from agent_tools.models.config import DEFAULT_TENANT
 from .act import ACTOR, ReasonArguments, changed
 from .observe import WindowArguments
 from .spec import CHANGE, READ, Operations, ToolSpec
+
+if TYPE_CHECKING:
+    from agent_tools.recommender.quota_advice import TenantQuotas
 
 
 class QuotaArguments(ReasonArguments):
@@ -21,10 +24,23 @@ class QuotaArguments(ReasonArguments):
     """Its L2 quota, MB; null takes the quota away."""
 
 
+class BudgetArguments(WindowArguments):
+    """What there is to divide."""
+
+    budget_mb: Annotated[float, Field(gt=0)] | None = None
+    """What all quotas together may come to, MB. Leave out for what they come to now, or the size of L2."""
+
+
 async def list_tenants(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
     """`lmcache_list_tenants`: artifact a `Tenants`."""
     report = await operations.tenants(arguments.cache, arguments.window_seconds)
     return describe_tenants(report), report.model_dump(mode="json")
+
+
+async def recommend_tenant_quotas(operations: Operations, arguments: BudgetArguments) -> tuple[str, dict[str, Any]]:
+    """`lmcache_recommend_tenant_quotas`: artifact a `TenantQuotas`."""
+    advice = await operations.tenant_quotas(arguments.cache, arguments.window_seconds, arguments.budget_mb)
+    return describe_quotas(advice), {**advice.model_dump(mode="json"), "quotas_mb": advice.quotas_mb}
 
 
 async def set_tenant_quota(operations: Operations, arguments: QuotaArguments) -> tuple[str, dict[str, Any]]:
@@ -51,6 +67,26 @@ def _line(salt: str, tenant: Tenant) -> str:
     return f"{salt or '(no salt)'}: {'; '.join([rate, *held, quota])}"
 
 
+def describe_quotas(advice: "TenantQuotas") -> str:
+    """A recommended division in a few lines."""
+    whole = max(advice.requested_tokens, 1)
+    shared, equal, quotas = (
+        hits / whole for hits in (advice.hit_tokens_shared, advice.hit_tokens_equal, advice.hit_tokens_quotas)
+    )
+    lines = [
+        f"{advice.verdict.value}: {advice.why}",
+        f"{advice.budget_mb:g} MB of L2: {shared:.1%} as one shared cache, {equal:.1%} in equal parts, {quotas:.1%} as below",
+    ]
+    for one in advice.tenants:
+        now = "none" if one.quota_now_mb is None else f"{one.quota_now_mb:g} MB"
+        asked = max(one.requested_tokens, 1)
+        lines.append(
+            f"{one.tenant or '(no salt)'}: quota {now} -> {one.quota_mb:.1f} MB; {one.requests} requests,"
+            f" {one.hit_tokens_now / asked:.1%} of their tokens served now, {one.hit_tokens_quota / asked:.1%} with it"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in advice.notes)])
+
+
 TENANTS = (
     ToolSpec(
         name="list_tenants",
@@ -58,6 +94,16 @@ TENANTS = (
         description="For each tenant (cache salt) of a cache: token hit rate, how much it occupies, its quota. Read only.",
         arguments=WindowArguments,
         run=list_tenants,
+        hints=READ,
+    ),
+    ToolSpec(
+        name="recommend_tenant_quotas",
+        title="Recommend tenants' quotas",
+        description="How an L2 budget is best divided among tenants (cache salts), what each gains or loses, and whether quotas"
+        " beat one shared cache at all; often they do not. Changes nothing. Pass `quotas_mb` of the result to lmcache_plan_update"
+        ' as {"tenant_quotas_mb": ...} to follow it.',
+        arguments=BudgetArguments,
+        run=recommend_tenant_quotas,
         hints=READ,
     ),
     ToolSpec(

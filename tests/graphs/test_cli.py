@@ -72,7 +72,7 @@ def test_tune_in_mode_observe_prints_a_report(server: ServerProcess) -> None:
     ("arguments", "code", "words"),
     [
         (["status", "--url", "http://127.0.0.1:9"], 1, "no cache answered"),
-        (["status", "--url", "nonsense"], 1, "neither http://host:port nor embedded:"),
+        (["status", "--url", "nonsense"], 1, "is not http://host:port"),
         (["status", "--url", "http://"], 1, "not an address"),
         (["status", "--cache", "prod"], 1, "there is no cache named 'prod'"),
         (["tune", "--url", "http://127.0.0.1:9", "--mode", "auto"], 1, "no cache answered"),

@@ -45,6 +45,7 @@ READING = {
     "lmcache_plot_hit_rate_curve",
     "lmcache_list_entries",
     "lmcache_list_tenants",
+    "lmcache_recommend_tenant_quotas",
 }
 DESTRUCTIVE = {
     "lmcache_update_config",
@@ -60,6 +61,7 @@ PREFIX = {"model": "some-model", "token_ids": list(range(512)), "reason": "test"
 ELSEWHERE = {
     "lmcache_warm_prefix": (PREFIX, "no layout registered"),
     "lmcache_pin_prefix": (PREFIX, "coordinator"),
+    "lmcache_recommend_tenant_quotas": ({}, "quotas for default cannot be computed"),
     "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
 }
 """Tools that need an L2 or a fleet: arguments, and a word of what they say without (on one, see test_fleet_tools.py)."""

@@ -136,7 +136,7 @@ def evicts_unjudged(seen: Observation) -> Symptom | None:
         code=SymptomCode.EVICTS_UNJUDGED,
         severity=Severity.LOW,
         summary=f"{seen.metrics.evictions} chunks were removed from L1; whether they were needed again cannot be told from"
-        " counters: start the server with --server-module agent_tools.server_module, or with --lookup-hash-log-dir and name that"
-        " folder as access_log in the directory",
+        " counters, only from an access log; of an `lmcache server`: start it with --server-module agent_tools.server_module, or"
+        " with --lookup-hash-log-dir and name that folder as access_log in the directory",
         evidence=(figure("chunks removed from L1 (l1_evicted_chunks)", seen.metrics.evictions, "chunks"),),
     )

@@ -1,0 +1,58 @@
+"""A cache's configuration as the server model takes it."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from agent_tools.models import MB, CacheConfig, EvictionPolicy, L2Adapter
+from agent_tools.models.config import DEFAULT_TENANT
+from agent_tools.prediction.server_setting import ServerSetting
+
+MODELLED = {"fs": False, "fs_native": False, "resp": False, "valkey": False, "s3": False, "mock": True, "dax": True}
+"""L2 adapters that the model covers, and whether a full one refuses chunks between its eviction ticks (0.5.6)."""
+
+
+def setting_of(config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
+    """The configuration in the model's terms; ``None`` when its size or its eviction are not known, or not modelled.
+
+    Args:
+        config: The settings in force.
+        chunk_bytes: L1 bytes that one chunk takes.
+    """
+    size, watermark, ratio = config.max_size_mb, config.eviction_watermark, config.eviction_ratio
+    if size is None or watermark is None or ratio is None:
+        return None
+    setting = ServerSetting(
+        capacity_chunks=size * MB / chunk_bytes,
+        watermark=watermark,
+        ratio=ratio,
+        policy="noop" if config.eviction_policy is EvictionPolicy.NOOP else "LRU",
+    )
+    return _with_second_tier(setting, config, chunk_bytes) if config.l2_adapters else setting
+
+
+def _with_second_tier(setting: ServerSetting, config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
+    """One L2 adapter that keeps KV as it is and gets all that is stored; other arrangements are not modelled."""
+    first, *others = config.l2_adapters or ()
+    if others or first.type not in MODELLED or "serde" in first.settings or config.l2_store_policy not in {None, "default"}:
+        return None
+    eviction = first.eviction or {}
+    return replace(
+        setting,
+        l2_capacity_chunks=np.inf if first.size_mb is None else first.size_mb * MB / chunk_bytes,
+        l2_prefetch_policy=config.l2_prefetch_policy or "default",  # type: ignore[arg-type]  # one of the two, by its pattern
+        l2_watermark=eviction.get("trigger_watermark", 0.8),
+        l2_ratio=eviction.get("eviction_ratio", 0.2),
+        l2_evicts=_evicts(first),
+        l2_hard_limit=MODELLED[first.type],
+        tenant_quotas=_quotas(config, chunk_bytes) if first.by_tenant else None,
+    )
+
+
+def _evicts(adapter: L2Adapter) -> bool:
+    return adapter.eviction is not None and (adapter.size_mb is not None or adapter.by_tenant)
+
+
+def _quotas(config: CacheConfig, chunk_bytes: float) -> dict[str, float]:
+    quotas = config.tenant_quotas_mb or {}
+    return {"" if tenant == DEFAULT_TENANT else tenant: limit * MB / chunk_bytes for tenant, limit in quotas.items()}

@@ -1,0 +1,148 @@
+"""The simulated cache under `Operations`, for tests where LMCache is not installed; and what is skipped there."""
+
+import importlib.util
+import os
+import threading
+import time
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real_cache import eventually
+
+from agent_tools.deployments.directory import Cache, Directory
+from agent_tools.deployments.simulated import SimulatedDeployment, SimulatedOptions
+from agent_tools.deployments.simulated_server import SimulatedServer
+from agent_tools.io_loop import io_loop
+from agent_tools.models import Bounds
+from agent_tools.operations import Operations
+from agent_tools.settings import CacheSettings, Settings
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.replay import ReplayResult
+from agent_tools.workload.schedule import ReplaySettings
+
+SIMULATED = os.environ.get("LMCACHE_AGENT_TEST_CACHE") == "simulated" or importlib.util.find_spec("lmcache") is None
+"""Whether the fixtures `operations`, `cache` and `play` are of a simulated cache."""
+NEEDS_LMCACHE = "no real server can be started: lmcache is not installed (pip install 'lmcache-agent-tools[embedded]')"
+REQUESTS_PER_SECOND = 250
+"""About what a real server answers when it is sent requests as fast as it can."""
+KV_BYTES_PER_TOKEN = ReplaySettings().kv_bytes_per_token
+
+EXTRAS = {
+    "fastapi": "serve",
+    "langchain": "agent",
+    "langgraph_cli": "studio",
+    "lmcache": "embedded",
+    "matplotlib": "plot",
+    "mcp": "mcp",
+    "torch": "embedded",
+    "uvicorn": "serve",
+    "zmq": "embedded",
+}
+"""Optional package -> the extra that brings it."""
+NEED_A_PACKAGE = {
+    "tests/deployments/test_embedded.py::test_l1_of_a_policy_it_cannot_have_is_refused_at_once": "lmcache",
+    "tests/deployments/test_embedded.py::test_a_secret_that_was_masked_is_never_taken_for_a_secret": "lmcache",
+    "tests/workload/test_replay.py::test_nothing_listening_is_told_at_once": "lmcache",
+    "tests/workload/test_replay.py::test_an_address_that_is_none_is_told*": "lmcache",
+    "tests/test_readme.py::test_the_examples_run*": "langchain",
+    "tests/graphs/test_dev_server.py::*": "langgraph_cli",
+    "tests/graphs/test_cli.py::test_predict_prints_a_table_and_draws_it": "matplotlib",
+    "tests/tools/test_toolkit.py::*lmcache_plot_hit_rate_curve*": "matplotlib",
+    "tests/tools/test_toolkit.py::test_a_prediction_covers_the_present_size_and_is_drawn_as_svg": "matplotlib",
+}
+"""Tests -> the package without which they cannot run; modules that import one are found out by themselves."""
+NEED_A_REAL_CACHE = {
+    "tests/test_operations.py::test_the_status_holds_all_that_can_be_known_and_says_what_cannot": "it names LMCache's version",
+    "tests/tools/test_toolkit.py::test_the_status_carries_the_servers_own_figures": "it names LMCache's version",
+    "tests/tools/test_toolkit.py::test_the_caches_are_listed_by_name_without_an_address": "it names the embedded cache",
+    "tests/tools/test_toolkit.py::test_what_a_single_server_cannot_do_is_refused_with_what_could*": "reasons are LMCache's",
+    "tests/tools/test_toolkit.py::*lmcache_delete_prefix*": "simulated prompts have no token ids",
+}
+"""Tests of the cache of `operations` that say what only a real one does -> why."""
+
+
+def why_skipped(nodeid: str) -> str | None:
+    """Why a test cannot run here; ``None`` when it can."""
+    package = next((one for tests, one in NEED_A_PACKAGE.items() if fnmatchcase(nodeid, tests)), None)
+    if package is not None and importlib.util.find_spec(package) is None:
+        return _not_installed(package)
+    why = next((why for tests, why in NEED_A_REAL_CACHE.items() if fnmatchcase(nodeid, tests)), None)
+    return f"the cache is simulated: {why}" if why is not None and SIMULATED else None
+
+
+def _not_installed(package: str) -> str:
+    return f"{package} is not installed (pip install 'lmcache-agent-tools[{EXTRAS[package]}]')"
+
+
+def simulated_operations(state_folder: Path) -> Operations:
+    """Operations on the caches ``default`` (simulated, 16 MB) and ``unreachable`` (nothing listens there)."""
+    bounds = Bounds(max_size_mb=64, allow_restart=True)
+    default = CacheSettings(target="simulated:", bounds=bounds, cooldown_seconds=0)
+    unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
+    directory = Directory(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder))
+    options = SimulatedOptions(l1_size_mb=16, kv_bytes_per_token=KV_BYTES_PER_TOKEN, traffic=None)
+    directory._caches["default"] = Cache("default", default, SimulatedDeployment(options))
+    return Operations(directory)
+
+
+def play_simulated(cache: Cache, log: AccessLog, settings: ReplaySettings) -> ReplayResult:
+    """Send a log to the simulated cache and return when it has served all of it, as `replay` does with a real one.
+
+    Without a pace requests come as fast as a real server would answer them.
+    """
+    assert isinstance(cache.deployment, SimulatedDeployment)
+    assert settings.limit_seconds is None
+    server = io_loop.run(cache.deployment._asked, _itself)
+    if server.bytes_per_token != settings.kv_bytes_per_token:
+        assert not server.model.in_l1.any(), "all KV of a simulated cache has one size"
+        server.bytes_per_token = settings.kv_bytes_per_token
+    before = len(server.hits)
+    log, pace = (log, settings.pace) if settings.pace else (_rapid(log), 1.0)
+    began = time.time()
+    end = io_loop.run(partial(cache.deployment.send, log, pace=pace, model=settings.model))
+    threading.Event().wait(max(end - time.time(), 0))
+    eventually(lambda: len(io_loop.run(cache.deployment._asked, _itself).hits) >= before + len(log))
+    return _result(log, server.hits[before : before + len(log)], pace, time.time() - began)
+
+
+def _itself(server: SimulatedServer) -> SimulatedServer:
+    return server
+
+
+def _rapid(log: AccessLog) -> AccessLog:
+    return replace(log, timestamps=np.arange(len(log)) / REQUESTS_PER_SECOND)
+
+
+def _result(log: AccessLog, hits: "np.ndarray", pace: float, seconds: float) -> ReplayResult:
+    chunks = log.chunks_per_request
+    return ReplayResult(
+        chunk_size=log.chunk_size,
+        hits=hits,
+        started=(log.timestamps - log.timestamps[:1]) / pace,
+        requests=len(log),
+        skipped=0,
+        tokens=int(log.tokens.sum()),
+        requested_chunks=int(chunks.sum()),
+        hit_chunks=int(hits.sum()),
+        sent_chunks=int((chunks - hits).sum()),
+        corrupt_chunks=0,
+        failed_retrieves=0,
+        refused_stores=0,
+        seconds=seconds,
+        lag_seconds=0.0,
+    )
+
+
+def skip_what_needs_extras(report: pytest.CollectReport) -> None:
+    """Make a module that imports a package which is not installed a skipped one, with how to get it."""
+    if report.outcome != "failed":
+        return
+    told = str(report.longrepr)
+    missing = next((one for one in EXTRAS if f"No module named '{one}" in told), None)
+    if missing is not None:
+        report.outcome = "skipped"
+        report.longrepr = (report.nodeid, 0, f"Skipped: {_not_installed(missing)}")
