@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(size: int, **module: object) -> Iterator[Server]:
+def server(size: int, more_flags: Sequence[str] = (), **module: object) -> Iterator[Server]:
     """A server with an L1 of one devdax arena of `size` bytes; with the module when a config for it is given."""
     arena, http, rpc = Path(tempfile.mkstemp(dir="/dev/shm")[1]), free_port(), free_port()
     with arena.open("wb") as file:
@@ -86,7 +86,7 @@ def server(size: int, **module: object) -> Iterator[Server]:
     }
     if module:
         flags["--server-module"] = json.dumps({"module_path": "agent_tools.server_module", "config": module})
-    command = [sys.executable, "-c", "from lmcache.cli.main import main; main()", "server", *argv(flags)]
+    command = [sys.executable, "-c", "from lmcache.cli.main import main; main()", "server", *argv(flags), *more_flags]
     process = subprocess.Popen(command, env=os.environ | QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     try:
         started = Server(process, http, rpc)

@@ -7,11 +7,16 @@ Run from the repository root::
 Two engines send 20 requests a second each; both are killed (SIGKILL) at a random moment within 20 s, and others take their place.
 Every second or so something is changed through the product's own client (policy, watermark, ratio, L1 size, L2 adapters, prefetch
 policy) and the window is read; with each two engines the client is made anew too.
+
+Memory is read in two ways. Resident is what the system counts, read after each two engines; freed memory that the allocators hold
+back is part of it. In use is what the server's live objects occupy, read inside it every two minutes in one and the same state:
+no engine, no L2, L1 empty. Objects that are never freed make it grow; fragments of freed memory do not.
 """
 
 import argparse
 import datetime as dt
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,7 +26,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import httpx
 import numpy as np
 from prediction import machine
 from server_module import MB, Server, server
@@ -43,7 +50,24 @@ while True:
 """
 SETTLED = 0.3
 """Share of the time after which memory counts: by then window and history are full, which are made small for it."""
-SMALL = {"window_requests": 15_000, "window_chunks": 200_000, "window_seconds": 60, "tracked_chunks": 20_000}
+SMALL = {"window_requests": 15_000, "window_chunks": 200_000, "window_seconds": 60, "tracked_chunks": 5_000}
+SESSION_SECONDS = 60
+MORE_FLAGS = ["--server-module", json.dumps({"module_path": "server_memory"}), "--session-ttl-seconds", str(SESSION_SECONDS)]
+"""What tells the memory in use; and LMCache drops the prompts of killed engines after a minute, instead of ten."""
+REST = 120
+"""Seconds from one reading of the memory in use to the next."""
+
+
+@contextmanager
+def watched_server() -> Iterator[Server]:
+    """The server with the module, and a second module that tells its memory."""
+    tests = Path(__file__).parents[1] / "tests" / "server_module"
+    path = {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(tests)])}
+    with (
+        mock.patch.dict(os.environ, path),
+        server(32 * MB, MORE_FLAGS, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one,  # noqa: S108
+    ):
+        yield one
 
 
 @contextmanager
@@ -83,12 +107,31 @@ def fill(one: Server, client: ServerDeployment) -> None:
             time.sleep(12)
 
 
+def in_use(one: Server) -> dict[str, float]:
+    """The memory in use with no engine, no L2 and an empty L1."""
+    client = ServerDeployment(one.http_url)
+    empty = {"eviction_policy": "lru", "max_size_mb": 32, "eviction_ratio": 0.2, "l2_adapters": []}
+    io_loop.run(client.apply, ConfigUpdate.model_validate(empty), lambda _: None)
+    io_loop.run(client.close)
+    time.sleep(1)  # the last requests of the killed engines end
+    httpx.post(f"{one.http_url}/cache/clear", json={"force": True}).raise_for_status()  # forced: they left locks behind
+    time.sleep(1)
+    return memory(one)
+
+
+def memory(one: Server, *, trim: bool = False) -> dict[str, float]:
+    """What the server tells of its memory, in use or not."""
+    answer = httpx.get(f"{one.http_url}/memory", params={"trim": trim}, timeout=60).raise_for_status().json()
+    return {**answer, "in_use_mb": answer["malloc_mb"] + answer["python_mb"]}
+
+
 def soak(seconds: float) -> dict[str, Any]:
     """All of it; the figures."""
     draw, counts = random.Random(1), {"changes": 0, "refused": 0, "killed": 0, "clients": 0}  # noqa: S311  no secret
-    memory: list[tuple[float, float]] = []
+    resident: list[tuple[float, float]] = []
+    at_rest: list[tuple[float, dict[str, float]]] = []
     refusals: list[str] = []
-    with server(32 * MB, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one, tempfile.TemporaryDirectory() as folder:  # noqa: S108
+    with watched_server() as one, tempfile.TemporaryDirectory() as folder:
         first = ServerDeployment(one.http_url)
         fill(one, first)
         io_loop.run(first.close)
@@ -108,34 +151,63 @@ def soak(seconds: float) -> dict[str, Any]:
                     io_loop.run(client.access_log)
                     time.sleep(draw.uniform(0, 1))
             counts["killed"] += 2
-            memory.append((passed, one.own_memory()))
-            print(f"{passed:.0f} s: {counts}, {memory[-1][1]:.0f} MB", flush=True)
+            resident.append((passed, one.own_memory()))
+            print(f"{passed:.0f} s: {counts}, {resident[-1][1]:.0f} MB", flush=True)
             io_loop.run(client.close)
-        return {**figures(one, seconds, memory), **counts, "refusals": refusals}
+            if passed >= REST * len(at_rest):
+                at_rest.append((passed, in_use(one)))
+                print(f"  at rest: {at_rest[-1][1]}", flush=True)
+        return {**figures(one, seconds), **memory_figures(one, seconds, resident, at_rest), **counts, "refusals": refusals}
 
 
-def figures(one: Server, seconds: float, memory: list[tuple[float, float]]) -> dict[str, Any]:
-    """What the server says of itself afterwards, and how its memory went."""
+def figures(one: Server, seconds: float) -> dict[str, Any]:
+    """What the server says of itself afterwards."""
     client = ServerDeployment(one.http_url)
     now, status = io_loop.run(client.snapshot), io_loop.run(client.admin.read, "/agent-tools/status")
     io_loop.run(client.close)
-    late = np.array([reading for reading in memory if reading[0] >= SETTLED * seconds])
-    slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) if len(late) > 2 else float("nan")
     return {
         "seconds": seconds,
         "healthy": now.health.healthy,
         "problems": now.health.problems,
         "lookups": now.counters.lookups if now.counters else None,
         "recording": status["recording"],
-        "own_memory_mb": {"settled": float(late[0, 1]), "end": float(late[-1, 1]), "largest": float(late[:, 1].max())},
-        "mb_per_hour_after_settling": 3600 * slope,
+    }
+
+
+def memory_figures(
+    one: Server, seconds: float, resident: list[tuple[float, float]], at_rest: list[tuple[float, dict[str, float]]]
+) -> dict[str, Any]:
+    """How its memory went, and what of it free pages of malloc are."""
+    at_rest.append((seconds, in_use(one)))
+    return {
+        "resident_mb": course(resident, seconds),
+        "in_use_mb": course([(when, reading["in_use_mb"]) for when, reading in at_rest], seconds),
+        "at_end": {"held": memory(one), "given_back": memory(one, trim=True)},
+        "at_rest": at_rest,
+        "resident": resident,
+    }
+
+
+def course(readings: list[tuple[float, float]], seconds: float) -> dict[str, float]:
+    """Some readings as start, end, maximum and trend from the time on at which memory counts."""
+    late = np.array([reading for reading in readings if reading[0] >= SETTLED * seconds])
+    slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) if len(late) > 2 else float("nan")
+    return {
+        "settled": float(late[0, 1]),
+        "end": float(late[-1, 1]),
+        "largest": float(late[:, 1].max()),
+        "mb_per_hour": 3600 * slope,
     }
 
 
 def report(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    memory, health = found["own_memory_mb"], "yes" if found["healthy"] else f"no: {found['problems']}"
-    today = dt.datetime.now(tz=dt.timezone.utc)
+    health = "yes" if found["healthy"] else f"no: {found['problems']}"
+    end, today = found["at_end"], dt.datetime.now(tz=dt.timezone.utc)
+    rows = [
+        f"| {name} | {row['settled']:.1f} | {row['end']:.1f} | {row['largest']:.1f} | {row['mb_per_hour']:+.1f} |"
+        for name, row in (("in use, at rest", found["in_use_mb"]), ("resident", found["resident_mb"]))
+    ]
     lines = [
         "# Changes on a server with the module, for a long time",
         "",
@@ -143,9 +215,18 @@ def report(found: dict[str, Any]) -> str:
         f"which {found['killed']} were killed in the middle; {found['changes']} updates by {found['clients']} clients one after",
         f"the other, {found['refused']} refused.",
         "",
-        f"* Healthy at the end: {health}. Recording: {'on' if found['recording']['on'] else 'off'}.",
-        f"* Memory without L1: {memory['settled']:.0f} MB after {SETTLED:.0%} of the time, {memory['end']:.0f} MB at the end,",
-        f"  at most {memory['largest']:.0f} MB; trend from then on {found['mb_per_hour_after_settling']:+.1f} MB an hour.",
+        f"Healthy at the end: {health}. Recording: {'on' if found['recording']['on'] else 'off'}.",
+        "",
+        f"| memory without L1, MB | after {SETTLED:.0%} of the time | at the end | at most | trend from then on, an hour |",
+        "|---|--:|--:|--:|--:|",
+        *rows,
+        "",
+        f"The module's history is of {SMALL['tracked_chunks']:,} chunks and its window of {SMALL['window_seconds']} s, and LMCache"
+        f" drops the prompts of killed engines after {SESSION_SECONDS} s instead of ten minutes, so that all is full early.",
+        "",
+        "In use is what live objects occupy, with no engine, no L2 and L1 empty each time; resident has what the allocators hold",
+        f"of freed memory on top: at the end {end['held']['malloc_free_mb']:.1f} MB of malloc's. `malloc_trim` then brought it",
+        f"from {end['held']['resident_mb']:.1f} to {end['given_back']['resident_mb']:.1f} MB.",
         "",
     ]
     return "\n".join(lines)

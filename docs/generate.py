@@ -10,12 +10,18 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+from langchain_core.runnables.graph import Graph
 from pydantic import BaseModel
 
 from agent_tools import LMCacheToolkit
+from agent_tools.deployments import engine_settable
 from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.fleet import ONE_BY_ONE
+from agent_tools.deployments.fleet_quotas import quota_support
 from agent_tools.deployments.server import ServerDeployment
 from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.settable import DRAM, NO_ISOLATED_L2
+from agent_tools.deployments.simulated import SimulatedDeployment, SimulatedOptions
 from agent_tools.io_loop import io_loop
 from agent_tools.models import SETTINGS, Bounds, Support
 from agent_tools.models.cost import Economics, Prefill, Prices
@@ -24,6 +30,7 @@ from agent_tools.recommender.symptoms import RULES
 from agent_tools.rest import rest_app
 from agent_tools.settings import CacheSettings, Settings
 from graphs.tune_cache import tune_cache
+from graphs.tune_fleet import tune_fleet
 from graphs.tune_tool import TUNE
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +38,15 @@ ROOT = Path(__file__).parents[1]
 
 def graph() -> str:
     """The picture of `tune_cache`, as Mermaid draws it."""
-    drawn = tune_cache.get_graph()
+    return _drawn(tune_cache.get_graph())
+
+
+def fleet_graph() -> str:
+    """The picture of `tune_fleet`."""
+    return _drawn(tune_fleet.get_graph())
+
+
+def _drawn(drawn: Graph) -> str:
     nodes = {name: name.strip("_") for name in drawn.nodes}
     edges = [f"    {nodes[e.source]} {'-.->' if e.conditional else '-->'} {nodes[e.target]}" for e in drawn.edges]
     return "\n".join(["```mermaid", "graph TD", *edges, "```"])
@@ -46,38 +61,68 @@ def tools() -> str:
     return "\n".join(rows)
 
 
-@cache
+Supports = Mapping[str, Mapping[str, Support]]
+"""Deployment -> setting -> how it is changed there."""
+
+
 def support() -> str:
-    """The table of settings, as a real private server and a plain `lmcache server` answer."""
-    return io_loop.run(_support)
-
-
-async def _support() -> str:
-    folder = Path(tempfile.gettempdir())
-    embedded = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8), folder)
-    plain = ServerProcess.launch({"--l1-size-gb": 8 / 1024, "--eviction-policy": "LRU"}, folder)
-    server = ServerDeployment(plain.http_url)
-    try:
-        await plain.wait_ready()
-        theirs, ours = await server.support(), await embedded.support()
-        logs = [plain.log, (await embedded.started()).log]
-    finally:
-        await server.close()
-        await plain.stop()
-        await embedded.close()
-    for log in logs:
-        log.unlink()
-    rows = ["| setting | plain `lmcache server` | with our module, and embedded | why |", "|---|---|---|---|"]
-    rows += [_row(setting, theirs, ours) for setting in SETTINGS]
+    """The table of settings and deployments."""
+    found = _supports()
+    rows = [f"| setting | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    for setting in SETTINGS:
+        levels = [_level(setting, one[setting]) for one in found.values()]
+        rows.append(f"| `{setting}` | {' | '.join(levels)} |")
     return "\n".join(rows)
 
 
-def _row(setting: str, theirs: Mapping[str, Support], ours: Mapping[str, Support]) -> str:
-    level, reason = theirs[setting].level.value, ours[setting].reason
-    if setting == "max_size_mb":
-        level = "live with `arena_folder` and a devdax L1, else restart"
-        reason = "L1 arenas are added and drained; L1 keeps its contents"
-    return f"| `{setting}` | {level} | {ours[setting].level.value} | {reason} |"
+def reasons() -> str:
+    """Why, for each deployment."""
+    tables = []
+    for deployment, of_settings in _supports().items():
+        rows = [f"{deployment}:", "", "| setting | how | why |", "|---|---|---|"]
+        rows += [
+            f"| `{setting}` | {_level(setting, of_settings[setting])} | {of_settings[setting].reason} |" for setting in SETTINGS
+        ]
+        tables.append("\n".join(rows))
+    return "\n\n".join(tables)
+
+
+def _level(setting: str, one: Support) -> str:
+    if setting == "max_size_mb" and one.reason == DRAM:
+        return "live with `arena_folder` and a devdax L1, else restart"
+    if one == NO_ISOLATED_L2:
+        return "live where L2 evicts by tenant"
+    return one.level.value
+
+
+@cache
+def _supports() -> Supports:
+    return io_loop.run(_asked)
+
+
+async def _asked() -> Supports:
+    """As a real plain server and a real private one answer; an engine's and a fleet's are the same whatever they are."""
+    folder = Path(tempfile.gettempdir())
+    embedded = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8), folder)
+    plain = ServerProcess.launch({"--l1-size-gb": 8 / 1024, "--eviction-policy": "LRU"}, folder)
+    server, simulated = ServerDeployment(plain.http_url), SimulatedDeployment(SimulatedOptions(traffic=None))
+    try:
+        await plain.wait_ready()
+        found = {
+            "plain `lmcache server`": await server.support(),
+            "with our module, and embedded": await embedded.support(),
+            "engine (vLLM, SGLang)": engine_settable.SUPPORT,
+            "fleet": {**dict.fromkeys(SETTINGS, ONE_BY_ONE), "tenant_quotas_mb": quota_support(None, None)},
+            "simulated": await simulated.support(),
+        }
+        logs = [plain.log, (await embedded.started()).log]
+    finally:
+        for deployment in (server, embedded, simulated):
+            await deployment.close()
+        await plain.stop()
+    for log in logs:
+        log.unlink()
+    return found
 
 
 def symptoms() -> str:
@@ -100,6 +145,7 @@ def settings() -> str:
         ("`economics.prefill`", Prefill),
         ("`economics.prices`", Prices),
         ("`embedded`", EmbeddedOptions),
+        ("`simulated`", SimulatedOptions),
     )
     return "\n\n".join(_fields(title, model) for title, model in tables)
 
@@ -132,7 +178,9 @@ def _first_line(rule: Callable[..., object]) -> str:
     return (rule.__doc__ or "").strip().splitlines()[0]
 
 
-PARTS: Mapping[str, Callable[[], str]] = {part.__name__: part for part in (graph, tools, support, symptoms, settings, routes)}
+PARTS: Mapping[str, Callable[[], str]] = {
+    part.__name__: part for part in (graph, fleet_graph, tools, support, reasons, symptoms, settings, routes)
+}
 
 
 def rendered(text: str) -> str:

@@ -7,13 +7,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import typer
-from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -35,8 +32,11 @@ from agent_tools.tools.toolkit import LMCacheToolkit
 from agent_tools.workload.readers import read_trace
 
 from . import demo as demo_run
+from .fleet_state import FleetContext, FleetReport, ServerOutcome
 from .state import Outcome, TuneContext, TuneReport
+from .terminal import err, out, run_at_terminal, say
 from .tune_cache import build_tune_cache
+from .tune_fleet import build_tune_fleet
 from .tune_tool import TUNE
 
 T = TypeVar("T")
@@ -58,8 +58,6 @@ class Prefetch(str, Enum):
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="See, tune and verify an LMCache KV cache.")
-out = Console()
-err = Console(stderr=True)
 
 CacheName = Annotated[str, typer.Option("--cache", "-c", help="Name in the operator's directory (caches.toml).")]
 Url = Annotated[str | None, typer.Option(help="http://host:port of an `lmcache server`'s admin API, instead of a name.")]
@@ -111,9 +109,36 @@ def tune(  # noqa: PLR0913, PLR0917  the options of a command
     """Observe, recommend, ask, change, verify, and undo what did harm."""
     with _operations(url, _given(max_size_mb, arena_folder, access_log)) as (operations, name):
         context = TuneContext(cache=name or cache, mode=mode, window_seconds=window, verify_seconds=verify_seconds)
-        report = _run_tune(operations, context)
+        graph = build_tune_cache(operations=operations)
+        ran = run_at_terminal(graph, {"tune_reason": "command line"}, context)
+    report = TuneReport.model_validate(ran["tune_report"])
     _print(report.model_dump(mode="json"), f"{report.outcome.value}: {report.summary}", as_json)
     raise typer.Exit(1 if report.outcome is Outcome.FAILED else 0)
+
+
+@app.command()
+def tune_fleet(
+    cache: Annotated[
+        list[str], typer.Option("--cache", "-c", help="Names in the directory (repeat it); a fleet is all its servers.")
+    ],
+    mode: Annotated[Mode, typer.Option(help="How much to do without asking.")] = Mode.APPROVE,
+    window: WindowSeconds = 30,
+    verify_seconds: Annotated[float, typer.Option(min=1, help="Longest wait for traffic to verify by, at each step.")] = 120,
+    batch_size: Annotated[int, typer.Option(min=1, help="Servers changed at once, after the first of their group.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Tune many servers: one of each group of equals first, the rest in batches; back and stop at the first harm."""
+    with _operations(None, CacheSettings()) as (operations, _):
+        context = FleetContext(
+            caches=tuple(cache), mode=mode, window_seconds=window, verify_seconds=verify_seconds, batch_size=batch_size
+        )
+        ran = run_at_terminal(build_tune_fleet(operations=operations), {"fleet_reason": "command line"}, context)
+    report = FleetReport.model_validate(ran["fleet_report"])
+    lines = [report.summary]
+    lines += [f"{name}: {step.outcome.value}: {step.summary}" for name, step in report.servers.items() if step.outcome]
+    lines += [f"{name} was left out: {why}" for name, why in report.left_out.items()]
+    _print(report.model_dump(mode="json"), "\n".join(lines), as_json)
+    raise typer.Exit(1 if any(step.outcome is ServerOutcome.FAILED for step in report.servers.values()) else 0)
 
 
 @app.command()
@@ -160,7 +185,7 @@ def report(
     """Write one web page with the advice, its evidence, pictures and the history of changes; it needs no network."""
     with _operations(url, _given(max_size_mb, arena_folder, access_log)) as (operations, name):
         output.write_text(io_loop.run(operations.report, name or cache), encoding="utf-8")
-    _say(f"written: {output}")
+    say(f"written: {output}")
 
 
 @app.command()
@@ -212,40 +237,13 @@ def demo(
             if trace
             else demo_run.agent_workload(seed, pass_seconds)
         )
-        _say(workload.description)
+        say(workload.description)
         settings = demo_run.settings_for(workload, Settings.load().state_folder / "demo")
         result = _interruptible(lambda: _run_demo(workload, settings))
         _print_demo(result)
         verification = result.report.verification
         verified = verification is not None and verification.verdict is VerificationVerdict.BETTER and verification.in_force
         raise typer.Exit(0 if verified and not result.corrupt_chunks else 1)
-
-
-def _run_tune(operations: Operations, context: TuneContext) -> TuneReport:
-    """Run the graph, asking at the terminal when it asks."""
-    graph = build_tune_cache(operations=operations).compile(name="tune_cache", checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "command line"}}
-    start: Any = {"tune_reason": "command line"}
-    while True:
-        report, asked = None, None
-        stream = graph.stream(start, config, context=context, stream_mode=["custom", "updates"])
-        for kind, event in cast("Iterator[tuple[str, Any]]", stream):
-            if kind == "custom":
-                _say(event["message"], err)
-            elif "__interrupt__" in event:
-                asked = event["__interrupt__"][0].value
-            elif "report" in event:
-                report = event["report"]["tune_report"]
-        if asked is None:
-            return TuneReport.model_validate(report)
-        start = Command(resume={"decisions": [_ask(asked)]})
-
-
-def _ask(asked: dict[str, Any]) -> dict[str, str]:
-    _say(asked["action_requests"][0]["description"], err)
-    # A closed standard input is no approval.
-    answer = typer.confirm("Apply?", err=True) if sys.stdin.isatty() else False
-    return {"type": "approve"} if answer else {"type": "reject", "message": "at the command line"}
 
 
 async def _run_demo(workload: demo_run.Workload, settings: Settings) -> demo_run.DemoResult:
@@ -257,10 +255,7 @@ async def _run_demo(workload: demo_run.Workload, settings: Settings) -> demo_run
             rate = metrics.tokens.hit_rate
             bar.update(task, completed=done, total=total, figures="" if rate is None else f"token hit rate {rate:.1%}")
 
-        def say(text: str) -> None:
-            _say(text, bar.console)
-
-        return await demo_run.run_demo(workload, settings, say, show)
+        return await demo_run.run_demo(workload, settings, lambda text: say(text, bar.console), show)
 
 
 def _print_demo(result: demo_run.DemoResult) -> None:
@@ -271,17 +266,12 @@ def _print_demo(result: demo_run.DemoResult) -> None:
     report = result.report
     if report.advice is not None:
         best = report.advice.best
-        _say(f"Why: {report.advice.symptoms[0].summary}")
-        _say(f"Predicted: {best.expected_impact if best else 'nothing'}")
-    _say(f"Changed: {report.plan if report.change else 'nothing'}")
-    _say(f"Verified: {report.outcome.value}: {report.summary}")
+        say(f"Why: {report.advice.symptoms[0].summary}")
+        say(f"Predicted: {best.expected_impact if best else 'nothing'}")
+    say(f"Changed: {report.plan if report.change else 'nothing'}")
+    say(f"Verified: {report.outcome.value}: {report.summary}")
     if result.corrupt_chunks:
         out.print(f"[red]{result.corrupt_chunks} chunks came back other than they were stored[/red]")
-
-
-def _say(text: str, console: Console = out) -> None:
-    """Print prose as it is: not coloured, not cut into lines."""
-    console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def _share(part: int, whole: int) -> str:
@@ -351,7 +341,7 @@ def _print(data: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
     else:
-        _say(text)
+        say(text)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def metrics(operations: Operations, window_seconds: float | None = None) -> Cach
 
 
 def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations: Operations, cache: Cache, play: Play) -> None:
-    play(log_of(*conversations(2, 8), *conversations(2, 8)))
+    play(log_of(*conversations(2, 8), *conversations(2, 8)), model="status")  # chunks that no other test has used
     status = io_loop.run(operations.status)
     assert (status.lmcache_version, status.backend) == ("0.5.6", "embedded")
     assert status.health.healthy

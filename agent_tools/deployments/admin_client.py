@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import re
+import ssl
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import anyio
@@ -37,7 +38,7 @@ class AdminClient:
         self.base_url = str(url).rstrip("/")
         self.timeout = timeout
         self._http = httpx.AsyncClient(
-            base_url=self.base_url, timeout=timeout, transport=transport, limits=LIMITS, trust_env=False
+            base_url=self.base_url, timeout=timeout, transport=transport, limits=LIMITS, trust_env=False, verify=_certificates()
         )
         self._unmet = url if transport is None else None
         self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}
@@ -205,6 +206,12 @@ class AdminClient:
             f"no cache answered {path} at {self.base_url} within {self.timeout:g} s ({_cause(error)}); nothing was changed."
             " Start `lmcache server` there or correct the cache's address"
         )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: that takes longer than many a call, and a fleet has many clients."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _without_password(address: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import httpx
@@ -32,20 +32,23 @@ COORDINATOR = {
 class FleetProcesses:
     """The processes of one fleet; `stop` ends them, and so does the end of ours."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start all at once; `wait_ready` waits. `folder` is for logs and L2."""
-        self.folder = folder
+    def __init__(self, folder: Path, with_l2: Collection[str] = ("node-a", "node-b"), more: Callable[[], Flags] = dict) -> None:
+        """Start all at once; `wait_ready` waits.
+
+        Args:
+            folder: For logs and L2.
+            with_l2: The servers that share a file system as L2.
+            more: Gives further flags of each server.
+        """
+        self.folder, self._more = folder, more
         self.shared_l2 = folder / "l2"
         self.shared_l2.mkdir()
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._coordinator = _guarded("coordinator", {**COORDINATOR, "--port": port}, folder / "coordinator.log")
         l2: Flags = {"--l2-adapter": [json.dumps({"type": "fs", "base_path": str(self.shared_l2), "shared": True})]}
-        self.servers = {
-            "node-a": self._server("node-a", l2),
-            "node-b": self._server("node-b", l2),
-            "node-c": self._server("node-c", {}),
-        }
+        names = ("node-a", "node-b", "node-c")
+        self.servers = {name: self._server(name, l2 if name in with_l2 else {}) for name in names}
 
     def wait_ready(self) -> "FleetProcesses":
         """Return when all servers have registered."""
@@ -99,7 +102,7 @@ class FleetProcesses:
             "--coordinator-event-reporting": True,
             "--coordinator-event-flush-interval": 0.1,
         }
-        return ServerProcess.launch(flags | more, self.folder)
+        return ServerProcess.launch(flags | more | self._more(), self.folder)
 
 
 @contextlib.contextmanager

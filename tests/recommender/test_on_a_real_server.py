@@ -20,7 +20,8 @@ from agent_tools.workload.replay import ReplaySettings, _kv_client, replay
 
 
 def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, cache: Cache, play: Play) -> None:
-    log = AgentTraffic(requests=400, seed=7).generate()
+    # Twice 16 MB of KV: what is evicted is asked for again, whenever the eviction ticks fall.
+    log = AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
     io_loop.run(operations.clear, "default", "test")  # on record, so that the model starts from an empty cache too
     began = io_loop.run(operations.metrics).window.end.timestamp()
     before = play(log, model="advice").hit_rate
