@@ -29,6 +29,7 @@ format: $(READY)
 bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; results in benchmarks/results
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/server_module.py
 
 bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about two hours; goes on where it stopped

@@ -221,8 +221,8 @@ def report(found: dict[str, Any]) -> str:
         "|---|--:|--:|--:|--:|",
         *rows,
         "",
-        f"The module's history is of {SMALL['tracked_chunks']:,} chunks and its window of {SMALL['window_seconds']} s, and LMCache"
-        f" drops the prompts of killed engines after {SESSION_SECONDS} s instead of ten minutes, so that all is full early.",
+        f"The module's history is of {SMALL['tracked_chunks']:,} chunks, its window of {SMALL['window_seconds']} s; LMCache drops"
+        f" the prompts of killed engines after {SESSION_SECONDS} s instead of ten minutes, so that all is full early.",
         "",
         "In use is what live objects occupy, with no engine, no L2 and L1 empty each time; resident has what the allocators hold",
         f"of freed memory on top: at the end {end['held']['malloc_free_mb']:.1f} MB of malloc's. `malloc_trim` then brought it",

@@ -30,7 +30,7 @@ def test_the_examples_run(
     tmp_path: Path,
 ) -> None:
     # The operator's directory of the reader is the tests' own one here.
-    for module in ("agent_tools.operations", "graphs.tune_cache", "graphs.cache_agent"):
+    for module in ("agent_tools.operations", "graphs.tune_cache", "graphs.tune_fleet", "graphs.cache_agent"):
         monkeypatch.setattr(f"{module}.shared_operations", lambda: operations)
     script = tmp_path / "example.py"
     script.write_text(example, encoding="utf-8")

@@ -100,6 +100,11 @@ def describe_metrics(metrics: CacheMetrics) -> str:
             f" not stored for want of room {metrics.failed_stores}"
         )
     lines.append(f"L1 {metrics.used_size_mb:.1f} of {metrics.total_size_mb:.1f} MB used")
+    lines += [
+        f"{figure} by member: worst {one.worst:.4g} ({one.worst_member}), median {one.median:.4g}, best {one.best:.4g}"
+        f" ({one.best_member})"
+        for figure, one in metrics.spread.items()
+    ]
     return "\n".join(lines)
 
 

@@ -75,6 +75,7 @@ def call(operations: Operations, name: str, **arguments: Any) -> ToolMessage:
 
 def test_the_tools_for_entries_prefixes_and_tenants_work_on_a_fleet(operations: Operations, processes: FleetProcesses) -> None:
     replay(LOG, processes.servers["node-c"].rpc_url, ReplaySettings(clients=1, model="known"))
+    assert "utilization_percent by member: worst" in call(operations, "lmcache_get_status").content
     listed = eventually(lambda: found if (found := call(operations, "lmcache_list_entries")).artifact["entries"] else None)
     assert "node-c" in listed.content
     eventually(lambda: call(operations, "lmcache_pin_prefix", **PREFIX).artifact["chunks"] == 4)
@@ -114,7 +115,7 @@ def test_what_a_model_gets_wrong_about_a_fleet_comes_back_in_a_sentence(
 def test_a_fleet_is_tuned_one_first_then_its_like_and_others_are_left_alone(
     operations: Operations, processes: FleetProcesses
 ) -> None:
-    pace = THRASHING.duration / 10
+    pace = THRASHING.duration / 7
     rpc = {f"prod/{name}": server.rpc_url for name, server in processes.servers.items()}
     before = {server: THRASHING if server != "prod/node-c" else NO_REUSE for server in rpc}
     # node-a gets a little more than node-b, so it is the canary.
@@ -128,7 +129,7 @@ def test_a_fleet_is_tuned_one_first_then_its_like_and_others_are_left_alone(
         return thread
 
     graph = build_tune_fleet(operations=operations).compile()
-    context = FleetContext(caches=("prod",), mode="auto", window_seconds=0, verify_seconds=14)
+    context = FleetContext(caches=("prod",), mode="auto", window_seconds=0, verify_seconds=10)
     order, later, report = [], [], None
     for kind, event in graph.stream({"fleet_reason": "test"}, context=context, stream_mode=["custom", "values"]):
         if kind == "values":
