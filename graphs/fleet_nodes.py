@@ -9,6 +9,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, Send, interrupt
 
+from agent_tools.deployments.members import side_by_side
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import Mode, VerificationVerdict
 from agent_tools.operations import Operations
@@ -30,6 +31,7 @@ from .fleet_state import (
 from .state import context_of
 
 ACTOR = "graph tune_fleet"
+NOBODY = "no server could be read; nothing was changed"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,16 @@ def failed(view: ServerView, error: LMCacheToolError) -> Command[str]:
 
 
 async def list_servers(_: FleetView, run: Run) -> Command[str]:
-    """Find out which servers there are, and read them side by side."""
-    servers = [server for cache in run.context.caches for server in await run.operations.servers(cache)]
+    """Find out which servers there are, and read them side by side; a fleet whose coordinator does not answer is left out."""
+    caches = {cache: run.operations.servers(cache) for cache in run.context.caches}
+    answers, failures = await side_by_side(caches)
+    servers = [server for names in answers.values() for server in names]
     run.say(f"reading {len(servers)} servers side by side")
-    return Command(goto=[Send("read", {"server": server}) for server in servers], update={"fleet_servers": servers})
+    left_out = {cache: {"why": str(error)} for cache, error in failures.items()}
+    update: dict[str, Any] = {"fleet_servers": servers, "fleet_failures": left_out}
+    if not servers:
+        return Command(goto="report", update={**update, "fleet_stop": NOBODY})
+    return Command(goto=[Send("read", {"server": server}) for server in servers], update=update)
 
 
 async def read(view: ServerView, run: Run) -> dict[str, Any]:
@@ -97,7 +105,7 @@ async def read(view: ServerView, run: Run) -> dict[str, Any]:
 async def recommend(view: FleetView, run: Run) -> Command[str]:
     """Group the servers that agree, and ask for each group what would help its canary."""
     if not view.fleet_readings:
-        return Command(goto="report", update={"fleet_stop": "no server could be read; nothing was changed"})
+        return Command(goto="report", update={"fleet_stop": NOBODY})
     if run.context.mode is Mode.OBSERVE:
         return Command(goto="report", update={"fleet_stop": "read only, as asked"})
     groups = [await _group(servers, view.fleet_readings[servers[0]], run) for servers in alike(view.fleet_readings)]

@@ -89,6 +89,10 @@ def simulated_operations(state_folder: Path) -> Operations:
     return Operations(directory)
 
 
+CONNECTS = 0.3
+"""Seconds that a real client takes before its first request: who starts traffic and then reads the cache, reads it before that."""
+
+
 def play_simulated(cache: Cache, log: AccessLog, settings: ReplaySettings) -> ReplayResult:
     """Send a log to the simulated cache and return when it has served all of it, as `replay` does with a real one.
 
@@ -101,6 +105,7 @@ def play_simulated(cache: Cache, log: AccessLog, settings: ReplaySettings) -> Re
         assert not server.model.in_l1.any(), "all KV of a simulated cache has one size"
         server.bytes_per_token = settings.kv_bytes_per_token
     before = len(server.hits)
+    threading.Event().wait(CONNECTS if settings.pace else 0)
     log, pace = (log, settings.pace) if settings.pace else (_rapid(log), 1.0)
     began = time.time()
     end = io_loop.run(partial(cache.deployment.send, log, pace=pace, model=settings.model))

@@ -92,6 +92,16 @@ def test_a_hundred_servers_are_read_side_by_side_and_silent_ones_left_out() -> N
     assert not fleet.done
 
 
+def test_a_fleet_whose_coordinator_does_not_answer_is_named_and_the_others_are_tuned() -> None:
+    fleet = ScriptedFleet(2)
+    report = run(fleet, FleetContext(caches=("gone", "prod"), mode="auto"))
+    assert report.left_out == {"gone": "the coordinator of gone does not answer"}
+    assert outcomes(report) == {ServerOutcome.IMPROVED: fleet.names}
+    alone = run(fleet, FleetContext(caches=("gone",), mode="auto"))
+    assert alone.summary == "no server could be read; nothing was changed"
+    assert alone.left_out.keys() == {"gone"}
+
+
 def test_nothing_is_changed_when_no_server_answers_or_the_settings_make_no_sense() -> None:
     silent = ScriptedFleet(3, silent=lambda _: True)
     assert run(silent).summary == "no server could be read; nothing was changed"

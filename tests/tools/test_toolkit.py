@@ -252,7 +252,7 @@ def test_a_recommendation_is_an_advice_a_model_can_act_on(tools: Tools, play: Pl
     play(TRAFFIC)
     message = tools.call("lmcache_recommend")
     advice = Advice.model_validate(message.artifact)
-    assert message.content.startswith(advice.verdict.value)
+    assert f"{advice.verdict.value} (" in message.content.splitlines()[0]
 
 
 def test_a_diagnosis_names_symptoms_with_their_figures(tools: Tools, play: Play) -> None:
