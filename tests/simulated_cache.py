@@ -90,7 +90,7 @@ def simulated_operations(state_folder: Path) -> Operations:
 
 
 CONNECTS = 0.3
-"""Seconds that a real client takes before its first request: who starts traffic and then reads the cache, reads it before that."""
+"""Seconds that a real client takes before its first request: who starts traffic and then reads the cache, reads it first."""
 
 
 def play_simulated(cache: Cache, log: AccessLog, settings: ReplaySettings) -> ReplayResult:
