@@ -122,7 +122,8 @@ class Operations(Contents):
     async def config(self, cache: str = DEFAULT) -> tuple[CacheConfig, Mapping[str, Support]]:
         """The settings in force, and for each whether and how it can be changed."""
         deployment = (await self.directory.find(cache)).deployment
-        return await deployment.config(), await deployment.support()
+        config, support = await asyncio.gather(deployment.config(), deployment.support())
+        return config, support
 
     async def recommend(
         self,

@@ -15,6 +15,7 @@ from agent_tools.models import (
     CacheConfig,
     CacheEntry,
     ConfigUpdate,
+    L2Adapter,
     Support,
     SupportLevel,
     TenantUsage,
@@ -31,7 +32,7 @@ from .exposition import parse_exposition
 from .l1_size import change_size
 from .live_change import all_or_nothing, change_settings
 from .quotas import change_quotas
-from .readings import config_of, entry_of, resident_entry_of, snapshot_of
+from .readings import adapters_of, config_of, entry_of, resident_entry_of, snapshot_of
 from .server_command import Flags, command_line, flags_of, with_update
 from .server_module import ROUTE, LiveL2, ServerModule, module_of
 from .server_support import server_support
@@ -119,8 +120,8 @@ class ServerDeployment:
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """What can be changed, for every setting; with an update, for those very values."""
-        module, config = await asyncio.gather(self.module(), self.config())
-        return await server_support(self.admin, module, self._arena_folder, config, self.tenants, update)
+        module, adapters = await asyncio.gather(self.module(), self._adapters())
+        return await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
         """The exact command line with the update; settings that ``/config`` does not report stay at LMCache's defaults."""
@@ -297,6 +298,14 @@ class ServerDeployment:
         boot, config = await asyncio.gather(self.admin.read("/config"), self.config())
         with self.admin.understood("/config"):
             return flags_of(boot, config)
+
+    async def _adapters(self) -> Sequence[L2Adapter]:
+        l2 = await self._l2()
+        if l2 is not None:
+            return [one.adapter for one in l2.adapters]
+        boot, live = await asyncio.gather(self.admin.read("/config"), self.admin.read("/config/adapters"))
+        with self.admin.understood("/config, /config/adapters"):
+            return adapters_of(boot, live)
 
     async def _l2(self) -> LiveL2 | None:
         module = await self.module()

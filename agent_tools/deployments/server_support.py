@@ -1,10 +1,10 @@
 """Whether and how each setting of one running `lmcache server` can be changed: to any value, or to those of an update."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from agent_tools.models import SETTINGS, CacheConfig, ConfigUpdate, Support, SupportLevel, TenantUsage
+from agent_tools.models import SETTINGS, CacheConfig, ConfigUpdate, L2Adapter, Support, SupportLevel, TenantUsage
 from agent_tools.models.config import DEFAULT_TENANT
 
 from .admin_client import AdminClient
@@ -32,7 +32,7 @@ async def server_support(
     admin: AdminClient,
     module: ServerModule | None,
     arena_folder: Path | None,
-    config: CacheConfig,
+    adapters: Sequence[L2Adapter],
     tenants: Tenants,
     update: ConfigUpdate | None,
 ) -> Mapping[str, Support]:
@@ -42,7 +42,7 @@ async def server_support(
         admin: The server.
         module: The one inside it.
         arena_folder: On the server's host, in which we make L1 arenas.
-        config: The settings in force.
+        adapters: Its L2 adapters.
         tenants: Reads the tenants that are alive; asked only when quotas are to be set.
         update: The values wanted; ``None`` for any.
 
@@ -55,17 +55,17 @@ async def server_support(
         support |= settings if module is not None and module.changes(part) else {}
     if wanted.eviction_policy is not None and wanted.eviction_policy not in L1_POLICIES:
         support["eviction_policy"] = Support(level=SupportLevel.UNSUPPORTED, reason=POLICY_REFUSED)
-    size, quotas, adapters = await asyncio.gather(
+    size, quotas, l2_adapters = await asyncio.gather(
         size_support(admin, module, arena_folder, wanted.max_size_mb),
-        _quotas(config, tenants, wanted.tenant_quotas_mb),
+        _quotas(adapters, tenants, wanted.tenant_quotas_mb),
         _adapters(module, wanted, support["l2_adapters"]),
     )
-    return {**support, "max_size_mb": size, "tenant_quotas_mb": quotas, "l2_adapters": adapters}
+    return {**support, "max_size_mb": size, "tenant_quotas_mb": quotas, "l2_adapters": l2_adapters}
 
 
-async def _quotas(config: CacheConfig, tenants: Tenants, wanted: Mapping[str, float] | None) -> Support:
+async def _quotas(adapters: Sequence[L2Adapter], tenants: Tenants, wanted: Mapping[str, float] | None) -> Support:
     """Live where L2 evicts by tenant; a tenant that is not listed there is wiped, so every one that is alive must be."""
-    if not any(adapter.by_tenant for adapter in config.l2_adapters or ()):
+    if not any(adapter.by_tenant for adapter in adapters):
         return NO_ISOLATED_L2
     if wanted is None:
         return QUOTAS
