@@ -87,12 +87,13 @@ def test_tenants_are_told_with_what_they_asked_what_they_hold_and_their_quota(op
 
 def test_quotas_are_changed_and_taken_back_while_it_runs(operations_on: Operations, process: ServerProcess) -> None:
     quotas = {"kept": 6.0, "forgotten": 3.3}
+    eventually(lambda: _held(operations_on, "forgotten") == 0)  # it had no quota until now
     plan = io_loop.run(operations_on.plan, "prod", ConfigUpdate(tenant_quotas_mb=quotas), "a test")
     assert all(change.how is SupportLevel.LIVE for change in plan.changes)
     applied = io_loop.run(operations_on.apply, plan, "test")
     assert applied.config.tenant_quotas_mb == pytest.approx(quotas, abs=1e-4)
     replay(log_of(range(100, 110), tenants=("forgotten",)), process.rpc_url, ReplaySettings(clients=1))
-    held = eventually(lambda: io_loop.run(operations_on.tenants, "prod").tenants["forgotten"].usage.l2_mb)
+    held = eventually(lambda: _held(operations_on, "forgotten"))
     assert held == pytest.approx(10 * CHUNK_SIZE * 128 / 2**20)
     # What it would set back leaves "forgotten" without a quota, and so without what it has stored since.
     with pytest.raises(UnsupportedError, match="list forgotten as well"):
@@ -115,3 +116,7 @@ def test_a_quota_that_would_hurt_or_cannot_be_is_refused(
     with pytest.raises(error, match=said):
         io_loop.run(operations_on.plan, "prod", ConfigUpdate(tenant_quotas_mb=quotas), "a test")
     assert io_loop.run(operations_on.config, "prod")[0].tenant_quotas_mb == before
+
+
+def _held(operations: Operations, tenant: str) -> float | None:
+    return io_loop.run(operations.tenants, "prod").tenants[tenant].usage.l2_mb
