@@ -1,6 +1,8 @@
 """Claims about a real server whose L2 evicts by tenant: its accounts, its quotas, and what becomes of a tenant without one."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from agent_tools.deployments.directory import Directory
 from agent_tools.deployments.server_process import ServerProcess
 from agent_tools.errors import OutOfBoundsError, UnsupportedError
 from agent_tools.io_loop import io_loop
-from agent_tools.models import Bounds, ConfigUpdate, SupportLevel, SymptomCode
+from agent_tools.models import Bounds, ConfigUpdate, SupportLevel, SymptomCode, VerificationVerdict
 from agent_tools.operations import Operations
 from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.replay import ReplaySettings, replay
@@ -120,3 +122,33 @@ def test_a_quota_that_would_hurt_or_cannot_be_is_refused(
 
 def _held(operations: Operations, tenant: str) -> float | None:
     return io_loop.run(operations.tenants, "prod").tenants[tenant].usage.l2_mb
+
+
+def test_a_change_of_quotas_is_verified(operations_on: Operations, process: ServerProcess) -> None:
+    """A tenant without a quota finds nothing again in L2 once L1 is emptied; with one it finds all."""
+    log = log_of(*conversations(40, 4), tenants=("later",))
+
+    def twice() -> None:
+        io_loop.run(operations_on.clear, "prod", "test")
+        replay(log, process.rpc_url, ReplaySettings(clients=1, model="quotas"))
+        eventually(lambda: io_loop.run(operations_on.tenants, "prod").tenants.get("later"))
+        threading.Event().wait(2.5)  # L2 is written, and swept by quotas, a second at a time
+        io_loop.run(operations_on.clear, "prod", "test")
+        replay(log, process.rpc_url, ReplaySettings(clients=1, model="quotas"))
+        threading.Event().wait(0.5)
+
+    began = time.time()
+    io_loop.run(operations_on.metrics, "prod")
+    twice()
+    before = io_loop.run(operations_on.baseline, "prod", time.time() - began)
+    assert before.metrics.by_tenant["later"].hit == 0
+    wanted = dict.fromkeys(io_loop.run(operations_on.tenants, "prod").tenants, 0.5) | {"later": 8.0}
+    plan = io_loop.run(operations_on.plan, "prod", ConfigUpdate(tenant_quotas_mb=wanted), "a test")
+    change = io_loop.run(operations_on.apply, plan, "test")
+    traffic = threading.Thread(target=twice)
+    traffic.start()
+    told = io_loop.run(operations_on.verify, change, before, 8)
+    traffic.join()
+    assert told.in_force
+    assert told.verdict is not VerificationVerdict.WORSE
+    assert told.after.by_tenant["later"].hit_l2 >= 160 * CHUNK_SIZE
