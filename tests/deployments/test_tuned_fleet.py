@@ -123,13 +123,18 @@ def test_a_fleet_is_tuned_one_first_then_its_like_and_others_are_left_alone(
     traffic = [threading.Thread(target=replay, args=(log, rpc[s], ReplaySettings(pace=pace))) for s, log in before.items()]
     _all(traffic)
 
+    def again_and_more(server: str) -> None:
+        """As many tokens as before the change, also when the first of them were served before verification began to count."""
+        replay(THRASHING, rpc[server], ReplaySettings(pace=pace))
+        replay(log_of(*[range(900, 908)] * 20), rpc[server], ReplaySettings(clients=1))
+
     def again(server: str) -> threading.Thread:
-        thread = threading.Thread(target=replay, args=(THRASHING, rpc[server], ReplaySettings(pace=pace)))
+        thread = threading.Thread(target=again_and_more, args=(server,))
         thread.start()
         return thread
 
     graph = build_tune_fleet(operations=operations).compile()
-    context = FleetContext(caches=("prod",), mode="auto", window_seconds=0, verify_seconds=10)
+    context = FleetContext(caches=("prod",), mode="auto", window_seconds=0, verify_seconds=60)
     order, later, report = [], [], None
     for kind, event in graph.stream({"fleet_reason": "test"}, context=context, stream_mode=["custom", "values"]):
         if kind == "values":
