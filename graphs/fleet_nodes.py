@@ -88,7 +88,7 @@ async def list_servers(_: FleetView, run: Run) -> Command[str]:
     servers = [server for names in answers.values() for server in names]
     run.say(f"reading {len(servers)} servers side by side")
     left_out = {cache: {"why": str(error)} for cache, error in failures.items()}
-    update: dict[str, Any] = {"fleet_servers": servers, "fleet_failures": left_out}
+    update: dict[str, Any] = {"fleet_failures": left_out}
     if not servers:
         return Command(goto="report", update={**update, "fleet_stop": NOBODY})
     return Command(goto=[Send("read", {"server": server}) for server in servers], update=update)

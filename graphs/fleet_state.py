@@ -120,7 +120,6 @@ class FleetOutput(TypedDict, total=False):
 class FleetState(FleetInput, FleetOutput, total=False):
     """All channels. Those that are not input or output are private to the subgraph."""
 
-    fleet_servers: list[str]
     fleet_readings: Annotated[dict[str, Any], merged]
     fleet_failures: Annotated[dict[str, Any], merged]
     fleet_groups: list[dict[str, Any]]
@@ -142,7 +141,6 @@ class FleetView(BaseModel):
     """View of a node that sees all servers."""
 
     fleet_reason: str = ""
-    fleet_servers: list[str] = []
     fleet_readings: dict[str, Reading] = {}
     fleet_failures: dict[str, dict[str, str]] = {}
     fleet_groups: list[Group] = []

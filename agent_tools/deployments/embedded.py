@@ -13,34 +13,23 @@ import httpx
 from pydantic import Field
 
 from agent_tools.errors import LMCacheToolError, RefusedError, UnsupportedError
-from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, L2Adapter, Support, SupportLevel
-from agent_tools.models.config import Frozen, Share
+from agent_tools.models import MB, ConfigUpdate, Support, SupportLevel
 
 from .admin_client import LIMITS
 from .arenas import arena_file, page_aligned
 from .base import Progress
 from .server import ServerDeployment
 from .server_command import L1_POLICIES, Flags, adapter_json, has_secret, with_update
+from .server_options import ServerOptions
 from .server_process import ServerProcess
 from .settable import SECRETS_NOT_KEPT
 
 
-class EmbeddedOptions(Frozen):
+class EmbeddedOptions(ServerOptions):
     """How a private server is started."""
 
     l1_size_mb: Annotated[float, Field(gt=0)] = 256.0
     """L1 capacity, MB; taken from `arena_folder` in full at the start."""
-    chunk_size: Annotated[int, Field(gt=0)] = 256
-    """Tokens per chunk."""
-    eviction_policy: EvictionPolicy = EvictionPolicy.LRU
-    """LMCache's default."""
-    eviction_watermark: Share = 0.8
-    """LMCache's default."""
-    eviction_ratio: Share = 0.2
-    """LMCache's default."""
-    l2_adapters: tuple[L2Adapter, ...] = ()
-    """L2 adapters, as for ``--l2-adapter``."""
-    l2_prefetch_policy: Annotated[str, Field(pattern="^(default|retain)$")] = "default"
     arena_folder: Path = Path("/dev/shm")  # noqa: S108  shared memory is the place meant
     """Where L1 lives: a folder in memory."""
 

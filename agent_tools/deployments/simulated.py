@@ -23,13 +23,11 @@ from agent_tools.models import (
     CacheEntry,
     ConfigUpdate,
     EvictionPolicy,
-    L2Adapter,
     Support,
     SupportLevel,
     TenantUsage,
     WarmResult,
 )
-from agent_tools.models.config import Frozen, Share
 from agent_tools.prediction.eviction_clock import PERIOD
 from agent_tools.workload.access_log import AccessLog, lookups_since
 from agent_tools.workload.generate import AgentTraffic
@@ -37,6 +35,7 @@ from agent_tools.workload.readers import read_trace
 
 from .base import Progress
 from .server_command import L1_POLICIES
+from .server_options import ServerOptions
 from .simulated_server import SimulatedServer
 from .simulated_settings import NOT_MODELLED, another_store, is_modelled, support_of, updated
 from .simulated_traffic import MODEL, Traffic
@@ -48,22 +47,11 @@ _ELSEWHERE = {"seed", "chunk_size", "requests"}
 """Fields of `AgentTraffic` that follow from the options of the cache."""
 
 
-class SimulatedOptions(Frozen):
+class SimulatedOptions(ServerOptions):
     """What is simulated, and under which traffic."""
 
     l1_size_mb: Annotated[float, Field(gt=0)] = 16_384.0
     """L1 capacity, MB; no memory is taken."""
-    chunk_size: Annotated[int, Field(gt=0)] = 256
-    """Tokens per chunk."""
-    eviction_policy: EvictionPolicy = EvictionPolicy.LRU
-    """LMCache's default."""
-    eviction_watermark: Share = 0.8
-    """LMCache's default."""
-    eviction_ratio: Share = 0.2
-    """LMCache's default."""
-    l2_adapters: tuple[L2Adapter, ...] = ()
-    """At most one, as for ``--l2-adapter``."""
-    l2_prefetch_policy: Annotated[str, Field(pattern="^(default|retain)$")] = "default"
     kv_bytes_per_token: Annotated[int, Field(gt=0)] = 131_072
     """KV of one token, bytes; by default that of Llama 3.1 8B in 16 bits."""
     workload: Path | None = None

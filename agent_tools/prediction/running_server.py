@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from agent_tools.prediction.eviction_clock import PERIOD
 from agent_tools.prediction.eviction_order import ABSENT, drop_oldest, empty_order, take_out
-from agent_tools.prediction.one_tier import OneTier
+from agent_tools.prediction.server_model import first_tier, second_tier
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.two_tiers import EVICTED, L2_EVICTED, LOAD_FAILED, Order, SecondTier, run_two_tiers
 from agent_tools.workload.access_log import AccessLog
@@ -76,14 +76,13 @@ class RunningServer:
         times = np.append(log.timestamps[part], until)
         l1_hits, l2_hits, dropped = (np.zeros(len(times), np.int32) for _ in range(3))
         used, evicted = self._used(), int(self._counts[EVICTED])
-        tier = OneTier(float(self.setting.capacity_chunks), self.setting.watermark, self.setting.ratio, self.setting.evicts)
         self._next_tick, loads = run_two_tiers(
             log.chunk_ids,
             offsets,
             times,
             np.zeros(len(times), np.int32),
-            tier,
-            _second_tier(self.setting),
+            first_tier(self.setting),
+            second_tier(self.setting, ()) if self.setting.l2_capacity_chunks else _NO_L2,
             self._l1,
             self._l2,
             self._period,
@@ -129,21 +128,6 @@ class RunningServer:
 
     def _used(self) -> int:
         return int(self.in_l1.sum())
-
-
-def _second_tier(setting: ServerSetting) -> SecondTier:
-    if not setting.l2_capacity_chunks:
-        return _NO_L2
-    return SecondTier(
-        capacity=float(setting.l2_capacity_chunks),
-        watermark=float(setting.l2_watermark),
-        ratio=float(setting.l2_ratio),
-        evicts=setting.l2_evicts,
-        hard_limit=setting.l2_hard_limit,
-        retain=setting.l2_prefetch_policy == "retain",
-        isolated=False,
-        quotas=np.array([setting.l2_capacity_chunks], np.float64),
-    )
 
 
 def _for_chunks(order: Order, chunks: int) -> Order:

@@ -53,7 +53,7 @@ def simulate_server(log: AccessLog, setting: ServerSetting, *, phase: float = 0.
 
 def _run_one_tier(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
     hits, dropped = (np.zeros(len(log), np.int32) for _ in range(2))
-    tier = _first_tier(setting)
+    tier = first_tier(setting)
     evicted, peak = run_one_tier(
         log.chunk_ids, log.offsets, log.timestamps, log.unique_chunks, tier, period, first_tick, hits, dropped
     )
@@ -63,11 +63,11 @@ def _run_one_tier(log: AccessLog, setting: ServerSetting, first_tick: float, per
 def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
     l1_hits, l2_hits, dropped = (np.zeros(len(log), np.int32) for _ in range(3))
     counts = np.zeros(5, np.int64)
-    second = _second_tier(setting, log.tenant_names)
+    second = second_tier(setting, log.tenant_names)
     owners = log.tenants.astype(np.int32) if second.isolated else np.zeros(len(log), np.int32)
     l1 = Order(*empty_order(log.unique_chunks))
     l2 = Order(*empty_order(log.unique_chunks, len(second.quotas)))
-    tier = _first_tier(setting)
+    tier = first_tier(setting)
     run_two_tiers(
         log.chunk_ids,
         log.offsets,
@@ -98,11 +98,13 @@ def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, pe
     )
 
 
-def _first_tier(setting: ServerSetting) -> OneTier:
+def first_tier(setting: ServerSetting) -> OneTier:
+    """L1 as the kernels take it."""
     return OneTier(float(setting.capacity_chunks), float(setting.watermark), float(setting.ratio), setting.evicts)
 
 
-def _second_tier(setting: ServerSetting, tenants: tuple[str, ...]) -> SecondTier:
+def second_tier(setting: ServerSetting, tenants: tuple[str, ...]) -> SecondTier:
+    """L2 as the kernel takes it; `tenants` are those of the log, in its order, for quotas."""
     quotas = setting.tenant_quotas
     per_list = [setting.l2_capacity_chunks] if quotas is None else [quotas.get(tenant, 0) for tenant in tenants]
     return SecondTier(
