@@ -8,6 +8,7 @@ import numpy as np
 
 from .deployments.snapshot import Snapshot, tokens_between
 from .prediction.eviction_clock import Poll
+from .serving.vllm_metrics import EngineReading
 from .workload.access_log import AccessLog
 
 MOST_INTERVALS = 600
@@ -17,6 +18,9 @@ KEPT = 7200
 MOST_POLLS = 300
 """Latest tick readings used; the thread's period drifts over longer times."""
 
+MOST_OF_ENGINE = 600
+"""Latest readings of the engine used: its speed is that of the present traffic."""
+
 
 class History:
     """The latest readings of one cache, oldest first."""
@@ -24,6 +28,7 @@ class History:
     def __init__(self) -> None:
         self._snapshots: deque[Snapshot] = deque(maxlen=KEPT)
         self._polls: deque[Poll] = deque(maxlen=MOST_POLLS)
+        self._engine: deque[EngineReading] = deque(maxlen=MOST_OF_ENGINE)
 
     def add(self, snapshot: Snapshot) -> None:
         """Append a reading."""
@@ -32,6 +37,8 @@ class History:
         self._snapshots.append(snapshot)
         if snapshot.counters is not None:
             self._polls.append(Poll(snapshot.asked_at, snapshot.taken_at, snapshot.counters.eviction_ticks))
+        if snapshot.engine is not None and snapshot.engine not in (*self._engine,)[-1:]:
+            self._engine.append(snapshot.engine)
 
     @property
     def latest(self) -> Snapshot | None:
@@ -49,6 +56,10 @@ class History:
     def polls(self) -> list[Poll]:
         """The latest readings of the eviction thread's tick counter, of the cache process that was read last."""
         return list(self._polls)
+
+    def engine_readings(self) -> list[EngineReading]:
+        """The latest readings of the serving engine, oldest first, each once."""
+        return list(self._engine)
 
     def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
         """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""

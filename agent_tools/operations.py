@@ -6,6 +6,7 @@ The only stair between the doors (tools, graphs, command line) and the rest. Run
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import anyio
@@ -40,6 +41,7 @@ from .models import (
 )
 from .models.change import Baseline
 from .observation import merged, requests_digest
+from .prediction.cost import kv_size, measured_economics
 from .prediction.forecast import Forecast
 from .recommender.modelled import forecast_of, server_setting
 from .recommender.observation import Observation
@@ -49,6 +51,8 @@ from .recommender.symptoms import diagnose
 from .recommender.tenant_quotas import tenant_quotas
 from .recommender.verify import verify
 from .report import html_report
+from .serving.engine_speed import fitted_speed
+from .serving.vllm_metrics import EngineReading
 from .settings import CacheSettings, Settings
 from .workload.access_log import AccessLog, lookups_since
 
@@ -302,16 +306,19 @@ class Operations(Contents):
         log, (before, after), config, support = await asyncio.gather(
             self._lookups(cache), self._readings(cache, window), cache.deployment.config(), cache.deployment.support()
         )
+        log = await lookups_since(log, after.process_start)
+        metrics, speed = metrics_between(before, after), fitted_speed(cache.history.engine_readings())
         return Observation(
             cache=cache.name,
-            metrics=metrics_between(before, after),
+            metrics=metrics,
             config=config,
             support=support,
             bounds=cache.settings.bounds.narrowed(bounds),
             health=after.health,
             polls=cache.history.polls(),
-            economics=cache.settings.economics,
-            log=await lookups_since(log, after.process_start),
+            economics=cache.settings.economics or measured_economics(speed, kv_size(metrics, log)),
+            engine_speed=speed,
+            log=log,
         )
 
     async def _readings(self, cache: Cache, window: _Readings | None) -> _Readings:
@@ -350,9 +357,15 @@ class Operations(Contents):
             return latest if latest is not None and fresh else await self._read(cache)
 
     async def _read(self, cache: Cache) -> Snapshot:
-        snapshot = await cache.deployment.snapshot()
+        snapshot, engine = await asyncio.gather(cache.deployment.snapshot(), _engine_reading(cache))
+        if cache.engine is not None:
+            snapshot = replace(snapshot, engine=engine, no_engine=cache.engine.trouble or "")
         cache.history.add(snapshot)
         return snapshot
+
+
+async def _engine_reading(cache: Cache) -> EngineReading | None:
+    return None if cache.engine is None else await cache.engine.reading()
 
 
 async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str | None]:

@@ -127,6 +127,7 @@ def _now(advice: Advice, metrics: CacheMetrics) -> Html:
         ("token hit rate", "hit_rate_percent", None if rate is None else f"{rate:.1%}", tiers),
         ("of L1 in use", "utilization_percent", None if used is None else f"{used:.0f}%", _of_l1(metrics)),
         ("lookups", "total_requests", _count(metrics.total_requests), ""),
+        *_engine(metrics),
         ("tokens computed", "tokens_computed", _count(metrics.tokens_computed), "not found in the cache"),
         ("chunks evicted", "evictions", _count(metrics.evictions), ""),
         ("chunks not stored", "failed_stores", _count(metrics.failed_stores), "for want of room"),
@@ -143,6 +144,22 @@ def _tile(name: str, value: str | None, note: str) -> Html:
     return tag(
         "div", tag("b", value or "not known", kind="" if value else "unknown"), tag("span", name), tag("i", note), kind="tile"
     )
+
+
+def _engine(metrics: CacheMetrics) -> list[tuple[str, str, str | None, str]]:
+    """A tile for the time to first token, where an engine is named."""
+    engine = metrics.engine
+    if engine is None or engine.ttft_ms is None:
+        return []
+    ttft = engine.ttft_ms
+    return [
+        (
+            "mean time to first token",
+            "engine",
+            f"{ttft.mean:,.0f} ms",
+            f"half within {ttft.p50:,.0f}, 95 % within {ttft.p95:,.0f}",
+        )
+    ]
 
 
 def _of_l1(metrics: CacheMetrics) -> str:

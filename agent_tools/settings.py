@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_state_path
-from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .deployments.embedded import EmbeddedOptions
@@ -42,6 +42,8 @@ class CacheSettings(Frozen):
     """
     bounds: Bounds = Bounds()
     """What an agent may change here."""
+    engine: str | None = None
+    """``http://host:port`` of the vLLM in front of it, whose ``/metrics`` is read beside the cache's own; not for ``fleet:``."""
     access_log: Path | None = None
     """Folder of the server's ``--lookup-hash-log-dir``, if we can read it; not for ``embedded:``, which has its own."""
     arena_folder: Path | None = None
@@ -62,6 +64,12 @@ class CacheSettings(Frozen):
     """How the private server is started; only for ``embedded:``."""
     simulated: SimulatedOptions = SimulatedOptions()
     """What is simulated; only for ``simulated:``."""
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> "CacheSettings":
+        if self.engine is not None and self.kind == "fleet":
+            raise ValueError("engine: a fleet has many; name a server of it as a cache of its own to have its engine read")
+        return self
 
     @property
     def kind(self) -> str:

@@ -9,6 +9,7 @@ import anyio
 
 from agent_tools.errors import SettingsError, UnknownCacheError
 from agent_tools.observation import History
+from agent_tools.serving.engine import ServingEngine
 from agent_tools.settings import CacheSettings, Settings
 
 from .base import Deployment
@@ -32,6 +33,8 @@ class Cache:
     name: str
     settings: CacheSettings
     deployment: Deployment
+    engine: ServingEngine | None = None
+    """The serving engine in front of it, whose metrics are read."""
     history: History = field(default_factory=History)
     watched: anyio.Lock = field(default_factory=anyio.Lock)
     """Held while one of those that wait for traffic reads for all of them."""
@@ -67,7 +70,8 @@ class Directory:
             raise UnknownCacheError(f"there is no cache named {name!r}; the operator's directory has: {', '.join(self.names)}")
         if name not in self._caches:
             settings = self.settings_of(name)
-            self._caches[name] = Cache(name, settings, self._connect(settings))
+            engine = ServingEngine(settings.engine, settings.timeout_seconds) if settings.engine else None
+            self._caches[name] = Cache(name, settings, self._connect(settings), engine)
         return self._caches[name]
 
     async def find(self, name: str) -> Cache:
@@ -102,6 +106,8 @@ class Directory:
         while self._caches:
             _, one = self._caches.popitem()
             await one.deployment.close()
+            if one.engine is not None:
+                await one.engine.close()
 
     def _connect(self, settings: CacheSettings) -> Deployment:
         if settings.target == EMBEDDED:

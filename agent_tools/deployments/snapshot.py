@@ -8,9 +8,12 @@ from statistics import median
 
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, Spread, TokenCounts, Window
 from agent_tools.models.metrics import utc
+from agent_tools.serving.engine_window import engine_between
+from agent_tools.serving.vllm_metrics import EngineReading
 
 from .exposition import Counters, Labels, TokenCounters
 
+NO_ENGINE = "the operator's directory names no engine for this cache"
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
 
 
@@ -45,6 +48,10 @@ class Snapshot:
     """Declared capacity of all of L2; ``None`` when an adapter has none."""
     uncounted: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(("cache_hits", "cache_misses"), NO_REQUEST_HITS))
     """Figures of `CacheMetrics` that this kind of cache does not count, and why: they are ``None``, not 0."""
+    engine: EngineReading | None = None
+    """Of the serving engine in front of the cache."""
+    no_engine: str = NO_ENGINE
+    """Why there is none."""
     simulated: bool = False
     """Whether a model made the figures, and no LMCache."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
@@ -95,7 +102,10 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
     """
     metrics = _metrics(after, _window(before, after), *_counted(before, after))
-    return metrics.model_copy(update={"spread": _spread(before, after)}) if after.members else metrics
+    engine = None if after.engine is None else engine_between(before.engine if before else None, after.engine)
+    no_engine = {} if engine else {"engine": after.no_engine}
+    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine}
+    return metrics.model_copy(update={**found, "spread": _spread(before, after)} if after.members else found)
 
 
 def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
@@ -207,6 +217,7 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "evicted_followed": counters.evicted_followed,
             "evicted_needed": counters.evicted_needed,
             "l2_loads_failed": counters.l2_loads_failed,
+            "l2_loads_lost": counters.l2_loads_lost,
             "l2_evictions": counters.l2_evictions,
             "l2_load_gb_per_second": counters.l2_load_speeds / counters.l2_loads if counters.l2_loads else None,
         }
@@ -238,7 +249,7 @@ def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
         "locked_chunks": NO_HITS,
     }
     sized = {"kv_bytes_per_token", "tokens_cached", "resident_chunks", "l2_used_mb", "l2_size_mb", "locked_chunks"}
-    missing = [name for name in type(metrics).model_fields if getattr(metrics, name) is None]
+    missing = [name for name in type(metrics).model_fields if name != "engine" and getattr(metrics, name) is None]
     return {name: NO_COUNTERS if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
 
 

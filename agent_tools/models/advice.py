@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from .config import ConfigUpdate, Frozen, SupportLevel
 from .cost import Range, Saving
+from .engine import ExpectedTtft
 from .metrics import Window
 
 
@@ -57,6 +58,7 @@ class SymptomCode(str, Enum):
     L2_NOT_RETAINED = "l2_not_retained"
     L2_SLOW = "l2_slow"
     L2_LOADS_FAIL = "l2_loads_fail"
+    L2_LOSES_CHUNKS = "l2_loses_chunks"
     L2_UNBOUNDED = "l2_unbounded"
     TENANT_WITHOUT_QUOTA = "tenant_without_quota"
     EVICTION_DEAD = "eviction_dead"
@@ -65,6 +67,9 @@ class SymptomCode(str, Enum):
     RESTARTED = "restarted"
     COUNTERS_INCOMPLETE = "counters_incomplete"
     EVICTS_UNJUDGED = "evicts_unjudged"
+    ENGINE_QUEUES = "engine_queues"
+    ENGINE_DECODES = "engine_decodes"
+    ENGINE_CACHE_SERVES = "engine_cache_serves"
     NOTHING_WRONG = "nothing_wrong"
 
 
@@ -176,6 +181,9 @@ class OptimizationRecommendation(Frozen):
     both as token hit rate; the gain itself where the operator stated no economics. ``None`` when no gain can be predicted."""
     saving: Saving | None = None
     """The gain in seconds and money an hour; ``None`` where the operator stated no economics."""
+    ttft: ExpectedTtft | None = None
+    """Time to first token now and then; ``None`` where the operator names no engine, it has not shown its speed yet, or its own
+    prefix cache serves part of the prompts."""
     confidence: Confidence
     """How far it can be relied on."""
     confidence_reasons: tuple[str, ...]

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, model_validator
 
 from .config import CacheConfig, CacheStatus, Frozen
+from .engine import EngineMetrics
 
 Count = Annotated[int, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -143,6 +144,8 @@ class CacheMetrics(Frozen):
     """Of these, asked for again within two minutes of their eviction (``l1_chunk_evict_reuse_gap``)."""
     l2_loads_failed: Count | None = None
     """Chunks found in L2 that could not be loaded because L1 had no room (``l2_prefetch_failure``, ``l1_oom``)."""
+    l2_loads_lost: Count | None = None
+    """Chunks that L2 said it has and then did not deliver (``l2_prefetch_failure``, ``not_found``)."""
     l2_evictions: Count | None = None
     """Chunks that L2 evicted (``l2_evicted_objects_chunks``)."""
     l2_load_gb_per_second: Annotated[float, Field(gt=0)] | None = None
@@ -155,6 +158,8 @@ class CacheMetrics(Frozen):
     """Chunks in L1 that requests hold locked now; they cannot be evicted."""
     kv_bytes_per_token: float | None = None
     """KV bytes of one token: L1 bytes used / tokens resident."""
+    engine: EngineMetrics | None = None
+    """What the serving engine in front of the cache measured; only where the operator's directory names one."""
     spread: dict[str, Spread] = {}
     """For a cache of several members (workers of an engine, servers of a fleet): how figures differ between them, by name."""
     unavailable: dict[str, str] = {}

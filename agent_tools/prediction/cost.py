@@ -12,6 +12,7 @@ from pydantic import Field
 from agent_tools.models import CacheMetrics, Gain
 from agent_tools.models.config import MB_IN_A_GB, Frozen
 from agent_tools.models.cost import Economics, KvSize, Positive, Prefill, Prices, Range, Saving, Traffic
+from agent_tools.models.engine import EngineSpeed
 from agent_tools.workload.access_log import AccessLog
 
 GB = 1e9
@@ -67,6 +68,19 @@ def kv_size(metrics: CacheMetrics | None = None, log: AccessLog | None = None) -
             source="measured: shapes x dtypes of a chunk in the lookup-hash log, one KV rank",
         )
     return None
+
+
+def measured_economics(speed: EngineSpeed | None, kv: KvSize | None) -> Economics | None:
+    """Speeds that an engine showed, without prices; ``None`` where computing a token takes no time that could be measured."""
+    if speed is None or not speed.per_computed_token:
+        return None
+    load = speed.per_loaded_token
+    return Economics(
+        prefill=Prefill(
+            tokens_per_second=1 / speed.per_computed_token, source=f"measured by the engine on {speed.requests} requests"
+        ),
+        l1_load_gb_per_second=kv.bytes_per_token / load / GB if kv is not None and load else None,
+    )
 
 
 def traffic_of(metrics: CacheMetrics) -> Traffic | None:

@@ -9,16 +9,20 @@ import numpy as np
 from agent_tools.errors import WorkloadError
 from agent_tools.models import CacheConfig, ConfigUpdate, Gain
 from agent_tools.models.cost import Range
+from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.configured import setting_of
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.prediction.time_to_first_token import seconds_to_first_token, time_to_first_token
 
 from .observation import Floats, Observation, PredictedHits
 
 MODEL_OFF = 0.03
 """Distance between the model's and the measured hit rate above which the model is not believed."""
+SERVES_ITSELF = 0.02
+"""Share of the prompt tokens that the engine's own prefix cache serves above which its requests' times are not the cache's."""
 BLOCKS = 20
 DRAWS = 400
 INTERVAL = (5.0, 95.0)
@@ -53,6 +57,21 @@ def predicted_rate(seen: Observation, setting: ServerSetting) -> float:
     """The model's token hit rate of the window's requests under a setting, mean over the server's possible clocks."""
     hits = predicted_hits(seen, setting)
     return float((hits.l1 + hits.l2).sum(axis=1).mean() / hits.asked.sum()) if hits.asked.sum() else 0.0
+
+
+def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToken | None:
+    """Time to first token of the window's requests under a setting, over the server's possible clocks, without queueing.
+
+    ``None`` where no engine has shown its speed, or where its own prefix cache serves part of the prompts, which is not modelled.
+    """
+    engine = seen.metrics.engine
+    if engine is None or seen.engine_speed is None or engine.own_cache_share > SERVES_ITSELF or not seen.in_window.any():
+        return None
+    assert seen.log is not None  # noqa: S101  there are requests in the window
+    hits, tokens = predicted_hits(seen, setting), seen.log.tokens[seen.in_window].astype(np.float64)
+    # With a sampled log each chunk stands for several.
+    per_chunk = seen.log.chunk_size / seen.log.sampling_rate
+    return time_to_first_token(seconds_to_first_token(seen.engine_speed, tokens, per_chunk * (hits.l1 + hits.l2)))
 
 
 def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support
 from agent_tools.models.cost import Economics, KvSize
+from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.cost import GB, break_even_bandwidth, kv_size, seconds_saved_per_token
 from agent_tools.prediction.eviction_clock import EvictionClock, Poll, clocks_near, observed_clock, possible_clocks
 from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve, hits_per_request
@@ -49,7 +50,9 @@ class Observation:
     polls: Sequence[Poll] = ()
     """Readings of the server's eviction tick counter: they tell when it evicts."""
     economics: Economics | None = None
-    """What the operator knows of engine and prices."""
+    """What the operator knows of engine and prices, else the speeds that the engine showed."""
+    engine_speed: EngineSpeed | None = None
+    """Of the serving engine, fitted to its own metrics."""
     predicted: dict[ServerSetting, PredictedHits] = field(default_factory=dict)
     """What was predicted so far, so that no setting is run twice."""
 

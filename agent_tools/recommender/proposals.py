@@ -7,12 +7,13 @@ import numpy as np
 
 from agent_tools.models import MB, ConfigUpdate, Gain, SupportLevel
 from agent_tools.models.cost import Range, Saving
+from agent_tools.models.engine import ExpectedTtft
 from agent_tools.prediction.cost import HOUR, memory_price, saving, traffic_of
 from agent_tools.prediction.eviction_clock import possible_clocks
 from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, predicted_worth, server_setting
+from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, predicted_ttft, predicted_worth, server_setting
 from .observation import Observation
 
 SHARES_OF_CEILING = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
@@ -44,6 +45,8 @@ class Proposal:
     """The gain with hits of L2 counted by the time they save, less what the memory costs, as token hit rate."""
     saving: Saving | None
     """In seconds and money; ``None`` without economics."""
+    ttft: ExpectedTtft | None
+    """Time to first token now and then; ``None`` without an engine that has shown its speed."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Pro
         rate=predicted_rate(seen, new),
         benefit=worth.shifted(-_price(seen, candidate.added_mb) - abs(error)),
         saving=_saving(seen, gain, worth, candidate.added_mb),
+        ttft=_ttft(seen, old, new),
     )
 
 
@@ -192,6 +196,13 @@ def _error_of_model(seen: Observation, old: ServerSetting) -> float:
     measured = seen.metrics.tokens.hit_rate
     error = 0.0 if measured is None else predicted_rate(seen, old) - measured
     return error if abs(error) <= MODEL_OFF else 0.0
+
+
+def _ttft(seen: Observation, old: ServerSetting, new: ServerSetting) -> ExpectedTtft | None:
+    now, then = predicted_ttft(seen, old), predicted_ttft(seen, new)
+    if now is None or then is None or seen.engine_speed is None:
+        return None
+    return ExpectedTtft(now=now, then=then, speed=seen.engine_speed)
 
 
 def _saving(seen: Observation, gain: Gain, worth: Range, added_mb: float) -> Saving | None:

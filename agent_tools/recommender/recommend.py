@@ -146,6 +146,7 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         ceiling=ceiling,
         benefit=proposal.benefit,
         saving=proposal.saving,
+        ttft=proposal.ttft,
         confidence=confidence,
         confidence_reasons=reasons,
         cost=_cost(seen, proposal),
@@ -164,6 +165,8 @@ def _impact(proposal: Proposal, ceiling: float | None) -> str:
     text = f"token hit rate {proposal.rate:.1%}, {gain.estimate:+.1%} (90 % interval {gain.lower:+.1%} to {gain.upper:+.1%})"
     if ceiling is not None:
         text += f" of at most {ceiling:.1%}"
+    if proposal.ttft is not None:
+        text += f"; time to first token {proposal.ttft.now} -> {proposal.ttft.then} by the engine's own speed"
     if saving is not None:
         text += f"; {saving.gpu_seconds_per_hour.estimate:,.0f} GPU-seconds an hour"
     if saving is not None and saving.ttft_ms_per_request is not None:

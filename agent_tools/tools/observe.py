@@ -100,12 +100,25 @@ def describe_metrics(metrics: CacheMetrics) -> str:
             f" not stored for want of room {metrics.failed_stores}"
         )
     lines.append(f"L1 {metrics.used_size_mb:.1f} of {metrics.total_size_mb:.1f} MB used")
+    lines += [describe_engine(metrics)] if metrics.engine else []
     lines += [
         f"{figure} by member: worst {one.worst:.4g} ({one.worst_member}), median {one.median:.4g}, best {one.best:.4g}"
         f" ({one.best_member})"
         for figure, one in metrics.spread.items()
     ]
     return "\n".join(lines)
+
+
+def describe_engine(metrics: CacheMetrics) -> str:
+    """What the engine in front of the cache measured, in a line."""
+    engine = metrics.engine
+    if engine is None or engine.ttft_ms is None:
+        return "engine: no request ended" if engine else f"engine: {metrics.unavailable.get('engine')}"
+    return (
+        f"engine: time to first token {engine.ttft_ms}; {engine.requests} requests of {engine.prompt_tokens} prompt tokens:"
+        f" computed {engine.computed_tokens}, loaded from LMCache {engine.lmcache_tokens}, in its own cache"
+        f" {engine.own_cache_tokens}; {engine.running} running, {engine.waiting} waiting"
+    )
 
 
 def describe_advice(advice: Advice) -> str:

@@ -1,13 +1,16 @@
 """Claims about symptoms: for each, when it speaks and when it must not."""
 
+from dataclasses import replace
+
 import pytest
 from observed import CHUNK_SIZE, CONFIG, QUIET, observation
 from real_logs import conversations, log_of
 
 from agent_tools.models import CacheConfig, EvictionPolicy, Health, L2Adapter, Rung, Severity, SymptomCode, TokenCounts
 from agent_tools.models.cost import Economics, Prefill
+from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
 from agent_tools.recommender.observation import Observation
-from agent_tools.recommender.symptoms import RULES, diagnose, l1, l2, server, traffic
+from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, server, traffic
 from agent_tools.recommender.symptoms.rule import Rule
 from agent_tools.workload.access_log import AccessLog
 
@@ -31,6 +34,15 @@ def with_l2(adapter: L2Adapter = BOUNDED, log: AccessLog | None = None, **figure
     settings = {name: figures.pop(name) for name in CacheConfig.model_fields.keys() & figures.keys()}
     config = CONFIG.model_copy(update={"l2_adapters": (adapter,), "l2_prefetch_policy": "default"} | settings)
     return observation(log, config=config, **figures)  # type: ignore[arg-type]
+
+
+def served(**figures: object) -> Observation:
+    """Behind an engine that loads 60,000 of 100,000 tokens, at 100 us each, and takes 500 ms to the first token."""
+    ttft = TimeToFirstToken(mean=500, p50=500, p95=900, p99=1_000)
+    quiet = {"requests": 20, "prompt_tokens": 100_000, "computed_tokens": 40_000, "own_cache_tokens": 0, "lmcache_tokens": 60_000}
+    times = {"ttft_ms": ttft, "queue_ms": 310.0, "prefill_ms": 150.0, "decode_ms": 4_000.0}
+    speed = EngineSpeed(per_request=0.01, per_computed_token=1e-4, per_loaded_token=1e-4, requests=20, intervals=9)
+    return replace(observation(engine=EngineMetrics(seconds=60, **quiet | times | figures)), engine_speed=speed)
 
 
 def windows(*, reset: bool) -> dict[str, object]:
@@ -72,10 +84,14 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
         (l2.l2_not_retained, with_l2(log=AGAIN, tokens=FROM_L2, max_size_mb=64)),
         (l2.l2_slow, with_l2(tokens=FROM_L2, l2_load_gb_per_second=0.001, economics=ENGINE)),
         (l2.l2_loads_fail, with_l2(l2_loads_failed=1)),
+        (l2.l2_loses_chunks, with_l2(l2_loads_lost=1)),
         (l2.l2_unbounded, with_l2(L2Adapter(type="fs", settings={"eviction": LRU_BLOCK}))),
         (l2.l2_unbounded, with_l2(L2Adapter(type="fs_native", settings={"max_capacity_gb": 1}))),
         (l2.tenant_without_quota, with_l2(BY_TENANT, by_tenant={"a": ALL_HITS, "b": ALL_HITS}, tenant_quotas_mb={"a": 9})),
         (l2.tenant_without_quota, with_l2(BY_TENANT, by_tenant={"": ALL_HITS}, tenant_quotas_mb={})),
+        (engine.engine_queues, served(queue_ms=560.0, waiting=1)),
+        (engine.engine_decodes, served(decode_ms=5_000.0)),
+        (engine.engine_cache_serves, served(own_cache_tokens=5_000, lmcache_tokens=55_000)),
     ],
 )
 def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
@@ -90,6 +106,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
     [
         (server.eviction_dead, observation()),
         (server.counters_incomplete, observation()),
+        (server.counters_incomplete, observation(dropped_events=None)),  # an engine, which counts its lookups
         (traffic.no_data, observation(total_requests=20)),
         (traffic.no_data, observation(total_requests=20, short_prompts=20, tokens=TokenCounts())),
         (traffic.short_prompts, observation(total_requests=20, short_prompts=9)),
@@ -137,14 +154,30 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
         (l2.l2_slow, with_l2(tokens=FROM_L2, l2_load_gb_per_second=0.001)),
         (l2.l2_slow, with_l2(tokens=FROM_L2, economics=ENGINE)),
         (l2.l2_loads_fail, with_l2(l2_loads_failed=0)),
+        (l2.l2_loses_chunks, with_l2(l2_loads_failed=9)),
+        (l2.l2_loses_chunks, with_l2(l2_loads_lost=1, tokens=TokenCounts(requested=1001 * CHUNK_SIZE))),
         (l2.l2_unbounded, with_l2()),
         (l2.l2_unbounded, with_l2(L2Adapter(type="fs", settings={"eviction": BY_TENANT.eviction}))),
         (l2.tenant_without_quota, with_l2(BY_TENANT, by_tenant=dict.fromkeys(("a", ""), ALL_HITS), tenant_quotas_mb=QUOTAS)),
         (l2.tenant_without_quota, with_l2(by_tenant={"a": ALL_HITS}, tenant_quotas_mb={})),
+        (engine.engine_queues, served(queue_ms=560.0, waiting=0)),
+        (engine.engine_queues, served(queue_ms=540.0, waiting=1)),  # 300 ms of it load hits
+        (engine.engine_queues, served(queue_ms=560.0, waiting=1, requests=19)),
+        (engine.engine_queues, observation()),
+        (engine.engine_decodes, served(decode_ms=4_400.0)),
+        (engine.engine_decodes, served(decode_ms=None)),
+        (engine.engine_cache_serves, served(own_cache_tokens=4_000)),
     ],
 )
 def test_a_symptom_does_not_speak(rule: Rule, seen: Observation) -> None:
     assert rule(seen) is None
+
+
+def test_an_engine_with_its_default_hash_is_told_of_the_seed_and_not_of_a_servers_flag() -> None:
+    told = server.hashes_unstable(with_l2(hash_algorithm="builtin"))
+    assert told is not None
+    assert "PYTHONHASHSEED" in told.summary
+    assert "--hash-algorithm" not in told.summary
 
 
 def test_every_rule_is_tried() -> None:

@@ -1,12 +1,13 @@
 """What is wrong with a cache: one rule per symptom, in the room of what it is about, each with the figures it rests on.
 
-To add a symptom: give it a code in `models.SymptomCode`, write its rule in `server`, `traffic`, `l1` or `l2`, and list it here.
+To add a symptom: give it a code in `models.SymptomCode`, write its rule in `server`, `traffic`, `l1`, `l2` or `engine`, and
+list it here.
 """
 
 from agent_tools.models import Severity, Symptom, SymptomCode
 from agent_tools.recommender.observation import Observation
 
-from . import l1, l2, server, traffic
+from . import engine, l1, l2, server, traffic
 from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -32,8 +33,12 @@ RULES: tuple[Rule, ...] = (
     l2.l2_not_retained,
     l2.l2_slow,
     l2.l2_loads_fail,
+    l2.l2_loses_chunks,
     l2.l2_unbounded,
     l2.tenant_without_quota,
+    engine.engine_queues,
+    engine.engine_decodes,
+    engine.engine_cache_serves,
 )
 
 

@@ -1,0 +1,70 @@
+"""How long an engine takes for the parts of a time to first token, fitted to successive readings of its own metrics.
+
+vLLM sums up, over requests that ended: prompt tokens it computed, time of the prefill, and time before it, in which a hit is
+loaded from LMCache. Each interval between two readings gives one equation for each of the two times.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.models.engine import EngineSpeed
+
+from .engine_window import difference
+from .vllm_metrics import EngineCounters, EngineReading
+
+LEAST_REQUESTS = 10
+LEAST_INTERVALS = 5
+"""Fewer than these are fitted by chance."""
+
+_Floats = npt.NDArray[np.float64]
+
+
+def fitted_speed(readings: Sequence[EngineReading]) -> EngineSpeed | None:
+    """The speed over the intervals in which no request waited for room; ``None`` where these are too few.
+
+    Args:
+        readings: Of one engine, oldest first. Where the process changed, only those since then count.
+    """
+    counted = [difference(a, b) for a, b in _same_process(readings) if not a.waiting and not b.waiting]
+    ended = [one for one in counted if one.requests]
+    if len(ended) < LEAST_INTERVALS or sum(one.requests for one in ended) < LEAST_REQUESTS:
+        return None
+    requests, computed, prompt = (_column(ended, name) for name in ("requests", "computed_tokens", "prompt_tokens"))
+    queue, prefill = _column(ended, "queue_seconds"), _column(ended, "prefill_seconds")
+    # What neither was computed nor was in the engine's own cache was loaded. Counted as the request ends, like the times.
+    loaded = np.maximum(prompt - computed - _column(ended, "own_cache_tokens"), 0.0)
+    first = sum(one.first_tokens for one in counted)
+    elsewhere = (sum(one.ttft_seconds - one.queue_seconds - one.prefill_seconds for one in counted)) / first if first else 0.0
+    waiting, per_loaded = _line(requests, loaded, queue)
+    computing, per_computed = _line(requests, computed, prefill)
+    return EngineSpeed(
+        per_request=max(waiting + computing + elsewhere, 0.0),
+        per_computed_token=per_computed,
+        per_loaded_token=per_loaded if loaded.any() else None,
+        requests=int(requests.sum()),
+        intervals=len(ended),
+    )
+
+
+def _same_process(readings: Sequence[EngineReading]) -> list[tuple[EngineReading, EngineReading]]:
+    pairs = [(a, b) for a, b in pairwise(readings) if b.follows(a)]
+    return [pair for pair in pairs if pair[1].process_start == readings[-1].process_start]
+
+
+def _column(counted: Sequence[EngineCounters], name: str) -> _Floats:
+    return np.array([getattr(one, name) for one in counted], dtype=np.float64)
+
+
+def _line(requests: _Floats, tokens: _Floats, seconds: _Floats) -> tuple[float, float]:
+    """(seconds a request, seconds a token), neither below 0: least squares, an interval of many requests counting for as many."""
+    weight = 1 / np.sqrt(requests)
+    rows = np.stack([requests, tokens], axis=1) * weight[:, None]
+    a_request, a_token = np.linalg.lstsq(rows, seconds * weight, rcond=None)[0]
+    if a_token < 0 or not tokens.any():
+        return float(seconds.sum() / requests.sum()), 0.0
+    if a_request < 0:
+        return 0.0, float((rows[:, 1] @ (seconds * weight)) / (rows[:, 1] @ rows[:, 1]))
+    return float(a_request), float(a_token)
