@@ -8,9 +8,10 @@ Two engines send 20 requests a second each; both are killed (SIGKILL) at a rando
 Every second or so something is changed through the product's own client (policy, watermark, ratio, L1 size, L2 adapters, prefetch
 policy) and the window is read; with each two engines the client is made anew too.
 
-Memory is read in two ways. Resident is what the system counts, read after each two engines; freed memory that the allocators hold
-back is part of it. In use is what the server's live objects occupy, read inside it every two minutes in one and the same state:
-no engine, no L2, L1 empty. Objects that are never freed make it grow; fragments of freed memory do not.
+Memory is read in two ways. Resident is what the system counts, read after each two engines; freed memory that the allocators
+hold back is part of it. In use is what the server's live objects occupy, read inside it every few minutes in one and the same
+state: no engine, no L2, L1 empty, no prompt of a killed engine held. Objects that are never freed make it grow; fragments of
+freed memory do not.
 """
 
 import argparse
@@ -51,10 +52,17 @@ while True:
 SETTLED = 0.3
 """Share of the time after which memory counts: by then window and history are full, which are made small for it."""
 SMALL = {"window_requests": 15_000, "window_chunks": 200_000, "window_seconds": 60, "tracked_chunks": 5_000}
-SESSION_SECONDS = 60
-MORE_FLAGS = ["--server-module", json.dumps({"module_path": "server_memory"}), "--session-ttl-seconds", str(SESSION_SECONDS)]
-"""What tells the memory in use; and LMCache drops the prompts of killed engines after a minute, instead of ten."""
-REST = 120
+SESSION_SECONDS = 10
+KV_EVENTS = 256
+MORE_FLAGS = [
+    *("--server-module", json.dumps({"module_path": "server_memory"})),
+    *("--session-ttl-seconds", str(SESSION_SECONDS)),
+    *("--kv-event-log-size", str(KV_EVENTS)),
+]
+"""What tells the memory in use; and what LMCache keeps itself is full early too. Prompts of killed engines it keeps ten seconds
+here instead of ten minutes (it looks for them once a minute; what is in use at rest is read when it has), and of its KV event log
+256 events instead of 32,768: each has the token ids of a chunk, about 10 KB, which makes some 300 MB when that log is full."""
+REST = 150
 """Seconds from one reading of the memory in use to the next."""
 
 
@@ -108,15 +116,26 @@ def fill(one: Server, client: ServerDeployment) -> None:
 
 
 def in_use(one: Server) -> dict[str, float]:
-    """The memory in use with no engine, no L2 and an empty L1."""
+    """The memory in use with no engine, no L2, an empty L1 and no prompt of a killed engine, which LMCache holds for a while."""
     client = ServerDeployment(one.http_url)
     empty = {"eviction_policy": "lru", "max_size_mb": 32, "eviction_ratio": 0.2, "l2_adapters": []}
     io_loop.run(client.apply, ConfigUpdate.model_validate(empty), lambda _: None)
     io_loop.run(client.close)
     time.sleep(1)  # the last requests of the killed engines end
     httpx.post(f"{one.http_url}/cache/clear", json={"force": True}).raise_for_status()  # forced: they left locks behind
-    time.sleep(1)
-    return memory(one)
+    deadline = time.monotonic() + SESSION_SECONDS + 75
+    while status(one)["active_sessions"]:
+        if time.monotonic() > deadline:
+            raise RuntimeError("LMCache still holds prompts of killed engines")
+        time.sleep(1)
+    tracked = httpx.get(f"{one.http_url}/agent-tools/status").json()["recording"]["tracked_chunks"]
+    return {**memory(one), "tracked_chunks": tracked, "kv_events": status(one)["kv_events"]["log_depth"]}
+
+
+def status(one: Server) -> dict[str, Any]:
+    """What the server says of itself."""
+    answer: dict[str, Any] = httpx.get(f"{one.http_url}/status").raise_for_status().json()
+    return answer
 
 
 def memory(one: Server, *, trim: bool = False) -> dict[str, float]:
@@ -163,14 +182,14 @@ def soak(seconds: float) -> dict[str, Any]:
 def figures(one: Server, seconds: float) -> dict[str, Any]:
     """What the server says of itself afterwards."""
     client = ServerDeployment(one.http_url)
-    now, status = io_loop.run(client.snapshot), io_loop.run(client.admin.read, "/agent-tools/status")
+    now, module = io_loop.run(client.snapshot), io_loop.run(client.admin.read, "/agent-tools/status")
     io_loop.run(client.close)
     return {
         "seconds": seconds,
         "healthy": now.health.healthy,
         "problems": now.health.problems,
         "lookups": now.counters.lookups if now.counters else None,
-        "recording": status["recording"],
+        "recording": module["recording"],
     }
 
 
@@ -222,7 +241,8 @@ def report(found: dict[str, Any]) -> str:
         *rows,
         "",
         f"The module's history is of {SMALL['tracked_chunks']:,} chunks, its window of {SMALL['window_seconds']} s; LMCache drops"
-        f" the prompts of killed engines after {SESSION_SECONDS} s instead of ten minutes, so that all is full early.",
+        f" the prompts of killed engines after {SESSION_SECONDS} s instead of ten minutes, and keeps {KV_EVENTS} events in its KV"
+        " event log instead of 32,768 (each has the token ids of a chunk, about 10 KB): so all is full early.",
         "",
         "In use is what live objects occupy, with no engine, no L2 and L1 empty each time; resident has what the allocators hold",
         f"of freed memory on top: at the end {end['held']['malloc_free_mb']:.1f} MB of malloc's. `malloc_trim` then brought it",

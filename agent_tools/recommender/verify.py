@@ -78,12 +78,19 @@ def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tupl
     )
     figures = (
         f"token hit rate {rates}; gain {gain.estimate:+.1%} (90 % interval {gain.lower:+.1%} to {gain.upper:+.1%}), {gain.method}"
+        + _at_the_engine(before, after)
     )
     if gain.lower > 0:
         return VerificationVerdict.BETTER, figures
     if gain.upper < 0:
         return VerificationVerdict.WORSE, figures
     return VerificationVerdict.UNDECIDED, f"{figures}; the interval holds zero: {_how_long(gain, after.window.seconds)}"
+
+
+def _at_the_engine(before: CacheMetrics, after: CacheMetrics) -> str:
+    """What the engine measured in both windows, which is told and not judged: its requests may differ more than their hits."""
+    times = [one.engine.ttft_ms for one in (before, after) if one.engine is not None and one.engine.ttft_ms is not None]
+    return f"; time to first token {times[0]} before, {times[1]} after" if len(times) == 2 else ""
 
 
 def _how_long(gain: Gain, seconds: float) -> str:

@@ -8,6 +8,7 @@ from observed import CONFIG, QUIET, START, as_served, observation
 
 from agent_tools.models import TokenCounts, Verification, VerificationVerdict, Window
 from agent_tools.models.change import Baseline
+from agent_tools.models.engine import EngineMetrics, TimeToFirstToken
 from agent_tools.recommender.modelled import server_setting
 from agent_tools.recommender.verify import LEAST_INTERVALS, verify
 from agent_tools.workload.generate import AgentTraffic
@@ -38,6 +39,19 @@ def test_a_clear_rise_is_better() -> None:
     assert told.gain.estimate == pytest.approx(0.2, abs=0.01)
     assert 0.15 < told.gain.lower < told.gain.upper < 0.25
     assert "50." in told.why or "49." in told.why
+
+
+def test_what_the_engine_measured_is_told() -> None:
+    before, after = (at_the_engine(baseline(rate), mean) for rate, mean in ((0.4, 900.0), (0.8, 300.0)))
+    assert "time to first token 900 ms (p50 900, p95 900, p99 900) before, 300 ms" in judged(before, after).why
+    assert "time to first token" not in judged(baseline(0.4), after).why
+
+
+def at_the_engine(window: Baseline, mean: float) -> Baseline:
+    ttft = TimeToFirstToken(mean=mean, p50=mean, p95=mean, p99=mean)
+    counts = {"requests": 9, "prompt_tokens": 9, "computed_tokens": 9, "own_cache_tokens": 0, "lmcache_tokens": 0}
+    engine = EngineMetrics(seconds=60, ttft_ms=ttft, **counts)
+    return window.model_copy(update={"metrics": window.metrics.model_copy(update={"engine": engine})})
 
 
 def test_a_clear_fall_is_worse() -> None:
