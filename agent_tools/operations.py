@@ -12,7 +12,6 @@ from functools import cache, partial
 import anyio
 import anyio.to_thread
 
-from .acting import not_in_force
 from .contents import Contents
 from .deployments.base import Progress
 from .deployments.directory import DEFAULT, Cache, Directory
@@ -41,6 +40,7 @@ from .models import (
 )
 from .models.change import Baseline
 from .observation import merged, requests_digest
+from .outcome import not_in_force
 from .prediction.cost import kv_size, measured_economics
 from .prediction.forecast import Forecast
 from .recommender.modelled import forecast_of, server_setting
@@ -236,16 +236,16 @@ class Operations(Contents):
             update: How it is to be set.
             reason: Why.
             bounds: Narrows the operator's bounds.
-            fingerprint: Of an earlier plan, which this one is to follow.
+            fingerprint: Of an earlier plan, which this one is to equal.
 
         Raises:
-            StalePlanError: The cache is no longer as it was when the earlier plan was made.
+            StalePlanError: The cache is no longer as it was when the earlier plan was made, or that one was for other settings.
         """
         plan = await self.actor.plan(await self.directory.find(cache), update, reason, bounds)
         if fingerprint not in (None, plan.fingerprint):
             raise StalePlanError(
-                f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it; read it and plan anew."
-                " Nothing was changed"
+                f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it, or that plan is for other"
+                " settings; read the cache and plan anew. Nothing was changed"
             )
         return plan
 

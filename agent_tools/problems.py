@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from . import errors
 from .errors import LMCacheToolError
 from .models.config import Frozen
+from .plain import MESSAGE, plain
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -67,7 +68,7 @@ def problem(request: Request, status: int, detail: str, code: str = "", title: s
         type=f"urn:lmcache-agent-tools:{code}",
         title=title or HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=plain(detail, MESSAGE),
         instance=request.url.path,
         code=code,
     )

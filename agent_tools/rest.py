@@ -58,7 +58,12 @@ async def _runner(request: Request) -> Runner:
 
 Run = Annotated[Runner, Depends(_runner)]
 router = APIRouter(tags=["LMCache"], responses=documented(401, 403, 404, 421, 422, 500, 502, 503))
-CHANGES = documented(409, 504)
+CHANGES = documented(409, 413, 504)
+PAGES: dict[int | str, dict[str, Any]] = {
+    status: {**one, "content": {**one["content"], "text/html": {"schema": {"type": "string"}}}}
+    for status, one in documented(404, 422, 500, 502, 503).items()
+}
+"""Where a person asked, errors of a cache are pages too."""
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -127,7 +132,7 @@ async def undo_change(run: Run, query: Annotated[WhichCache, Query()], change_id
     return await run(Operations.undo, query.cache, change_id, ACTOR)
 
 
-@router.get("/report", summary="The report, for people", response_class=HTMLResponse)
+@router.get("/report", summary="The report, for people", response_class=HTMLResponse, responses=PAGES)
 async def get_report(run: Run, query: Annotated[OfPage, Query()]) -> HTMLResponse:
     """One web page: status now, hit-rate curve, advice with its evidence, history of changes."""
     try:

@@ -12,14 +12,16 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from pydantic import SecretStr
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import SettingsError
 from .problems import problem
 
+MOST_BYTES = 2**18
+"""Of the body of a request; the longest that makes sense, quotas of a thousand tenants, has 150 KB."""
 CHALLENGES = ('Bearer realm="lmcache"', 'Basic realm="lmcache: any name, and the token as password", charset="UTF-8"')
 """Programs send the token as a bearer; a person's browser asks for a name and a password."""
 
@@ -49,7 +51,22 @@ class Doorkeeper:
             detail = "without a token (LMCACHE_AGENT_TOKEN) this service answers only to names of its own machine, as localhost"
             await problem(request, 421, detail)(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, _bounded(receive), send)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The body of a request, as far as it is bearable, however long it says it is."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MOST_BYTES:
+            raise HTTPException(413, f"a request may have {MOST_BYTES >> 10} KiB; nothing was changed")
+        return message
+
+    return bounded
 
 
 def check_host(host: str, token: SecretStr | None) -> None:

@@ -1,19 +1,28 @@
 """What callers of the REST door give and get, beyond the vocabulary in `models`."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from .deployments.directory import DEFAULT
 from .models import CacheConfig, ConfigUpdate, Support
 from .models.config import Frozen
+from .plain import refuse_halves
+
+Seconds = Annotated[float, Field(gt=0, le=600)]
 
 
 class Given(BaseModel):
     """What a caller gives: documented fields, unknown ones refused, so that a misspelt one is not taken for left out."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:  # noqa: ANN401  whatever the caller gave
+        refuse_halves(given)
+        return given
 
 
 class WhichCache(Given):
@@ -26,7 +35,7 @@ class WhichCache(Given):
 class OfWindow(WhichCache):
     """Query of a route about a window of time."""
 
-    window_seconds: Annotated[float, Field(gt=0, le=600)] | None = None
+    window_seconds: Annotated[Seconds | None, WithJsonSchema(TypeAdapter(Seconds).json_schema())] = None
     """Seconds to cover, ending now; the answer waits for what was not observed yet. Left out: all since the cache started."""
 
 

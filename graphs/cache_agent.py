@@ -16,6 +16,7 @@ from agent_tools import LMCacheToolkit, Operations
 from agent_tools.errors import SettingsError
 from agent_tools.models import ConfigUpdate, Mode, Plan
 from agent_tools.operations import shared_operations
+from agent_tools.plain import plain, sentence
 
 from .tune_tool import TUNE
 
@@ -142,12 +143,15 @@ class ConfiguredModel(AgentMiddleware[Any, Any]):
             raise ModelError(f"the chat model {name!r} cannot be used: {why}") from error
 
 
+EDITED = "To have it otherwise, edit update and leave plan_fingerprint out: it stands for this very plan."
+
+
 def approval(tool: BaseTool) -> InterruptOnConfig:
     """How a person is asked before a tool runs."""
 
     def described(tool_call: ToolCall, state: AgentState[Any], runtime: Runtime[Any]) -> str:  # noqa: ARG001  LangChain's names
         lines = [f"{tool.metadata['title'] if tool.metadata else tool.name}?"]
-        lines += [f"{name}: {value}" for name, value in tool_call["args"].items()]
+        lines += [f"{plain(name)}: {sentence(value)}" for name, value in tool_call["args"].items()]
         return "\n".join([*lines, *_planned(tool_call, state["messages"]), tool.description])
 
     return {"allowed_decisions": ["approve", "edit", "reject"], "description": described, "when": _changes_something}
@@ -173,7 +177,7 @@ def _planned(call: ToolCall, messages: list[AnyMessage]) -> list[str]:
         if isinstance(message, ToolMessage) and message.name == "lmcache_plan_update" and message.artifact:
             plan = Plan.model_validate(message.artifact)
             if (plan.update, plan.fingerprint) == (update, fingerprint):
-                return [str(message.content)]
+                return [str(message.content), EDITED]
     return ["The agent did not plan exactly this change."]
 
 

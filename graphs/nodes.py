@@ -9,7 +9,7 @@ from langgraph.runtime import get_runtime
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
-from agent_tools.errors import LMCacheToolError, StalePlanError
+from agent_tools.errors import LMCacheToolError
 from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
 
@@ -111,12 +111,13 @@ def approve(state: Planned) -> Command[str]:
     plan = state.tune_plan
     answer = interrupt(approval_request(state), response_schema=Approval)
     approval = answer if isinstance(answer, Approval) else Approval.model_validate(answer)
-    if approval.fingerprint not in (None, plan.fingerprint):
-        return _stop(Outcome.FAILED, f"the approval is for another plan than {plan.plan_id}; nothing was changed")
     decision = approval.decisions[0]
+    edited = decision.edited_action
+    named = {approval.fingerprint, edited.args.fingerprint if edited else None} - {None}
+    if named - {plan.fingerprint}:
+        return _stop(Outcome.FAILED, f"the approval is for another plan than {plan.plan_id}; nothing was changed")
     if decision.type == "reject":
         return _stop(Outcome.REJECTED, f"not approved{f': {decision.message}' if decision.message else ''}; nothing was changed")
-    edited = decision.edited_action
     return Command(goto="reconfigure", update={} if edited is None else {"tune_edit": edited.args.update.model_dump(mode="json")})
 
 
@@ -137,12 +138,10 @@ async def reconfigure(view: Planned, run: Run) -> Command[str]:
     """Carry out the plan, or the settings a person put in its place."""
     plan = view.tune_plan
     if view.tune_edit is not None:
-        edited = await run.operations.plan(
-            plan.cache, view.tune_edit, f"{plan.reason} (edited by the approver)", run.context.bounds
-        )
-        if edited.fingerprint != plan.fingerprint:
-            raise StalePlanError(f"{plan.cache} has changed since {plan.plan_id} was shown; nothing was changed")
-        plan = edited
+        # Raises where the cache is no longer as it was when the plan was shown.
+        await run.operations.plan(plan.cache, plan.update, plan.reason, run.context.bounds, plan.fingerprint)
+        reason = f"{plan.reason} (edited by the approver)"
+        plan = await run.operations.plan(plan.cache, view.tune_edit, reason, run.context.bounds)
     run.say(f"applying {plan}")
     change = await run.operations.apply(plan, ACTOR, run.say)
     run.say(f"applied {plan}")

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import Advice, Bounds, CacheOptimizationResult, ChangeResult, ConfigUpdate, Mode, Plan, Verification
 from agent_tools.models.change import Baseline
-from agent_tools.models.config import Frozen
+from agent_tools.models.config import Frozen, Line
 
 APPLY = "lmcache_apply_plan"
 """Name under which approval interfaces show the plan."""
@@ -158,6 +158,8 @@ class EditedArguments(BaseModel):
 
     update: Annotated[ConfigUpdate, Field(title="Settings")]
     """The settings wanted instead of the plan's."""
+    fingerprint: Annotated[str | None, Field(title="Plan fingerprint")] = None
+    """If given, it must be that of the plan that was shown."""
 
 
 class EditedAction(BaseModel):
@@ -216,7 +218,7 @@ class Approval(BaseModel):
 class Nothing(BaseModel):
     """View of a node that reads no channel but the reason."""
 
-    tune_reason: str = ""
+    tune_reason: Line = ""
 
 
 class Observed(Nothing):

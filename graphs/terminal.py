@@ -12,13 +12,15 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
+from agent_tools.plain import printable
+
 out = Console()
 err = Console(stderr=True)
 
 
 def say(text: str, console: Console = out) -> None:
-    """Print prose as it is: not coloured, not cut into lines."""
-    console.print(escape(text), highlight=False, soft_wrap=True)
+    """Print prose as it is: not coloured, not cut into lines, and nothing in it that a terminal would obey."""
+    console.print(escape(printable(text)), highlight=False, soft_wrap=True)
 
 
 def run_at_terminal(graph: StateGraph[Any, Any, Any, Any], start: Any, context: BaseModel) -> dict[str, Any]:  # noqa: ANN401

@@ -144,7 +144,8 @@ def test_a_plan_is_carried_out_once(operations: Operations, cache: Cache) -> Non
         ChangeOutcome.APPLIED,
     ]
     undo(operations, first.change_id)
-    assert apply(operations, grow).change_id != first.change_id  # the cache is again as it was when the plan was made
+    with pytest.raises(StalePlanError, match=f"carried out as {first.change_id} and set back since"):
+        apply(operations, grow)  # though the cache is again as it was when the plan was made
 
 
 def test_a_plan_whose_process_died_before_it_could_say_so_is_found_in_force(operations: Operations, cache: Cache) -> None:

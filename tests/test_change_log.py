@@ -129,6 +129,17 @@ def test_when_a_cache_was_last_cleared_is_known(log: ChangeLog) -> None:
     assert log.last_clear("c") == cleared.recorded_at
 
 
+def test_the_story_of_a_plan_and_of_an_undo_is_that_of_the_latest_that_was_not_refused(log: ChangeLog) -> None:
+    assert log.of_plan("plan-1") == log.undo_of("change-1") == []
+    first = record().model_copy(update={"plan_id": "plan-1"})
+    again = record("change-2").model_copy(update={"plan_id": "plan-1", "undoes": "change-1"})
+    refused = record("change-3", outcome=ChangeOutcome.REFUSED).model_copy(update=again.model_dump(include={"plan_id", "undoes"}))
+    for line in (first, record("change-9", reason='for "plan-1" of "change-1"'), again, refused):
+        log.append(line)
+    assert log.of_plan("plan-1") == log.undo_of("change-1") == [again]
+    assert log.story("change-1") == [first]
+
+
 def test_ids_are_unique_and_times_are_utc() -> None:
     assert len({new_id("change") for _ in range(1000)}) == 1000
     assert now().utcoffset() == timedelta(0)

@@ -2,19 +2,27 @@
 
 import asyncio
 import contextlib
-import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache, partial
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx
 
 from agent_tools.errors import NotLMCacheError, OutcomeUnknownError, RefusedError, SettingsError, UnreachableError
+from agent_tools.plain import plain, refuse_halves
+from agent_tools.redaction import text_without_secrets
 
 READ_TRIES = 3
+IN_ALL = 6
+"""A whole answer takes at most so many times what may pass until some of it comes: one that trickles in is not waited for."""
+MOST_SAID = 800
+"""Characters repeated of what a server says of itself."""
+MOST_BYTES = 2**27
+"""Of an answer. The longest, a piece of the module's window, has some 40 MB."""
 _CLOSED = (anyio.EndOfStream, anyio.BrokenResourceError)
 LIMITS = httpx.Limits(max_connections=3)
 """A server answers its admin calls nearly one by one: to look after more connections takes longer than it saves."""
@@ -23,22 +31,30 @@ GREETING = 0.1
 
 
 class AdminClient:
-    """One keep-alive connection pool to one base URL. Redirects and proxies are not followed."""
+    """One keep-alive connection pool to one base URL, which no request leaves. Redirects and proxies are not followed."""
 
     def __init__(self, base_url: str, timeout: float = 5.0, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """Raises `SettingsError` when `base_url` is not ``http(s)://host[:port]``; `timeout` is in seconds per call."""
         try:
             url = httpx.URL(base_url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise SettingsError(f"{_without_password(base_url)!r} is not an address: {error}") from error
-        if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.path not in {"", "/"} or url.query:
+            raise SettingsError(f"{text_without_secrets(base_url)!r} is not an address: {error}") from error
+        more = url.userinfo or url.path not in {"", "/"} or url.query or url.fragment
+        if url.scheme not in {"http", "https"} or not url.host or more:
             raise SettingsError(
-                f"{_without_password(base_url)!r} is not an address of the form http://host:port, by which a cache is reached"
+                f"{text_without_secrets(base_url)!r} is not an address of the form http://host:port, by which a cache is reached"
             )
         self.base_url = str(url).rstrip("/")
         self.timeout = timeout
         self._http = httpx.AsyncClient(
-            base_url=self.base_url, timeout=timeout, transport=transport, limits=LIMITS, trust_env=False, verify=_certificates()
+            base_url=self.base_url,
+            timeout=timeout,
+            transport=transport,
+            limits=LIMITS,
+            trust_env=False,
+            verify=_certificates(),
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"request": [self._stay], "response": [_bound]},
         )
         self._unmet = url if transport is None else None
         self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}
@@ -50,9 +66,9 @@ class AdminClient:
         """Put around the taking apart of an answer: one of another shape than LMCache 0.5 gives is a `NotLMCacheError`."""
         try:
             yield
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise NotLMCacheError(
-                f"{self.base_url}{path} is not that of an `lmcache server` 0.5 ({type(error).__name__}: {error}):"
+                f"{self.base_url}{path} is not that of an `lmcache server` 0.5 ({type(error).__name__}: {_short(error)}):"
                 " something else, or another version, answers there"
             ) from error
 
@@ -110,7 +126,8 @@ class AdminClient:
 
     async def _sent(self, method: str, path: str, body: Any, seconds: float) -> httpx.Response:  # noqa: ANN401  JSON
         try:
-            return await self._http.request(method, path, json=body, timeout=seconds)
+            with _in_all(seconds):
+                return await self._http.request(method, path, json=body, timeout=seconds)
         finally:
             self._under_way.clear()  # who reads after a change must not get an answer of before it
 
@@ -135,16 +152,24 @@ class AdminClient:
         last: httpx.RequestError | None = None
         for _ in range(READ_TRIES):
             try:
-                response = await self._http.get(path, params=params or None)
+                with _in_all(self.timeout):
+                    response = await self._http.get(path, params=params or None)
             except httpx.RequestError as error:
                 last = error
                 continue
             return self._accepted(response, f"GET {path}")
         if isinstance(last, httpx.RemoteProtocolError | httpx.DecodingError):
             raise NotLMCacheError(
-                f"{self.base_url} does not speak HTTP ({_cause(last)}); give the server's --http-port, not its --port"
+                f"{self.base_url} does not speak HTTP as LMCache does ({_cause(last)}); give the server's --http-port, not its"
+                " --port"
             ) from last
         raise self._unreachable(path, last) from last
+
+    async def _stay(self, request: httpx.Request) -> None:
+        """Whatever became part of a path, the request goes where the operator said."""
+        here, there = httpx.URL(self.base_url), request.url
+        if (there.scheme, there.host, there.port, there.userinfo) != (here.scheme, here.host, here.port, b""):
+            raise NotLMCacheError(f"a request would have left {self.base_url} for {there}; it was not sent. Nothing was changed")
 
     async def _meet(self) -> None:
         """Before the first request, make sure that the other side does not speak first, as ZeroMQ does and HTTP never.
@@ -182,7 +207,7 @@ class AdminClient:
                 f"{self.base_url} answered {asked} with a redirect, which LMCache never does; it was not followed"
             )
         raise RefusedError(
-            f"LMCache refused {asked} with {response.status_code}: {_says_why(response) or response.reason_phrase}",
+            f"LMCache refused {asked} with {response.status_code}: {_short(_says_why(response) or response.reason_phrase)}",
             response.status_code,
         )
 
@@ -190,11 +215,14 @@ class AdminClient:
         if response.status_code == httpx.codes.NO_CONTENT:
             return None
         try:
-            return response.json()
-        except ValueError as error:
+            answer = response.json()
+            if b"\\ud" in response.content.lower():  # only so can it hold halves of characters, which nothing of ours could store
+                refuse_halves(answer)
+        except (ValueError, RecursionError) as error:
             raise NotLMCacheError(
                 f"{response.request.url} did not answer with JSON: something else than an LMCache admin API listens there"
             ) from error
+        return answer
 
     def _unreachable(self, path: str, error: Exception | None) -> UnreachableError:
         if isinstance(error, httpx.ReadTimeout):
@@ -208,25 +236,73 @@ class AdminClient:
         )
 
 
+def segment(name: str) -> str:
+    """A name as one segment of a path, whatever is in it; its dots too, since a segment of dots alone would be a way up.
+
+    Raises:
+        ValueError: It holds half a character.
+    """
+    return quote(name, safe="").replace(".", "%2E")
+
+
 @cache
 def _certificates() -> ssl.SSLContext:
     """Read once: that takes longer than many a call, and a fleet has many clients."""
     return httpx.create_ssl_context(trust_env=False)
 
 
-def _without_password(address: str) -> str:
-    return re.sub(r"//[^/]*@", "//***@", address)
+@contextlib.contextmanager
+def _in_all(seconds: float) -> Iterator[None]:
+    """The timeout of httpx is for each piece of an answer; and it minds what makes no URL in an error of another kind."""
+    try:
+        with anyio.fail_after(IN_ALL * seconds):
+            yield
+    except TimeoutError as error:
+        raise httpx.ReadTimeout("the answer did not end") from error
+    except httpx.InvalidURL as error:
+        raise NotLMCacheError(f"a name there makes no URL ({error}); nothing was sent") from error
+
+
+async def _bound(response: httpx.Response) -> None:
+    """Of an answer only so much is taken in; one that is compressed, which was not asked for, could become of any length."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.DecodingError("its answer is compressed, which was not asked for", request=response.request)
+    if isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """The body of an answer, as far as it is bearable."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._stream:
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise httpx.RemoteProtocolError(f"its answer has more than {MOST_BYTES >> 20} MB")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _cause(error: Exception | None) -> str:
-    return str(error) or type(error).__name__
+    return _short(error) if str(error) else type(error).__name__
+
+
+def _short(words: object) -> str:
+    """Words of the other side, never so many that ours are cut off."""
+    return plain(text_without_secrets(str(words)[: 2 * MOST_SAID]), MOST_SAID)
 
 
 def _says_why(response: httpx.Response) -> str | None:
     """LMCache's own words: ``detail`` on its cache routes, ``error`` elsewhere, with a ``message`` on an engine's."""
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(body, dict):
         return None

@@ -1,7 +1,8 @@
 """Live L1 growth and shrink: LMCache maps plain files as Device-DAX arenas (``/reconfigure/dax/l1``).
 
 A file is reserved in full before it is handed over (a sparse file on a full tmpfs would kill the server with SIGBUS), and
-unlinked as soon as the server has mapped it, so nothing is left behind however either side ends.
+unlinked as soon as the server has mapped it, so nothing is left behind however the server ends. What an agent leaves that is
+killed while it hands one over is removed when the next one is made, `ABANDONED_SECONDS` later.
 """
 
 import contextlib
@@ -9,12 +10,14 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import httpx
 
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.models import MB
@@ -23,6 +26,9 @@ from .admin_client import AdminClient
 from .base import Progress
 
 ROUTE = "/reconfigure/dax/l1"
+PREFIX = "lmcache-agent-l1-"
+ABANDONED_SECONDS = 600.0
+"""Age at which a file is nobody's any more: to reserve one takes seconds, and its server has mapped it within two minutes."""
 
 
 def page_aligned(size: float) -> int:
@@ -50,13 +56,14 @@ async def arena_file(folder: Path, size: int) -> AsyncIterator[Path]:
 
 
 def _reserve(folder: Path, size: int) -> Path:
+    _remove_abandoned(folder)
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UnsupportedError(
             f"an L1 arena of {size / MB:.1f} MB does not fit into {folder}, which has {free / MB:.1f} MB free;"
             " ask for less, or have the operator give more (in a container: --shm-size)"
         )
-    descriptor, name = tempfile.mkstemp(prefix="lmcache-agent-l1-", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=folder)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError:
@@ -65,6 +72,14 @@ def _reserve(folder: Path, size: int) -> Path:
     finally:
         os.close(descriptor)
     return Path(name)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """A server that has mapped one keeps its memory."""
+    for file in folder.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
+                file.unlink()
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,8 @@ async def arenas_of(admin: AdminClient) -> Arenas | None:
     try:
         status = await admin.read(f"{ROUTE}/status")
     except RefusedError as error:
-        # 409 when L1 is plain DRAM; 500 with more than one L1 manager (0.5.6).
-        if error.status in {409, 500}:
+        # 409 when L1 is plain DRAM; 500 with more than one L1 manager (0.5.6), and whenever something breaks.
+        if error.status == httpx.codes.CONFLICT or (error.status == httpx.codes.INTERNAL_SERVER_ERROR and await _several(admin)):
             return None
         raise
     with admin.understood(f"{ROUTE}/status"):
@@ -97,6 +112,13 @@ async def arenas_of(admin: AdminClient) -> Arenas | None:
             primary=sum(arena["size_in_bytes"] for arena in active if arena["is_primary"]),
             others=tuple((arena["device_path"], arena["size_in_bytes"]) for arena in active if not arena["is_primary"]),
         )
+
+
+async def _several(admin: AdminClient) -> bool:
+    """Whether the server has more than one L1 manager."""
+    status = await admin.read("/status")
+    with admin.understood("/status"):
+        return len(status["storage_manager"]["l1_managers"]) > 1
 
 
 async def resize(admin: AdminClient, arenas: Arenas, folder: Path, target: int, progress: Progress) -> None:

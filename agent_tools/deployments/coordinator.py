@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -21,7 +20,7 @@ from agent_tools.errors import (
 from agent_tools.models import MB, CacheEntry, TenantUsage
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 
-from .admin_client import AdminClient
+from .admin_client import AdminClient, segment
 from .base import Progress
 from .quotas import change_quotas
 
@@ -126,10 +125,10 @@ class Coordinator:
             in_l1 = {one["cache_salt"]: _mb(one["usage_gb"]) for one in l1["by_cache_salt"]}
             in_l2 = {one["cache_salt"]: _mb(one["usage_gb"]) for one in l2["by_cache_salt"]}
             quotas = {one["cache_salt"]: _mb(one["quota_limit_gb"]) for one in l2["by_cache_salt"] if one["quota_exists"]}
-        return {
-            tenant: TenantUsage(l1_mb=in_l1.get(tenant, 0), l2_mb=in_l2.get(tenant, 0), quota_mb=quotas.get(tenant))
-            for tenant in sorted({*in_l1, *in_l2})
-        }
+            return {
+                tenant: TenantUsage(l1_mb=in_l1.get(tenant, 0), l2_mb=in_l2.get(tenant, 0), quota_mb=quotas.get(tenant))
+                for tenant in sorted({*in_l1, *in_l2})
+            }
 
     async def change_quotas(
         self, now: Mapping[str, float], wanted: Mapping[str, float], progress: Progress, undo: AsyncExitStack
@@ -178,7 +177,7 @@ class Coordinator:
         while offset < total:
             page = await self._read("/cache/pins", cache_salt=prefix.tenant, model_name=prefix.model, offset=offset, limit=PAGE)
             with self._understood("/cache/pins"):
-                total, offset = page["total"], offset + PAGE
+                total, offset = page["total"] if page["pins"] else 0, offset + PAGE
                 keys = [one["key"] for one in page["pins"]]
                 # Asked for the empty salt, it lists all.
                 hashes |= {key["chunk_hash_hex"] for key in keys if key["cache_salt"] == prefix.tenant}
@@ -212,7 +211,7 @@ class Coordinator:
             OutcomeUnknownError: The server does not know it (any more), or is gone.
         """
         try:
-            answer = await self._read(f"/cache/prefetches/{quote(server, safe='')}/{quote(request_id, safe='')}")
+            answer = await self._read(f"/cache/prefetches/{segment(server)}/{segment(request_id)}")
         except RefusedError as error:
             raise OutcomeUnknownError(
                 f"whether it has loaded the prefix is not known ({error}): a server tells the end of a prefetch once, and forgets"

@@ -3,14 +3,9 @@
 An engine adds to its counters every 10 s; only the number of chunks in L1 and the health are those of the moment.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
-
-from .exposition import Counters, Labels, TokenCounters
+from .exposition import Counters, Labels, TokenCounters, process_start_of, samples_of
 
 REFRESH_SECONDS = 10.0
 """How old an engine's counters may be (LMCache 0.5.6)."""
@@ -56,7 +51,7 @@ def parse_engine_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> 
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
-    samples = list(_samples(text))
+    samples = list(samples_of(text, lambda line: line.startswith(_WANTED)))
     sums = dict.fromkeys(_COUNTS.values(), 0.0)
     tokens: dict[Labels, dict[str, int]] = {}
     for sample in samples:
@@ -75,7 +70,7 @@ def parse_engine_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> 
     )
     health = [sample.value > 0 for sample in samples if sample.name == _HEALTHY]
     return EngineExposition(
-        process_start=next((sample.value for sample in samples if sample.name == _START), None),
+        process_start=process_start_of(samples),
         counters=counters if any(sample.name in _COUNTS for sample in samples) else None,
         tokens={labels: TokenCounters(requested=one["requested"], hit_l1=one["hit"]) for labels, one in tokens.items()},
         l1_used_bytes=int(sums["l1_used_bytes"]),
@@ -83,13 +78,3 @@ def parse_engine_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> 
         resident_keys=int(sums["resident_keys"]),
         healthy=all(health) if health else None,
     )
-
-
-def _samples(text: str) -> Iterator[Sample]:
-    """The samples we read, out of some hundred series."""
-    lines = "\n".join(line for line in text.splitlines() if line.startswith(_WANTED))
-    for family in text_string_to_metric_families(lines + "\n"):
-        for sample in family.samples:
-            if not math.isfinite(sample.value):
-                raise ValueError(f"{sample.name} is {sample.value}, which is no count")
-            yield sample

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,8 +10,10 @@ from typing import Any
 from agent_tools.errors import LMCacheToolError, NotLMCacheError, UnreachableError
 from agent_tools.models import MB, CacheConfig, EvictionPolicy, Health, L2Adapter
 from agent_tools.models.config import MB_IN_A_GB
+from agent_tools.plain import plain
+from agent_tools.redaction import text_without_secrets
 
-from .admin_client import AdminClient
+from .admin_client import MOST_SAID, AdminClient
 from .engine_metrics import EngineExposition, parse_engine_exposition
 from .engine_settable import DISK
 from .snapshot import Snapshot
@@ -124,10 +125,10 @@ class Worker:
         """Put around the taking apart of an answer: one of another shape than LMCache 0.5 gives is a `NotLMCacheError`."""
         try:
             yield
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise NotLMCacheError(
-                f"{self.url} does not answer {path} as an LMCache engine 0.5 does ({type(error).__name__}: {error}): something"
-                f" else, or another version, answers there. {_WHERE}"
+                f"{self.url} does not answer {path} as an LMCache engine 0.5 does ({type(error).__name__}:"
+                f" {plain(error, MOST_SAID)}): something else, or another version, answers there. {_WHERE}"
             ) from error
 
     @contextlib.asynccontextmanager
@@ -179,7 +180,7 @@ def _adapter_of(name: str, conf: Json) -> L2Adapter:
     if name == DISK_BACKEND:
         return L2Adapter(type=DISK, settings={"path": conf["local_disk"], "max_capacity_gb": conf["max_local_disk_size"]})
     if name == "RemoteBackend":
-        return L2Adapter(type="remote", settings={"url": re.sub(r"//[^/]*@", "//***@", str(conf["remote_url"]))})
+        return L2Adapter(type="remote", settings={"url": text_without_secrets(str(conf["remote_url"]))})
     return L2Adapter(type=name)
 
 
@@ -213,6 +214,7 @@ UNCOUNTED = dict.fromkeys(
         "evicted_followed",
         "evicted_needed",
         "l2_loads_failed",
+        "l2_loads_lost",
         "l2_evictions",
         "locked_chunks",
     ),

@@ -1,12 +1,15 @@
 """Prometheus text -> the counters of one `lmcache server` at one instant."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+MOST = 2.0**63
+"""No count or size comes near it."""
+LATEST = 253_370_764_800.0
+"""Unix time of the year 9999, after which Python has none."""
 Labels = tuple[str, str]
 """(model name, tenant)"""
 
@@ -36,6 +39,8 @@ class Counters:
     """Of these, asked for again within two minutes of their eviction."""
     l2_loads_failed: int = 0
     """Chunks found in L2 that could not be loaded because L1 had no room."""
+    l2_loads_lost: int = 0
+    """Chunks found in L2 whose load brought nothing."""
     l2_evictions: int = 0
     """Chunks that L2 evicted."""
     l2_loads: int = 0
@@ -106,6 +111,7 @@ _LABELLED = {
     ("lmcache_mp_l1_allocation_failure_chunks_total", "during", "l1_store"): "failed_stores",
     ("lmcache_mp_lookup_early_exit_requests_total", "reason", "empty_chunk_hashes"): "short_prompts",
     ("lmcache_mp_l2_prefetch_failure_chunks_total", "reason", "l1_oom"): "l2_loads_failed",
+    ("lmcache_mp_l2_prefetch_failure_chunks_total", "reason", "not_found"): "l2_loads_lost",
     # Chunks that were not asked for again are recorded as 300 s, the last finite bucket.
     (_EVICT_REUSE_BUCKET, "le", "120.0"): "evicted_needed",
     (f"{_RPC}_sum", "grpc_method", "lmcache.mp.LookupService/Lookup"): "lookup_seconds",
@@ -120,7 +126,7 @@ def parse_exposition(text: str) -> Exposition:
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
-    samples = list(_samples(text))
+    samples = list(samples_of(text, _wanted))
     totals: dict[str, float] = {field.name: 0.0 for field in fields(Counters)}
     tokens: dict[Labels, dict[str, int]] = {}
     for sample in samples:
@@ -132,7 +138,7 @@ def parse_exposition(text: str) -> Exposition:
     seconds, speeds = totals.pop("lookup_seconds"), totals.pop("l2_load_speeds")
     counts = {name: int(value) for name, value in totals.items()}
     return Exposition(
-        process_start=next((s.value for s in samples if s.name == "process_start_time_seconds"), None),
+        process_start=process_start_of(samples),
         instance_id=next((s.labels.get("service_instance_id") for s in samples if s.name == "target_info"), None),
         counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
         tokens={labels: TokenCounters(**found) for labels, found in tokens.items()},
@@ -142,15 +148,43 @@ def parse_exposition(text: str) -> Exposition:
     )
 
 
-def _samples(text: str) -> Iterable[Sample]:
-    """The samples we read; the rest of a page of histograms is dropped before the (slow) parser sees it."""
-    lines = (line for line in text.splitlines() if line.startswith(_WANTED))
-    wanted = "\n".join(line for line in lines if "_bucket" not in line or line.startswith(_EVICT_REUSE_BUCKET))
-    for family in text_string_to_metric_families(wanted + "\n"):
+def samples_of(text: str, wanted: Callable[[str], bool]) -> Iterator[Sample]:
+    """The samples of wanted series; the rest of a page of histograms is dropped before the (slow) parser sees it.
+
+    Args:
+        text: In the Prometheus exposition format.
+        wanted: Whether a line is to be read. Names of tenants and models stand in it, and may hold anything.
+
+    Raises:
+        ValueError: It is not in that format, a figure is none that a count or a size can have, or a series stands there twice.
+    """
+    seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+    # Only \n ends a line: `splitlines` would also cut at what a label may hold.
+    lines = "\n".join(line for line in text.split("\n") if wanted(line))
+    for family in text_string_to_metric_families(lines + "\n"):
         for sample in family.samples:
-            if not math.isfinite(sample.value):
+            series = (sample.name, frozenset(sample.labels.items()))
+            if not 0 <= sample.value < MOST:  # which NaN is not
                 raise ValueError(f"{sample.name} is {sample.value}, which is no count")
+            if series in seen:
+                raise ValueError(f"{sample.name} stands there twice with the same labels")
+            seen.add(series)
             yield sample
+
+
+def process_start_of(samples: Iterable[Sample]) -> float | None:
+    """Unix time at which the process started."""
+    start = next((sample.value for sample in samples if sample.name == "process_start_time_seconds"), None)
+    if start is not None and start > LATEST:
+        raise ValueError(f"process_start_time_seconds is {start}, which is no time")
+    return start
+
+
+def _wanted(line: str) -> bool:
+    if not line.startswith(_WANTED):
+        return False
+    name = line.partition("{")[0]
+    return "_bucket" not in name or name == _EVICT_REUSE_BUCKET
 
 
 def _objects_per_token(samples: Iterable[Sample]) -> float | None:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from urllib.parse import quote
 
 from agent_tools.errors import UnsupportedError
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
+from agent_tools.plain import is_text, plain
 
-from .admin_client import AdminClient
+from .admin_client import AdminClient, segment
 from .base import Progress
 
 FORBIDDEN = frozenset("@/\\\0")
@@ -21,10 +21,10 @@ SALT_LENGTH = 128
 
 def check_salt(salt: str) -> None:
     """Raise `UnsupportedError` for a salt that no request can carry; the routes take any."""
-    if FORBIDDEN & set(salt) or not salt:
+    if FORBIDDEN & set(salt) or not salt or not is_text(salt):
         raise UnsupportedError(
-            f"{salt!r} is no cache salt: it may not be empty (the tenant without one is {DEFAULT_TENANT}) and may not hold"
-            f" {' '.join(repr(one) for one in sorted(FORBIDDEN))}. Nothing was changed"
+            f"{salt[:SALT_LENGTH]!r} is no cache salt: it may not be empty (the tenant without one is {DEFAULT_TENANT}) and may"
+            f" not hold halves of characters or {' '.join(repr(one) for one in sorted(FORBIDDEN))}. Nothing was changed"
         )
     if len(salt) > SALT_LENGTH:
         raise UnsupportedError(
@@ -38,13 +38,13 @@ async def change_quotas(
     """Set the quotas that differ and remove those that are not wanted, MB by salt; each step can be taken back."""
     for salt in sorted({*now, *wanted}):
         if now.get(salt) != wanted.get(salt):
-            progress(f"quota of tenant {salt}: {_shown(now.get(salt))} -> {_shown(wanted.get(salt))}")
+            progress(f"quota of tenant {plain(salt)}: {_shown(now.get(salt))} -> {_shown(wanted.get(salt))}")
             await _put(admin, salt, wanted.get(salt))
             undo.push_async_callback(partial(_put, admin, salt, now.get(salt)))
 
 
 async def _put(admin: AdminClient, salt: str, quota_mb: float | None) -> None:
-    route = f"/quota/{quote(salt, safe='')}"
+    route = f"/quota/{segment(salt)}"
     if quota_mb is None:
         await admin.change("DELETE", route)
     else:

@@ -10,7 +10,7 @@ from agent_tools.models import MB, CacheConfig, CacheEntry, EvictionPolicy, L2Ad
 from agent_tools.models.config import MB_IN_A_GB
 from agent_tools.models.metrics import utc
 
-from .exposition import Exposition
+from .exposition import MOST, Exposition
 from .health import health_of
 from .server_command import POLICY_NAMES, adapter_of
 from .server_module import LiveL2
@@ -30,13 +30,13 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         instance_id=exposition.instance_id,
         counters=exposition.counters if exposition.has_cache_metrics else None,
         tokens=exposition.tokens,
-        l1_used_bytes=sum(m["memory_used_bytes"] for m in managers),
-        l1_total_bytes=sum(m["memory_total_bytes"] for m in managers),
-        resident_objects=sum(m["total_object_count"] for m in managers),
+        l1_used_bytes=sum(_count(m["memory_used_bytes"]) for m in managers),
+        l1_total_bytes=sum(_count(m["memory_total_bytes"]) for m in managers),
+        resident_objects=sum(_count(m["total_object_count"]) for m in managers),
         objects_per_chunk=_objects_per_chunk(status, exposition.objects_per_token),
-        chunk_size=status["chunk_size"],
+        chunk_size=_count(status["chunk_size"]),
         health=health_of(status),
-        locked_objects=sum(m.get("write_locked_count", 0) + m.get("read_locked_count", 0) for m in managers),
+        locked_objects=sum(_count(m.get("write_locked_count", 0)) + _count(m.get("read_locked_count", 0)) for m in managers),
         l2_used_bytes=l2_used,
         l2_total_bytes=l2_total,
     )
@@ -47,8 +47,8 @@ def _l2_account(manager: Json) -> tuple[int | None, int | None]:
     accounts = manager.get("l2_eviction_controller", {}).get("adapters", [])
     if not accounts or len(accounts) < manager.get("num_l2_adapters", 0):
         return None, None
-    sizes = [account["total_capacity_bytes"] for account in accounts]
-    return sum(account["total_bytes_used"] for account in accounts), sum(sizes) if all(sizes) else None
+    sizes = [_count(account["total_capacity_bytes"]) for account in accounts]
+    return sum(_count(account["total_bytes_used"]) for account in accounts), sum(sizes) if all(sizes) else None
 
 
 def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2 | None = None) -> CacheConfig:
@@ -117,6 +117,13 @@ def _objects_per_chunk(status: Json, per_token: float | None) -> float | None:
         return per_token * float(status["chunk_size"])
     contexts = [*status.get("cache_context_meta", {}).values(), *status.get("non_cuda_context_meta", {}).values()]
     return 1.0 if contexts and all(c.get("world_size") == 1 for c in contexts) else None
+
+
+def _count(value: int) -> int:
+    """A number of bytes or objects; JSON has other numbers too, and some that are none."""
+    if not isinstance(value, int) or not 0 <= value < MOST:
+        raise ValueError(f"{value!r} is no size or count")
+    return value
 
 
 def _share(value: float | None) -> float | None:

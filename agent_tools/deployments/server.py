@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -25,7 +24,7 @@ from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 from agent_tools.workload.access_log import AccessLog, lookups_since
 from agent_tools.workload.lookup_log import read_lookup_log
 
-from .admin_client import AdminClient
+from .admin_client import AdminClient, segment
 from .base import Progress
 from .chunk_hashes import chunk_hashes
 from .exposition import parse_exposition
@@ -182,7 +181,8 @@ class ServerDeployment:
                 for h in chunk_hashes[start : start + DELETE_BATCH]
             ]
             answer = await self.admin.change("DELETE", "/cache/objects", {"keys": keys, "tier": "l1"})
-            deleted += answer["deleted"]
+            with self.admin.understood("/cache/objects"):
+                deleted += int(answer["deleted"])
         return deleted
 
     async def trim(self, max_used_bytes: int) -> None:
@@ -219,17 +219,21 @@ class ServerDeployment:
         """``POST /cache/prefetches``, then poll until done; at most `patience` seconds."""
         body = {"model_name": model, "world_size": 1, "token_ids": list(tokens), "cache_salt": tenant}
         submitted = await self.admin.change("POST", "/cache/prefetches", body)
-        if submitted["status"] == "noop":
+        with self.admin.understood("/cache/prefetches"):
+            noop = submitted["status"] == "noop"
+            request = "" if noop else segment(str(submitted["request_id"]))
+        if noop:
             return WarmResult(requested_chunks=0, found_chunks=0, message="the prefix is shorter than one chunk: nothing to load")
         with anyio.move_on_after(patience):
             while True:
                 # The completed answer is given once; a second poll would be a 404.
-                answer = await self.admin.read(f"/cache/prefetches/{submitted['request_id']}")
-                if answer["status"] == "completed":
-                    found, total = answer["found_keys"], answer["total_keys"]
-                    return WarmResult(
-                        requested_chunks=total, found_chunks=found, message=f"{found} of {total} chunks are now in L1"
-                    )
+                answer = await self.admin.read(f"/cache/prefetches/{request}")
+                with self.admin.understood("/cache/prefetches"):
+                    if answer["status"] == "completed":
+                        found, total = int(answer["found_keys"]), int(answer["total_keys"])
+                        return WarmResult(
+                            requested_chunks=total, found_chunks=found, message=f"{found} of {total} chunks are now in L1"
+                        )
                 await anyio.sleep(0.05)
         raise UnsupportedError(f"LMCache had not loaded the prefix after {patience:g} s; it may still do so")
 
@@ -255,7 +259,8 @@ class ServerDeployment:
         quotas, now = await asyncio.gather(self.admin.read("/quota"), self.snapshot())
         with self.admin.understood("/quota"):
             salts = {*quotas["users"], *(tenant or DEFAULT_TENANT for _, tenant in now.tokens)}
-        answers = await asyncio.gather(*(self.admin.read(f"/quota/{quote(salt, safe='')}") for salt in sorted(salts)))
+            routes = [f"/quota/{segment(salt)}" for salt in sorted(salts)]
+        answers = await asyncio.gather(*map(self.admin.read, routes))
         with self.admin.understood("/quota/{salt}"):
             return {
                 "" if one["cache_salt"] == DEFAULT_TENANT else one["cache_salt"]: TenantUsage(

@@ -64,7 +64,7 @@ def flags_of(boot: Mapping[str, Any], now: CacheConfig) -> Flags:
     for place, flag, default in _FROM_CONFIG:
         value = _at(config, place)
         if value is not None and value != default:
-            flags[flag] = value
+            flags[flag] = without_secrets(value)
     if not _at(config, "storage_manager.l1_manager_config.memory_config.use_lazy"):
         flags["--no-l1-use-lazy"] = True
     if "--l1-devdax-path" in flags:

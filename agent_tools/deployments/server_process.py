@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import anyio.to_thread
 import httpx
 
 from agent_tools.errors import CacheDiedError, RefusedError, UnreachableError
+from agent_tools.redaction import without_secrets
 
 from .server_command import Flags, argv
 
@@ -64,7 +66,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | QUIET,
+                env=_without_secrets(os.environ) | QUIET,
                 start_new_session=True,
             )
         return cls(guard, folder, log, http_port, rpc_port)
@@ -128,6 +130,11 @@ class ServerProcess:
             await anyio.to_thread.run_sync(partial(shutil.rmtree, self.folder, ignore_errors=True))
 
 
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without our token and our model's key: the server shows its environment to every program of this machine (``GET /env``)."""
+    return {name: value for name, value in environment.items() if without_secrets(value, name) == value}
+
+
 def free_port() -> int:
     """A loopback port that nothing listens on now."""
     with socket.socket() as probe:
@@ -139,4 +146,6 @@ def _new_log(folder: Path, port: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.glob("lmcache-server-*.log"))[: -(KEPT_LOGS - 1)]:
         old.unlink(missing_ok=True)
-    return folder / f"lmcache-server-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
+    log = folder / f"lmcache-server-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
+    log.touch(0o600)
+    return log

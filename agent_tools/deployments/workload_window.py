@@ -15,6 +15,8 @@ from . import server_module
 from .admin_client import AdminClient
 
 ROUTE = f"{server_module.ROUTE}/window"
+MOST_PIECES = 10_000
+"""Fetched at once; the window has fewer, whatever else answers."""
 OTHERS = "(others)"
 """Tenants or models beyond those the module tells apart."""
 SAMPLED = (
@@ -40,11 +42,11 @@ class WorkloadWindow:
     async def log(self) -> AccessLog | None:
         """All that is known, in order of time; ``None`` before the first lookup. Only what is new is fetched."""
         async with self._fetching:
-            more = True
-            while more:
+            for _ in range(MOST_PIECES):
                 answer = await self._admin.read_bytes(ROUTE, since=self._next)
                 with self._admin.understood(ROUTE):
-                    more = await self._add(answer)
+                    if not await self._add(answer):
+                        break
             if self._log is None and self._requests:
                 self._log = await anyio.to_thread.run_sync(self._joined)
             return self._log
@@ -72,8 +74,8 @@ class WorkloadWindow:
         if len(piece):
             await anyio.to_thread.run_sync(self._kept.add, piece)
             self._requests, self._log = self._requests + len(piece), None
-        self._next = answer["next"]
-        return bool(answer["more"])
+        more, self._next = answer["more"] and answer["next"] > self._next, int(answer["next"])
+        return bool(more)
 
     def _joined(self) -> AccessLog:
         log = self._kept.log()
@@ -91,9 +93,21 @@ def _decoded(answer: dict[str, Any]) -> AccessLog:
     column = {name: np.frombuffer(answer["columns"][name], kind) for name, kind in _COLUMNS.items()}
     tenants, models = (_named(column[name], answer[f"{name}s"]) for name in ("tenant", "model"))
     hashes = np.frombuffer(answer["hashes"], np.uint8).reshape(-1, 8)
+    chunk_ids = np.frombuffer(answer["chunk_ids"], "<i4")
+    # What computes with a log relies on all of this, and looks up without asking.
+    if (
+        len({len(one) for one in column.values()}) != 1
+        or (column["recorded"] < 0).any()
+        or column["recorded"].sum(dtype=np.int64) != len(chunk_ids)
+        or ((chunk_ids < 0) | (chunk_ids >= len(hashes))).any()
+        or (column["tokens"] < 0).any()
+        or not np.isfinite(column["time"]).all()
+        or answer["chunk_size"] < 1
+    ):
+        raise ValueError("its columns do not fit together")
     return AccessLog(
         chunk_size=int(answer["chunk_size"]),
-        chunk_ids=np.frombuffer(answer["chunk_ids"], "<i4"),
+        chunk_ids=chunk_ids,
         offsets=np.concatenate(([0], np.cumsum(column["recorded"], dtype=np.int64))),
         tokens=column["tokens"],
         timestamps=column["time"],
@@ -106,6 +120,8 @@ def _decoded(answer: dict[str, Any]) -> AccessLog:
 
 
 def _named(indexes: Any, names: list[str]) -> tuple[Any, tuple[str, ...]]:  # noqa: ANN401  (requests,) int16
+    if (indexes >= max(len(names), 1)).any():
+        raise ValueError("it names nobody by that number")
     if not (indexes < 0).any():
         return indexes, tuple(names) or ("",)
     return np.where(indexes < 0, len(names), indexes).astype(np.int16), (*names, OTHERS)

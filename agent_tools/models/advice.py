@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from .config import ConfigUpdate, Frozen, SupportLevel
+from agent_tools.plain import MESSAGE, plain
+
+from .config import ConfigUpdate, Frozen, Line, SupportLevel
 from .cost import Range, Saving
 from .engine import ExpectedTtft
 from .metrics import Window
@@ -91,7 +93,7 @@ class Symptom(Frozen):
     """What is wrong."""
     severity: Severity
     """How much it matters."""
-    summary: str
+    summary: Line
     """One sentence a person can check against `evidence`."""
     evidence: tuple[Evidence, ...] = ()
     """The figures it rests on."""
@@ -225,7 +227,7 @@ class Advice(Frozen):
     """Best first."""
     verdict: Verdict
     """Whether to act."""
-    why: str
+    why: Line
     """One or two sentences: why to act, or why not to."""
     rung: Rung
     """The strongest evidence there was."""
@@ -239,4 +241,4 @@ class Advice(Frozen):
 def _short(value: Any) -> str:  # noqa: ANN401  settings have many types
     if isinstance(value, float):
         return f"{value:g}"
-    return "unknown" if value is None else str(getattr(value, "value", value))
+    return "unknown" if value is None else plain(getattr(value, "value", value), MESSAGE)

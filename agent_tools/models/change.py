@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from .advice import Gain, SettingChange
-from .config import CacheConfig, ConfigUpdate, Frozen, SupportLevel
+from .config import CacheConfig, ConfigUpdate, Frozen, Line, SupportLevel
 from .metrics import CacheMetrics
 
 
@@ -36,14 +36,14 @@ class Plan(Frozen):
     """The settings asked for."""
     changes: Annotated[tuple[SettingChange, ...], Field(min_length=1)]
     """Old -> new for each setting that differs from what is in force."""
-    reason: str
+    reason: Line
     """Why, as the caller says."""
     loses: str | None = None
     """What applying it costs beyond the settings (a restart loses all of L1); ``None`` when nothing."""
     command: str | None = None
     """For a cache we do not own: the command line that its operator has to start instead."""
     fingerprint: str
-    """Digest of cache, process and configuration the plan was made for."""
+    """Digest of cache, process and configuration the plan was made for, and of the settings asked for."""
 
     @property
     def needs_restart(self) -> bool:
@@ -81,19 +81,19 @@ class ChangeRecord(Frozen):
     """When this line was written, UTC."""
     cache: str
     """Name of the cache in the operator's directory."""
-    actor: str
+    actor: Line
     """Who asked: a tool, graph or command, as the caller names it."""
     operation: str
     """``reconfigure``, ``optimize``, ``clear``, ``undo`` ..."""
     outcome: ChangeOutcome
     """What is known of the change from this line on."""
-    reason: str = ""
+    reason: Line = ""
     """Why it was wanted, as the caller says."""
     changes: tuple[SettingChange, ...] = ()
     """Old -> new for each setting; empty for an operation on entries."""
     before: CacheConfig | None = None
     """The configuration before; what an undo goes back to."""
-    detail: str = ""
+    detail: Line = ""
     """What LMCache answered, or what was measured."""
     undoes: str | None = None
     """The change that this one undoes."""

@@ -3,13 +3,15 @@
 Sizes are MB = 2**20 bytes, lengths are tokens, shares are in (0, 1]. A setting that a deployment cannot know is ``None``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from agent_tools.errors import OutOfBoundsError
+from agent_tools.plain import sentence
+from agent_tools.redaction import without_secrets
 
 MB = 2**20
 MB_IN_A_GB = 1024
@@ -17,6 +19,8 @@ DEFAULT_TENANT = "_default"
 """LMCache's name of the empty cache salt among the quotas."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Line = Annotated[str, AfterValidator(sentence)]
+"""Words in which others' may stand (names, reasons, answers of servers): one line of bounded length, without secrets."""
 
 
 class Frozen(BaseModel):
@@ -53,7 +57,21 @@ class L2Adapter(Frozen):
     type: Annotated[str, Field(min_length=1)]
     """LMCache's adapter type, e.g. ``fs``, ``fs_native``, ``resp``, ``dax``."""
     settings: dict[str, Any] = {}
-    """The adapter's other fields as LMCache reports them; values of secret fields are replaced by ``***``."""
+    """The adapter's other fields as LMCache reports them; secrets are replaced by ``***`` in all that is shown."""
+
+    @field_serializer("settings")
+    def _shown(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Secrets that an operator gave are there to attach the adapter; no dump, log or checkpoint holds them."""
+        shown: dict[str, Any] = without_secrets(settings)
+        return shown
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [("type", self.type), ("settings", without_secrets(self.settings))]
+
+    @property
+    def masked(self) -> "L2Adapter":
+        """The same adapter as it is shown."""
+        return L2Adapter(type=self.type, settings=without_secrets(self.settings))
 
     @property
     def size_mb(self) -> float | None:
@@ -77,9 +95,9 @@ class L2Adapter(Frozen):
         return L2Adapter(type=self.type, settings={**self.settings, self._size_field: size_mb / MB_IN_A_GB})
 
     def same_store(self, other: "L2Adapter") -> bool:
-        """Whether both are one store, whatever their capacity and eviction."""
+        """Whether both are one store, whatever their capacity and eviction, by what is shown of them."""
         free = {self._size_field, "eviction"}
-        mine, others = ({k: v for k, v in one.settings.items() if k not in free} for one in (self, other))
+        mine, others = ({k: v for k, v in one.masked.settings.items() if k not in free} for one in (self, other))
         return self.type == other.type and mine == others
 
     @property
@@ -208,7 +226,7 @@ class Bounds(Frozen):
     max_l2_size_mb: Annotated[float, Field(gt=0)] | None = None
     """Largest L2 that may be set, MB. Without it, no L2 adapter is made larger than it is."""
     l2_adapter: L2Adapter | None = None
-    """An L2 adapter that may be added to a cache without one; none may be added otherwise."""
+    """An L2 adapter that may be added to a cache without one; none may be added otherwise. Its secrets are shown to nobody."""
     max_quotas_mb: Annotated[float, Field(gt=0)] | None = None
     """Largest sum of the tenants' quotas that may be set, MB. Without it, no quota is changed."""
     allow_restart: bool = False
@@ -254,7 +272,7 @@ class Bounds(Frozen):
     def _forbids(self, adapter: L2Adapter, current: CacheConfig) -> str | None:
         """Why an L2 adapter may not be set; those there are may stay, and the operator's own may come."""
         here = next((one for one in current.l2_adapters or () if one.same_store(adapter)), None)
-        if adapter in (here, self.l2_adapter):
+        if adapter in (here, self.l2_adapter, None if self.l2_adapter is None else self.l2_adapter.masked):
             return None
         if here is None:
             offered = "name none" if self.l2_adapter is None else f"name {self.l2_adapter.type} with its own settings"
@@ -263,6 +281,14 @@ class Bounds(Frozen):
         if adapter.size_mb is None or adapter.size_mb > largest:
             return f"L2 may not grow beyond {largest:g} MB, which is the operator's bound (max_l2_size_mb) or its present size"
         return None
+
+    def revealed(self, update: ConfigUpdate) -> ConfigUpdate:
+        """The update with the secrets of the operator's own L2 adapter, for LMCache's eyes only."""
+        own = self.l2_adapter
+        if own is None or own.masked not in (update.l2_adapters or ()):
+            return update
+        adapters = tuple(own if one == own.masked else one for one in update.l2_adapters or ())
+        return update.model_copy(update={"l2_adapters": adapters})
 
     def narrowed(self, other: "Bounds | None") -> "Bounds":
         """What both allow; a run may narrow the operator's bounds, never widen them.

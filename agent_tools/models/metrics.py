@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from .config import CacheConfig, CacheStatus, Frozen
+from .config import CacheConfig, CacheStatus, Frozen, Line
 from .engine import EngineMetrics
 
 Count = Annotated[int, Field(ge=0)]
@@ -228,9 +228,9 @@ class Health(Frozen):
 
     healthy: bool
     """True when every part works."""
-    problems: tuple[str, ...] = ()
+    problems: tuple[Line, ...] = ()
     """One sentence for each thing that is broken."""
-    discounted: tuple[str, ...] = ()
+    discounted: tuple[Line, ...] = ()
     """Alarms LMCache raises that are known to be false, and why they do not count."""
 
 

@@ -102,6 +102,8 @@ def _reshaped(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
     """The same sizes with every watermark and ratio within the bounds."""
     if seen.support["eviction_watermark"].level is SupportLevel.UNSUPPORTED or not base.setting.evicts:
         return
+    if seen.config.l2_adapters and seen.l2_weight < 0:  # what looks best then makes loads from L2 fail, which is no cure of it
+        return
     bounds = seen.bounds
     for watermark in WATERMARKS:
         for ratio in RATIOS:

@@ -4,8 +4,9 @@ import time
 
 import anyio
 
-from agent_tools.deployments.admin_client import AdminClient
+from agent_tools.deployments.admin_client import MOST_SAID, AdminClient
 from agent_tools.errors import LMCacheToolError
+from agent_tools.plain import plain
 
 from .vllm_metrics import EngineReading, parse_vllm_metrics
 
@@ -42,7 +43,7 @@ class ServingEngine:
         except LMCacheToolError:
             self.trouble = f"no engine answers at {self._http.base_url}/metrics"
         except (ValueError, KeyError) as error:
-            self.trouble = f"{self._http.base_url}/metrics is not that of a vLLM this was made for: {error}"
+            self.trouble = f"{self._http.base_url}/metrics is not that of a vLLM this was made for: {plain(error, MOST_SAID)}"
         return None
 
     async def close(self) -> None:

@@ -1,11 +1,9 @@
 """Prometheus text -> the counters of one vLLM at one instant."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
+from agent_tools.deployments.exposition import samples_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def parse_vllm_metrics(text: str, taken_at: float) -> EngineReading:
     gauges: dict[str, list[float]] = {}
     buckets: dict[float, float] = {}
     seen: set[str] = set()
-    for sample in _samples(text):
+    for sample in samples_of(text, lambda line: line.startswith(_WANTED)):
         seen.add(sample.name)
         if sample.name in _COUNTERS:
             totals[_COUNTERS[sample.name]] += sample.value
@@ -109,13 +107,3 @@ def parse_vllm_metrics(text: str, taken_at: float) -> EngineReading:
         waiting=int(sum(gauges.get(_WAITING_FOR, gauges.get(_WAITING, ())))),
         kv_usage=max(usage) if usage else None,
     )
-
-
-def _samples(text: str) -> Iterator[Sample]:
-    """The samples we read, out of some thousand."""
-    lines = "\n".join(line for line in text.splitlines() if line.startswith(_WANTED))
-    for family in text_string_to_metric_families(lines + "\n"):
-        for sample in family.samples:
-            if not 0 <= sample.value < math.inf:
-                raise ValueError(f"{sample.name} is {sample.value}, which is no count")
-            yield sample

@@ -23,7 +23,8 @@ class UpdateArguments(PlanArguments, ReasonArguments):
     """Settings to change, why, and the plan that is followed."""
 
     plan_fingerprint: str | None = None
-    """The plan_fingerprint of lmcache_plan_update: a cache that has changed since then is left alone."""
+    """The plan_fingerprint of lmcache_plan_update: a cache that has changed since then is left alone, and another
+    update than the plan's is refused."""
 
 
 class UndoArguments(CacheArguments):

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from agent_tools.change_log import stories
 from agent_tools.models import ChangeRecord, ConfigUpdate, Plan
+from agent_tools.plain import MESSAGE, plain
 
 from .spec import READ, CacheArguments, Operations, ToolSpec
 
@@ -43,7 +44,7 @@ def describe_plan(plan: Plan) -> str:
     """A plan in a few lines."""
     lines = [f"{plan.plan_id} would change {plan.cache}: {plan}", f"it loses: {plan.loses or 'nothing'}"]
     if plan.command is not None:
-        lines.append(f"only the operator can do it, by starting: {plan.command}")
+        lines.append(f"only the operator can do it, by starting: {plain(plan.command, MESSAGE)}")
     return "\n".join([*lines, f"plan_fingerprint: {plan.fingerprint}", "nothing was changed"])
 
 

@@ -5,10 +5,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from agent_tools.models import CacheEntry
+from agent_tools.plain import plain
 
 from .act import ACTOR, ReasonArguments
 from .spec import CHANGE, READ, CacheArguments, Hints, Operations, ToolSpec
 
+MOST_PLACES = 20
+"""Servers told of that have an entry."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -71,9 +74,9 @@ def describe_entry(entry: CacheEntry) -> str:
         f"{entry.token_count} tokens" if entry.token_count is not None else None,
         f"{entry.size_mb:.3g} MB" if entry.size_mb is not None else None,
         f"last used {entry.last_accessed:%Y-%m-%d %H:%M:%S} UTC" if entry.last_accessed is not None else None,
-        f"in {', '.join(entry.placements)}" if entry.placements else None,
+        f"in {', '.join(map(plain, entry.placements[:MOST_PLACES]))}" if entry.placements else None,
     ]
-    return f"{entry.prefix_hash[:16]}: {', '.join(part for part in parts if part)}"
+    return f"{plain(entry.prefix_hash[:16])}: {', '.join(part for part in parts if part)}"
 
 
 CONTENTS = (

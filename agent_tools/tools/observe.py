@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from agent_tools.models import Advice, CacheMetrics, LMCacheStatus, Window
+from agent_tools.plain import plain
 
 from .spec import READ, Arguments, CacheArguments, Operations, ToolSpec
 
@@ -71,7 +72,7 @@ def describe_status(name: str, status: LMCacheStatus) -> str:
     health = "healthy" if status.health.healthy else "NOT healthy: " + "; ".join(status.health.problems)
     return "\n".join(
         (
-            f"{name}: {status.backend}, LMCache {status.lmcache_version or 'of unknown version'}, {health}",
+            f"{name}: {status.backend}, LMCache {plain(status.lmcache_version or 'of unknown version')}, {health}",
             describe_metrics(status.metrics),
             f"symptoms: {', '.join(status.symptoms)}",
         )

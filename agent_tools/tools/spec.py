@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agent_tools.plain import refuse_halves
 
 if TYPE_CHECKING:
     from agent_tools.operations import Operations as Operations  # noqa: PLC0414  for the tools beside this file
@@ -20,6 +22,12 @@ class Arguments(BaseModel):
     """Base of all tool arguments: documented fields, unknown ones refused."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:  # noqa: ANN401  whatever the model gave
+        refuse_halves(given)
+        return given
 
 
 class CacheArguments(Arguments):

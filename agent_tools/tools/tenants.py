@@ -6,6 +6,7 @@ from pydantic import Field
 
 from agent_tools.models import ConfigUpdate, Tenant, Tenants
 from agent_tools.models.config import DEFAULT_TENANT
+from agent_tools.plain import plain
 
 from .act import ACTOR, ReasonArguments, changed
 from .observe import WindowArguments
@@ -64,7 +65,7 @@ def _line(salt: str, tenant: Tenant) -> str:
     rate = "no requests" if tokens.hit_rate is None else f"token hit rate {tokens.hit_rate:.1%} of {tokens.requested} tokens"
     held = [f"{size:.1f} MB in {tier}" for tier, size in (("L1", usage.l1_mb), ("L2", usage.l2_mb)) if size is not None]
     quota = "no quota" if usage.quota_mb is None else f"quota {usage.quota_mb:g} MB"
-    return f"{salt or '(no salt)'}: {'; '.join([rate, *held, quota])}"
+    return f"{plain(salt) or '(no salt)'}: {'; '.join([rate, *held, quota])}"
 
 
 def describe_quotas(advice: "TenantQuotas") -> str:
@@ -81,7 +82,7 @@ def describe_quotas(advice: "TenantQuotas") -> str:
         now = "none" if one.quota_now_mb is None else f"{one.quota_now_mb:g} MB"
         asked = max(one.requested_tokens, 1)
         lines.append(
-            f"{one.tenant or '(no salt)'}: quota {now} -> {one.quota_mb:.1f} MB; {one.requests} requests,"
+            f"{plain(one.tenant) or '(no salt)'}: quota {now} -> {one.quota_mb:.1f} MB; {one.requests} requests,"
             f" {one.hit_tokens_now / asked:.1%} of their tokens served now, {one.hit_tokens_quota / asked:.1%} with it"
         )
     return "\n".join([*lines, *(f"note: {note}" for note in advice.notes)])

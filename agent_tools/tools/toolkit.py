@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
+from agent_tools.plain import printable
 
 from .act import ACT
 from .changes import CHANGES
@@ -110,6 +111,7 @@ def _as_text(error: ToolException) -> str:
 
 
 def _bounded(content: str) -> str:
+    content = printable(content)
     if len(content) <= MOST_CHARACTERS:
         return content
     return content[: MOST_CHARACTERS - 40] + "\n... cut; the artifact has the rest"

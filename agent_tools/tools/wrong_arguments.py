@@ -6,6 +6,9 @@ from difflib import get_close_matches
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from agent_tools.plain import MESSAGE, plain
+from agent_tools.redaction import without_secrets
+
 MOST_TOLD = 3
 """Wrong arguments told at once; the others are for the next try."""
 MOST_SHOWN = 60
@@ -16,7 +19,7 @@ def told(error: ValidationError, arguments: type[BaseModel]) -> str:
     """A validation error of these arguments, in one sentence."""
     found = [_told(one, arguments) for one in error.errors(include_url=False, include_context=False)]
     rest = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
-    return f"bad_arguments: {'; '.join(found[:MOST_TOLD])}{rest}; nothing was done"
+    return plain(f"bad_arguments: {'; '.join(found[:MOST_TOLD])}{rest}; nothing was done", MESSAGE)
 
 
 def _told(one: ErrorDetails, arguments: type[BaseModel]) -> str:
@@ -27,7 +30,7 @@ def _told(one: ErrorDetails, arguments: type[BaseModel]) -> str:
         return f"there is no argument {where}{_instead(one['loc'], arguments)}"
     if one["type"] == "value_error":
         return f"{where}: {one['msg'].removeprefix('Value error, ')}"
-    shown = repr(one["input"])
+    shown = repr(without_secrets(one["input"], where))
     return f"{where}: {one['msg']}, not {shown if len(shown) <= MOST_SHOWN else shown[:MOST_SHOWN] + '...'}"
 
 

@@ -85,7 +85,7 @@ class Source:
         """
         try:
             found = decoder.decode_lines(block.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             found = []
         if len(found) == block.lines:
             return found, np.arange(block.first_line, block.first_line + block.lines)
@@ -99,7 +99,7 @@ class Source:
                 continue
             try:
                 found.append(decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 half_written = self.live and block.end_is_missing and number == block.first_line + len(lines) - 1
                 if not half_written:
                     self.bad_line(number, error)

@@ -33,10 +33,12 @@ def _has_lookups(path: Path) -> bool:
     source, lines = Source(path, skip_bad_lines=True), 0
     for block in source.blocks():
         for line in block.data.splitlines():
-            lines += bool(line.strip())
+            if not line.strip():
+                continue
+            lines += 1
             try:
                 fields = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(fields, dict) and fields.keys() & {"chunk_hashes", "hash_ids"}:
                 return "chunk_hashes" in fields

@@ -30,6 +30,10 @@ lmcache_mp_l1_allocation_failure_chunks_total{during="l2_prefetch",model_name="q
 # TYPE lmcache_mp_lookup_early_exit_requests_total counter
 lmcache_mp_lookup_early_exit_requests_total{reason="empty_chunk_hashes"} 2.0
 lmcache_mp_lookup_early_exit_requests_total{reason="no_gpu_context"} 50.0
+# TYPE lmcache_mp_l2_prefetch_failure_chunks_total counter
+lmcache_mp_l2_prefetch_failure_chunks_total{model_name="qwen",reason="l1_oom"} 5.0
+lmcache_mp_l2_prefetch_failure_chunks_total{model_name="qwen",reason="not_found"} 6.0
+lmcache_mp_l2_prefetch_failure_chunks_total{model_name="qwen",reason="l1_contended"} 70.0
 # TYPE lmcache_mp_event_bus_dropped_events_total counter
 lmcache_mp_event_bus_dropped_events_total 0.0
 # TYPE grpc_server_call_duration_seconds histogram
@@ -63,6 +67,7 @@ def test_label_sets_are_summed_and_other_reasons_left_out() -> None:
     assert read.counters.lookups == 7
     assert read.counters.failed_stores == 7
     assert read.counters.short_prompts == 2
+    assert (read.counters.l2_loads_failed, read.counters.l2_loads_lost) == (5, 6)
     assert read.tokens == {
         ("llama", "a"): TokenCounters(requested=1024),
         ("qwen", "b"): TokenCounters(requested=2048, hit_l1=512),

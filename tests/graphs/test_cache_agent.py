@@ -159,11 +159,21 @@ def test_a_person_is_shown_the_plan_only_of_the_very_change_that_is_asked_for(op
 def test_an_edited_change_is_made_as_edited_and_the_agent_is_told(operations: Operations, cache: Cache) -> None:
     talk = Talk(operations, *planned()).start()
     assert talk.asked
-    edited = {**talk.asked["args"], "update": {"max_size_mb": 18}}
+    assert "edit update and leave plan_fingerprint out" in talk.asked["description"]
+    edited = {**talk.asked["args"], "update": {"max_size_mb": 18}, "plan_fingerprint": None}
     talk.answer({"type": "edit", "edited_action": {"name": "lmcache_update_config", "args": edited}})
     assert l1_mb(cache) == 18
     assert "16 -> 18" in talk.results[-1].content
     assert "human reviewer replaced" in talk.results[-1].content
+
+
+def test_the_fingerprint_of_a_plan_is_none_of_an_edited_one(operations: Operations, cache: Cache) -> None:
+    talk = Talk(operations, *planned()).start()
+    assert talk.asked
+    edited = {**talk.asked["args"], "update": {"max_size_mb": 18}}
+    talk.answer({"type": "edit", "edited_action": {"name": "lmcache_update_config", "args": edited}})
+    assert l1_mb(cache) == 16
+    assert "that plan is for other settings; read the cache and plan anew" in talk.results[-1].content
 
 
 def test_a_change_is_found_in_the_history_and_undone_once_approved(operations: Operations, cache: Cache) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from observed import CHUNK_BYTES, CONFIG, as_served
+from real_logs import conversations, log_of
 
 from agent_tools.models import MB, Bounds, CacheConfig, L2Adapter, SymptomCode, Verdict
 from agent_tools.models.cost import Economics, Prefill, Prices
@@ -110,6 +111,18 @@ def test_an_l2_slower_than_computing_counts_against_its_hits() -> None:
     seen = as_served(AGENTS, bounds=FIXED.model_copy(update={"l2_adapter": DISK}), economics=slower)
     assert seen.l2_weight < 0
     assert recommend(seen).verdict is Verdict.DO_NOTHING
+
+
+def test_no_watermark_is_proposed_that_only_keeps_a_slow_l2_from_being_read() -> None:
+    """40 prompts in turn, for an L1 with room for 25: with little free, loads fail, which is quicker than a slow L2."""
+    in_turn = log_of(*conversations(40, 20) * 8)
+    slow = Economics(prefill=Prefill(tokens_per_second=90_000), l2_load_gb_per_second=0.002)
+    roomy = with_l2(L2Adapter(type="mock", settings={"max_size_gb": 0.5, "eviction": EVICTION}), "retain")
+    seen = as_served(in_turn, config=roomy, bounds=Bounds(), economics=slow)
+    assert seen.l2_weight < 0
+    advice = recommend(seen)
+    assert SymptomCode.L2_SLOW in {symptom.code for symptom in advice.symptoms}
+    assert not any(one.update and one.update.eviction_watermark for one in advice.recommendations)
 
 
 @pytest.mark.parametrize(("memory_gb", "verdict"), [(1.0, Verdict.ACT), (1e6, Verdict.DO_NOTHING)])

@@ -111,6 +111,8 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
         (traffic.no_data, observation(total_requests=20, short_prompts=20, tokens=TokenCounts())),
         (traffic.short_prompts, observation(total_requests=20, short_prompts=9)),
         (traffic.short_prompts, observation(total_requests=0, short_prompts=0)),
+        (traffic.short_prompts, observation(total_requests=19, short_prompts=19)),
+        (traffic.nothing_to_reuse, observation(NEW, tokens=NO_HITS, total_requests=19)),  # a moment after a restart, say
         (l1.request_larger_than_l1, observation(log_of(range(512)))),
         (l1.request_larger_than_l1, observation()),
         (l1.watermark_too_high, observation(failed_stores=1, evictions=1, utilization_percent=79)),
@@ -121,6 +123,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation) -> None:
         (traffic.nothing_to_reuse, observation(AGAIN, tokens=NO_HITS)),
         (traffic.nothing_to_reuse, observation(tokens=NO_HITS, evictions=1)),
         (traffic.nothing_to_reuse, observation(tokens=NO_HITS, failed_stores=1)),
+        (traffic.nothing_to_reuse, observation(NEW, tokens=ALL_HITS)),  # LMCache dropped lookups before they were logged
         (traffic.nothing_to_reuse, observation(tokens=TokenCounts())),
         (l1.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
         (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),

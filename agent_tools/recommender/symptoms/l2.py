@@ -2,12 +2,15 @@
 
 from agent_tools.models import L2Adapter, Rung, Severity, Symptom, SymptomCode
 from agent_tools.models.config import DEFAULT_TENANT
+from agent_tools.plain import plain
 from agent_tools.recommender.observation import Observation
 
 from .rule import NOTICEABLE, figure
 
 REREAD = 0.05
 """Share of the tokens that L1 could have served instead of L2 that is worth a word."""
+LOST = 0.001
+"""Chunks that L2 did not deliver, as a share of those asked for, that are more than an eviction in between explains."""
 
 
 def l2_too_small(seen: Observation) -> Symptom | None:
@@ -62,7 +65,7 @@ def l2_slow(seen: Observation) -> Symptom | None:
         code=SymptomCode.L2_SLOW,
         severity=Severity.HIGH,
         summary=f"L2 delivers {load:.3g} GB/s, and below {even:.3g} GB/s the engine computes a prefix sooner than L2 delivers"
-        " it: its hits make time to first token worse",
+        " it: its hits make time to first token worse; put L2 on faster storage, or detach it",
         evidence=(
             figure("mean speed of loads from L2 (l2_load_throughput), or as the operator states", load, "GB/s"),
             figure("break-even speed: KV bytes a token x prefill tokens/s", even, "GB/s"),
@@ -80,6 +83,21 @@ def l2_loads_fail(seen: Observation) -> Symptom | None:
         severity=Severity.MEDIUM,
         summary=f"{failed} chunks were found in L2 and recomputed all the same, because L1 had no room to load them into",
         evidence=(figure("L2 loads failed (l2_prefetch_failure, l1_oom)", failed, "chunks"),),
+    )
+
+
+def l2_loses_chunks(seen: Observation) -> Symptom | None:
+    """L2 says that it has chunks and then does not deliver them: its storage is broken, or emptied by somebody else."""
+    lost = seen.metrics.l2_loads_lost or 0
+    asked, chunk = seen.metrics.tokens.requested, seen.config.chunk_size or 0
+    if not lost or lost * chunk < LOST * asked:
+        return None
+    return Symptom(
+        code=SymptomCode.L2_LOSES_CHUNKS,
+        severity=Severity.HIGH,
+        summary=f"L2 said that it has {lost} chunks and did not deliver them; they, and all behind them in their prompts, were"
+        " recomputed. No setting helps: look at the storage behind L2 and at who else deletes from it",
+        evidence=(figure("chunks that L2 did not deliver (l2_prefetch_failure, not_found)", lost, "chunks"),),
     )
 
 
@@ -119,7 +137,7 @@ def tenant_without_quota(seen: Observation) -> Symptom | None:
     if not isolated or not wiped:
         return None
     asked = sum(seen.metrics.by_tenant[tenant].requested for tenant in wiped)
-    names = ", ".join(repr(tenant) if tenant else "the empty cache salt" for tenant in wiped[:5])
+    names = ", ".join(repr(plain(tenant)) if tenant else "the empty cache salt" for tenant in wiped[:5])
     return Symptom(
         code=SymptomCode.TENANT_WITHOUT_QUOTA,
         severity=Severity.HIGH,

@@ -5,6 +5,9 @@ from agent_tools.recommender.observation import Observation
 
 from .rule import figure
 
+ENGINES_DEFAULT_HASH = "builtin"
+"""What an engine is started with unless its operator says otherwise; its environment, which holds the seed, is never read."""
+
 
 def eviction_dead(seen: Observation) -> Symptom | None:
     """A thread of the server is dead; it has to be restarted whatever the figures say."""
@@ -35,12 +38,21 @@ def hashes_unstable(seen: Observation) -> Symptom | None:
     """Chunks have other names in every process, so what is in L2 cannot be found after a restart, nor by another server."""
     if seen.config.stable_hashes or not seen.config.l2_adapters:
         return None
+    if seen.config.hash_algorithm == ENGINES_DEFAULT_HASH:
+        how = (
+            "the engine names chunks by Python's own hash (pre_caching_hash_algorithm builtin): what is in L2 is found by other"
+            " engines, and after a restart, only if all of them run with the same PYTHONHASHSEED; set it"
+        )
+    else:
+        how = (
+            f"the server was started with --hash-algorithm {seen.config.hash_algorithm}, which LMCache does not know: it names"
+            " chunks by Python's own hash instead, which differs from process to process, so that L2 is useless to other servers"
+            " and after a restart; use blake3"
+        )
     return Symptom(
         code=SymptomCode.HASHES_UNSTABLE,
         severity=Severity.HIGH,
-        summary=f"the server was started with --hash-algorithm {seen.config.hash_algorithm}, which LMCache does not know: it"
-        " names chunks by Python's own hash instead, which differs from process to process, so that L2 is useless to other"
-        " servers and after a restart; use blake3",
+        summary=how,
         evidence=(figure("L2 adapters (/config)", len(seen.config.l2_adapters), "adapters"),),
     )
 
@@ -48,7 +60,7 @@ def hashes_unstable(seen: Observation) -> Symptom | None:
 def counters_incomplete(seen: Observation) -> Symptom | None:
     """LMCache dropped events before counting them, or exports no counters at all."""
     dropped = seen.metrics.dropped_events
-    if dropped == 0:
+    if not dropped and seen.metrics.total_requests is not None:  # an engine counts its lookups, and has no events to drop
         return None
     why = seen.metrics.unavailable.get("total_requests", "LMCache dropped events, so all its counters are too low")
     evidence = () if dropped is None else (figure("events dropped (event_bus_dropped_events)", dropped, "events"),)

@@ -33,7 +33,7 @@ def no_data(seen: Observation) -> Symptom | None:
 def short_prompts(seen: Observation) -> Symptom | None:
     """Most prompts are shorter than one chunk and can never be cached; no memory helps."""
     lookups, short = seen.metrics.total_requests or 0, seen.metrics.short_prompts or 0
-    if not lookups or short / lookups < 0.5:
+    if lookups < ENOUGH_LOOKUPS or short / lookups < 0.5:
         return None
     chunk = seen.config.chunk_size
     return Symptom(
@@ -48,11 +48,11 @@ def short_prompts(seen: Observation) -> Symptom | None:
 def nothing_to_reuse(seen: Observation) -> Symptom | None:
     """The requests share no prefixes: no size and no setting can help."""
     metrics = seen.metrics
-    if not metrics.tokens.requested:
+    if not metrics.tokens.requested or (metrics.total_requests or 0) < ENOUGH_LOOKUPS:
         return None
     if seen.curve is not None:
         ceiling = seen.curve.ceiling()
-        if ceiling >= NOTICEABLE:
+        if max(ceiling, metrics.tokens.hit_rate or 0.0) >= NOTICEABLE:  # a log with gaps can say less than was hit
             return None
         evidence = (figure("token hit rate of an unbounded cache (access log)", ceiling, "share"),)
         summary = f"only {ceiling:.1%} of the tokens repeat an earlier prefix: no cache setting can help"

@@ -1,0 +1,96 @@
+"""What an incident is: the processes, the traffic, what the operator allows, and what a good operator would do about it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from agent_tools.models import Bounds, SymptomCode
+from agent_tools.models.cost import Economics
+from agent_tools.workload.access_log import AccessLog
+
+
+class Action(str, Enum):
+    """What is to be done about an incident."""
+
+    CHANGE = "change settings"
+    OPERATOR = "tell the operator"
+    """Nothing is changed, since only people can, and they are told what."""
+    NOTHING = "do nothing"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a senior operator of LMCache would say. Written before the first run, not after what the product says."""
+
+    symptoms: frozenset[SymptomCode]
+    """All of these are named."""
+    action: Action
+    settings: frozenset[str] = frozenset()
+    """For `Action.CHANGE`: at least one of these is changed."""
+    may: frozenset[str] = frozenset()
+    """For `Action.CHANGE`: these may be changed as well, and no other."""
+    told: str = ""
+    """For `Action.OPERATOR`: words that the symptoms or the report say."""
+    never: frozenset[SymptomCode] = frozenset()
+    """None of these is named: they would send people the wrong way."""
+    differences: frozenset[str] = frozenset()
+    """For several processes: the settings in which they are said to differ (`CacheConfig.differences`)."""
+    gain: float | None = None
+    """Least rise of the token hit rate after a change; ``None``: it must not fall."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One ``lmcache server`` of the operator's, on a devdax file in shared memory, with our module."""
+
+    l1_mb: float = 16
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    """Flags of `lmcache server` besides."""
+    l2: Mapping[str, Any] | None = None
+    """An L2 adapter, as for ``--l2-adapter``; ``FOLDER`` in it becomes a folder of its own."""
+    quotas_mb: Mapping[str, float] = field(default_factory=dict)
+    """Quotas that the operator set on the server, by cache salt."""
+    module: bool = True
+    """Without it the server is plain, and L1 is plain memory."""
+    log: bool = True
+    """Whether a plain server's lookup-hash log can be read."""
+    economics: Economics | None = None
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Real `LMCacheEngine` workers in processes of their own, reached over their internal API servers."""
+
+    configs: Sequence[Mapping[str, Any]]
+    """LMCache's own configuration of each; ``FOLDER`` in it becomes a folder that all share."""
+    prompts: Sequence[tuple[int, int]]
+    """(seed, chunks) of the prompts that all serve, over and over."""
+    hash_seeds: Sequence[str] = ()
+    """``PYTHONHASHSEED`` of each."""
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    """Modules that are not installed here and stand in for parts of vLLM: path -> source."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One thing that can go wrong, or that only looks like it."""
+
+    name: str
+    story: str
+    """What happened, in a sentence."""
+    expected: Expected
+    stage: Server | Engines
+    traffic: Callable[[], AccessLog | None] = lambda: None
+    """Makes the requests, sent over `bench.SECONDS`; ``None`` where nobody asks (or `Engines` have their own)."""
+    clients: int = 2
+    bounds: Bounds = field(default_factory=Bounds)
+    """What the operator lets the product change on its own."""
+    provoke: Callable[[Any], None] | None = None
+    """What is done to the running stage (see `stages`) in the middle of the observed window."""
+    by: str = "graph"
+    """What acts: ``graph`` is `tune_cache` in mode auto, ``quotas`` what the tenants' tools call."""
+    healthy: bool = False
+    """Whether nothing is wrong, so that any change would be a mistake."""
+    remark: str = ""
+    """What could not be had as it is in production, and why."""

@@ -1,0 +1,199 @@
+"""The processes of an incident, as they run: real servers and engines, and the traffic into them."""
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import httpx
+import numpy as np
+
+from agent_tools.deployments.server_command import Flags
+from agent_tools.deployments.server_process import ServerProcess, free_port
+from agent_tools.errors import LMCacheToolError
+from agent_tools.io_loop import io_loop
+from agent_tools.models import MB
+from agent_tools.workload.replay import _kv_client, replay
+from agent_tools.workload.schedule import ReplaySettings
+
+from .incident import Engines, Incident, Server
+
+if TYPE_CHECKING:
+    from engine_process import EngineProcess
+
+KV_BYTES_PER_TOKEN = 128
+MAX_L1_MB = 96
+"""Most L1 that the module of a server lets anyone ask for."""
+
+
+class Running:
+    """A stage with its traffic: an address for the directory, and what went wrong for those who asked."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        """Of the cache, for `CacheSettings`."""
+        self.failures: list[str] = []
+        self._halt = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def begin(self) -> None:
+        """Start the traffic, from its beginning."""
+        self._halt.clear()
+        self._threads = [threading.Thread(target=self._guarded, args=(number,)) for number in range(self.senders)]
+        for thread in self._threads:
+            thread.start()
+
+    def halt(self) -> None:
+        """End the traffic: requests under way are answered, no other is sent."""
+        self._halt.set()
+        for thread in self._threads:
+            thread.join()
+
+    senders = 1
+
+    def send(self, number: int) -> None:
+        """Send requests until `halt`."""
+        raise NotImplementedError
+
+    def _guarded(self, number: int) -> None:
+        try:
+            self.send(number)
+        except (LMCacheToolError, AssertionError, OSError) as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
+
+
+class RunningServer(Running):
+    """One server, and the replay of a log into it."""
+
+    def __init__(self, incident: Incident, seconds: float, folder: Path, stack: ExitStack) -> None:
+        assert isinstance(incident.stage, Server)  # noqa: S101
+        self._stage, self._folder, self._stack = incident.stage, folder, stack
+        self.log, self._seconds, self._clients = incident.traffic(), seconds, incident.clients
+        _kv_client()  # imported now, since it takes seconds that would be missing from the traffic
+        self.process = self._launched(None)
+        stack.callback(lambda: io_loop.run(self.process.stop))
+        io_loop.run(self.process.wait_ready)
+        for salt, quota in self._stage.quotas_mb.items():
+            httpx.put(f"{self.process.http_url}/quota/{salt}", json={"limit_gb": quota / 1024}).raise_for_status()
+        readable = not self._stage.module and self._stage.log
+        super().__init__(
+            {
+                "target": self.process.http_url,
+                "access_log": self.process.folder / "lookups" if readable else None,
+                "economics": self._stage.economics,
+            }
+        )
+
+    def send(self, number: int) -> None:  # noqa: ARG002  one replay has several clients
+        if self.log is None:
+            return
+        pace = max(self.log.duration, 1.0) / self._seconds
+        settings = ReplaySettings(clients=self._clients, pace=pace, kv_bytes_per_token=KV_BYTES_PER_TOKEN)
+        result = replay(self.log, self.process.rpc_url, settings, stop=self._halt)
+        for what in ("corrupt_chunks", "failed_retrieves", "refused_stores"):
+            if count := getattr(result, what):
+                self.failures.append(f"{count} {what}")
+
+    def restart(self) -> None:
+        """As an operator would: the traffic is held back, the server stopped and started on the same ports."""
+        self.halt()
+        ports = (self.process.http_port, self.process.rpc_port)
+        io_loop.run(self.process.stop)
+        self.process = self._launched(ports)
+        io_loop.run(self.process.wait_ready)
+        self.begin()
+
+    def hold_locks(self, prompts: int) -> None:
+        """Be a client that looks up the latest prompts of the traffic and never retrieves nor ends; until the stage is over."""
+        assert self.log is not None  # noqa: S101
+        kv_client = _kv_client()
+        connection = kv_client.Connection(self.process.rpc_url, 10, threading.Event())
+        self._stack.callback(connection.close)
+        engine = kv_client.KVClient(connection, 77, ("replay",), KV_BYTES_PER_TOKEN)
+        self._stack.callback(engine.close)
+        for number in range(prompts):
+            chunks = np.asarray(self.log.request(number), np.int32)
+            asked = kv_client.Request(f"held-{number}", 0, "", chunks, len(chunks) * self.log.chunk_size)
+            connection.wait(engine._rpc.lookup(engine._key(asked), 1), "lookup")  # noqa: SLF001
+            connection.wait(engine._rpc.wait_prefetch_status(asked.id, 10), "wait_prefetch_status")  # noqa: SLF001
+
+    def _launched(self, ports: tuple[int, int] | None) -> ServerProcess:
+        stage = self._stage
+        flags: Flags = {
+            "--l1-size-gb": stage.l1_mb / 1024,
+            "--eviction-policy": "LRU",
+            "--supported-transfer-mode": "auto",
+            "--metrics-sample-rate": 1.0,
+        }
+        if stage.module:
+            primary = self._folder / f"l1-{free_port()}"
+            primary.write_bytes(bytes(int(stage.l1_mb * MB)))
+            options = {"arena_folder": str(self._folder), "max_l1_mb": MAX_L1_MB}
+            module = {"module_path": "agent_tools.server_module", "config": options}
+            flags |= {
+                "--server-module": json.dumps(module),
+                "--l1-devdax-path": str(primary),
+                "--no-l1-use-lazy": True,
+                "--shm-name": "",
+            }
+        if stage.l2 is not None:
+            flags["--l2-adapter"] = [json.dumps(stage.l2).replace("FOLDER", str(self._folder / "l2"))]
+            (self._folder / "l2").mkdir(exist_ok=True)
+        return ServerProcess.launch(flags | dict(stage.flags), self._folder / "logs", ports)
+
+
+class RunningEngines(Running):
+    """Engine workers; each serves the same prompts, over and over."""
+
+    def __init__(self, incident: Incident, folder: Path, stack: ExitStack) -> None:
+        assert isinstance(incident.stage, Engines)  # noqa: S101
+        self._stage = incident.stage
+        self.senders = len(self._stage.configs)
+        self.engines = [self._launched(number, folder, stack) for number in range(self.senders)]
+        for engine in self.engines:
+            engine.ready()
+        super().__init__({"target": "engine:" + ",".join(engine.url for engine in self.engines)})
+
+    def send(self, number: int) -> None:
+        while not self._halt.is_set():
+            for prompt in self._stage.prompts:
+                self.engines[number].play(prompt)
+                if self._halt.wait(0.05):
+                    return
+
+    def _launched(self, number: int, folder: Path, stack: ExitStack) -> "EngineProcess":
+        from engine_process import EngineProcess  # noqa: PLC0415  of the tests, beside which a run puts us
+
+        config = json.loads(json.dumps(dict(self._stage.configs[number])).replace("FOLDER", str(folder)))
+        environment = {"PYTHONHASHSEED": self._stage.hash_seeds[number]} if self._stage.hash_seeds else {}
+        for path, source in self._stage.stand_ins.items():
+            (folder / "modules" / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "modules" / path).write_text(source)
+        if self._stage.stand_ins:
+            environment["PYTHONPATH"] = str(folder / "modules")
+        with mock.patch.dict(os.environ, environment):
+            engine = EngineProcess(free_port(), **config)
+        stack.callback(engine.stop)
+        return engine
+
+
+@contextlib.contextmanager
+def staged(incident: Incident, seconds: float) -> Iterator[tuple[Running, list[str]]]:
+    """The incident's processes, and a list that afterwards names the files they left in shared memory; all are ended."""
+    left: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lmcache-incident-", dir="/dev/shm") as name:
+        folder = Path(name)
+        with ExitStack() as stack:
+            if isinstance(incident.stage, Server):
+                running: Running = RunningServer(incident, seconds, folder, stack)
+            else:
+                running = RunningEngines(incident, folder, stack)
+            stack.callback(running.halt)
+            yield running, left
+        left += [file.name for file in folder.iterdir() if file.name.startswith("lmcache-l1")]
