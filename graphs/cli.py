@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from agent_tools.models import Bounds, CacheMetrics, Mode, VerificationVerdict
 from agent_tools.operations import Operations
 from agent_tools.picture_canvas import write
 from agent_tools.pictures import hit_rate_picture
+from agent_tools.plain import plain
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.forecast import by_model, chunks_of, forecast
 from agent_tools.prediction.server_setting import ServerSetting
@@ -32,6 +34,8 @@ from agent_tools.tools.toolkit import LMCacheToolkit
 from agent_tools.workload.readers import read_trace
 
 from . import demo as demo_run
+from .engine_demo.chat_traffic import ChatTraffic
+from .engine_demo.terminal import run_engine_demo
 from .fleet_state import FleetContext, FleetReport, ServerOutcome
 from .state import Outcome, TuneContext, TuneReport
 from .terminal import err, out, run_at_terminal, say
@@ -170,7 +174,7 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
             found = forecast(part, under, capacities_chunks=sizes, chunk_bytes=chunk_bytes)
             _print(found.model_dump(mode="json"), f"{model}\n{describe_forecast(found)}".lstrip(), as_json)
             if plot is not None:
-                write(hit_rate_picture(found), plot.with_stem(f"{plot.stem}-{model}") if model else plot)
+                write(hit_rate_picture(found), plot.with_stem(f"{plot.stem}-{_file_name(model)}") if model else plot)
 
 
 @app.command()
@@ -246,6 +250,21 @@ def demo(
         raise typer.Exit(0 if verified and not result.corrupt_chunks else 1)
 
 
+@app.command()
+def demo_engine(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the report and the picture.")] = None,
+    conversations: Annotated[int, typer.Option(min=2, help="Conversations in progress at a time.")] = 8,
+    turns: Annotated[int, typer.Option(min=2, help="Requests of each conversation.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the conversations.")] = 0,
+) -> None:
+    """Tune the cache under a real vLLM on this machine's CPU; exits 0 only when that was verified. See `make demo-engine`."""
+    with _told_errors():
+        traffic = ChatTraffic(conversations=conversations, turns=turns, seed=seed)
+        folder = Settings.load().state_folder / "engine-demo"
+        verified = _interruptible(lambda: run_engine_demo(traffic, folder, output or folder))
+        raise typer.Exit(0 if verified else 1)
+
+
 async def _run_demo(workload: demo_run.Workload, settings: Settings) -> demo_run.DemoResult:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[figures]}"), console=err) as bar:
@@ -272,6 +291,11 @@ def _print_demo(result: demo_run.DemoResult) -> None:
     say(f"Verified: {report.outcome.value}: {report.summary}")
     if result.corrupt_chunks:
         out.print(f"[red]{result.corrupt_chunks} chunks came back other than they were stored[/red]")
+
+
+def _file_name(model: str) -> str:
+    """A model's name, as the log has it, in the name of a file: usually it has a ``/``."""
+    return re.sub(r"[^\w.-]", "_", plain(model))
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,0 +1,531 @@
+"""What a cache setting is worth in time to first token, on a real vLLM; needs the environment of `make demo-engine`.
+
+Run from the repository root; about 30 minutes, and nothing else should run on the machine::
+
+    PYTHONPATH=. .venv-engine/bin/python benchmarks/engine.py [--only search|break_even|changes|restart]
+
+* search: the same conversations, from an empty L1, under each of 9 settings; what the model says of each from one observation
+  of the first; and the setting that the advice on that observation picks.
+* break_even: how long a prefix must be for loading it to be faster than computing it.
+* changes: the time to first token while settings are changed live under traffic.
+* restart: what requests wait for while the cache server is restarted, with LMCache's time-out and with a shorter one.
+
+Results are merged into one file. Settings that are in it already are not measured again: delete it to start anew.
+"""
+
+import argparse
+import asyncio
+import datetime as dt
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import psutil
+from prediction import machine
+
+from agent_tools.deployments.directory import DEFAULT
+from agent_tools.deployments.embedded import EmbeddedDeployment
+from agent_tools.io_loop import io_loop
+from agent_tools.models import MB, Bounds, ConfigUpdate
+from agent_tools.models.engine import TimeToFirstToken
+from agent_tools.operations import silent
+from agent_tools.recommender.modelled import predicted_rate, predicted_ttft, server_setting
+from agent_tools.recommender.observation import Observation
+from agent_tools.recommender.recommend import recommend
+from graphs.engine_demo.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic, send, text
+from graphs.engine_demo.demo import EngineOnACache, Phase, engine_on_a_cache, settings_for, ttft_of
+from graphs.engine_demo.tiny_model import Shape
+from graphs.engine_demo.vllm_server import LMCACHES_OWN, MODEL, Connector
+
+RESULTS = Path(__file__).parent / "results"
+STORE = RESULTS / "engine.json"
+TRAFFIC = ChatTraffic()
+FOOTPRINT_MB = TRAFFIC.tokens * Shape().kv_bytes_per_token / MB
+SIZES = tuple(round(FOOTPRINT_MB * share) for share in (0.25, 0.6, 1.2))
+SHAPES = ((0.8, 0.2), (0.95, 0.1), (0.6, 0.4))
+"""Watermark and ratio; the first are LMCache's own."""
+REPEATS = 3
+"""Passes of the setting that the advice picks and of the best of the nine, taken in turn."""
+PREFIXES = (0, 256, 512, 1024, 2048, 4096)
+"""Tokens, whole chunks."""
+SAMPLES = 5
+TAIL = 64
+"""Tokens after the prefix, always computed."""
+PRIORITY = -15
+"""Of all our sessions."""
+USUAL = 100
+"""Requests from which the usual time is taken, and about as many while changes are made."""
+
+RESTARTS = 3
+HEARTBEAT, TIMEOUT = "lmcache.mp.heartbeat_interval", "lmcache.mp.mq_timeout"
+CONNECTORS: dict[str, dict[str, float]] = {
+    "LMCache's defaults: 300 s, 10 s": {},
+    "10 s, 10 s": {TIMEOUT: 10.0},
+    "10 s, 2 s": {TIMEOUT: 10.0, HEARTBEAT: 2.0},
+}
+"""Settings of LMCache's connector in vLLM, by their name: how long it waits for an answer, and how often it asks for life."""
+PATIENCE = 120.0
+"""Seconds after which a restart is taken to have no end."""
+ROOMY = ConfigUpdate(max_size_mb=SIZES[-1], eviction_watermark=0.95, eviction_ratio=0.05)
+"""All conversations are in L1, and none is ever evicted."""
+
+Results = dict[str, Any]
+
+
+def nine() -> dict[str, ConfigUpdate]:
+    """Every setting of the exhaustive search, by its name."""
+    return {
+        f"{size} MB, {watermark:g}/{ratio:g}": ConfigUpdate(max_size_mb=size, eviction_watermark=watermark, eviction_ratio=ratio)
+        for size in SIZES
+        for watermark, ratio in SHAPES
+    }
+
+
+async def set_to(engine: EngineOnACache, update: ConfigUpdate) -> None:
+    """Empty L1 and set it live; without effect where it is set so already."""
+    await engine.clear("a setting is measured from an empty L1")
+    now = (await io_loop.arun(engine.operations.settings, DEFAULT)).known()
+    wanted = {setting: value for setting, value in update.known().items() if now[setting] != value}
+    if wanted:
+        plan = await io_loop.arun(engine.operations.plan, DEFAULT, ConfigUpdate.model_validate(wanted), "benchmark")
+        await io_loop.arun(engine.operations.apply, plan, "benchmark")
+    while (await engine.metrics()).total_size_mb != update.max_size_mb:  # noqa: ASYNC110
+        await anyio.sleep(0.2)  # until the arena that is drained has gone
+    await engine.clear("a setting is measured from an empty L1")
+
+
+async def one_pass(engine: EngineOnACache, name: str, update: ConfigUpdate) -> Phase:
+    """The conversations once, under one setting."""
+    await set_to(engine, update)
+    phase = await engine.send(name, TRAFFIC.requests(), lambda *_: None)
+    if phase.errors:
+        raise RuntimeError(f"{name}: {phase.errors[0]}")
+    print(f"{name}: {phase.ttft}, token hit rate {_rate(phase):.3f}, {phase.seconds:.0f} s", flush=True)
+    return phase
+
+
+def _rate(phase: Phase) -> float:
+    assert phase.metrics is not None  # noqa: S101  the pass is over
+    return phase.metrics.tokens.hit_rate or 0.0
+
+
+def measured(phase: Phase) -> Results:
+    """What is kept of one pass."""
+    return {"ttft": phase.ttft.model_dump(), "token_hit_rate": _rate(phase), "seconds": phase.seconds}
+
+
+async def observed(engine: EngineOnACache, phase: Phase) -> Observation:
+    """What the recommender sees of a pass: the operations' own view of that window."""
+    assert phase.metrics is not None  # noqa: S101  the pass is over
+    operations = engine.operations
+    named = operations.directory.get(DEFAULT)
+    since = time.time() - phase.metrics.window.start.timestamp()
+    window = await io_loop.arun(operations._window, named, since, silent)  # noqa: SLF001  what `recommend` does
+    return await io_loop.arun(operations._observe, named, window, None)  # noqa: SLF001
+
+
+def predictions(seen: Observation) -> Results:
+    """Mean TTFT and token hit rate of each of the nine, from one observation; and what the advice on it picks."""
+    found: Results = {"speed": seen.engine_speed and seen.engine_speed.model_dump(), "predicted": {}}
+    for name, update in nine().items():
+        setting = server_setting(seen, update.known())
+        ttft = setting and predicted_ttft(seen, setting)
+        if setting is None or ttft is None:
+            raise RuntimeError("the engine has not shown its speed, so nothing can be predicted")
+        found["predicted"][name] = {"ttft": ttft.model_dump(), "token_hit_rate": predicted_rate(seen, setting)}
+    best = recommend(seen).best
+    now = {"max_size_mb": SIZES[0], "eviction_watermark": SHAPES[0][0], "eviction_ratio": SHAPES[0][1]}
+    found["pick"] = now | (best.update.known() if best is not None and best.update is not None else {})
+    found["pick_in_words"] = best.expected_impact if best is not None else "nothing would help"
+    return found
+
+
+async def search(engine: EngineOnACache, kept: Results, save: Callable[[], None]) -> None:
+    """Part (a)."""
+    passes: Results = kept.setdefault("passes", {})
+    for name, update in nine().items():
+        if name not in passes:
+            phase = await one_pass(engine, name, update)
+            passes[name] = [measured(phase)]
+            if "predicted" not in kept:
+                kept |= predictions(await observed(engine, phase))
+            save()
+    best = min(passes.keys() & nine().keys(), key=lambda name: _p50(passes[name][:1]))
+    pick = ConfigUpdate.model_validate(kept["pick"])
+    of_pick = f"{pick.max_size_mb:g} MB, {pick.eviction_watermark:g}/{pick.eviction_ratio:g}"
+    kept |= {"best": best, "picked": of_pick}
+    for _ in range(REPEATS):
+        for name, update in {best: nine()[best], of_pick: pick}.items():
+            if len(passes.setdefault(name, [])) < REPEATS:
+                passes[name].append(measured(await one_pass(engine, name, update)))
+                save()
+
+
+def _p50(passes: list[Results]) -> float:
+    return float(np.mean([one["ttft"]["p50"] for one in passes]))
+
+
+async def break_even(engine: EngineOnACache, kept: Results, save: Callable[[], None]) -> None:
+    """Part (b): prefixes that nobody asked for before, and the same again with another end."""
+    await set_to(engine, ConfigUpdate(max_size_mb=2 * SIZES[-1]))
+    computed: dict[int, list[float]] = {prefix: [] for prefix in PREFIXES}
+    loaded: dict[int, list[float]] = {prefix: [] for prefix in PREFIXES}
+    async with engine.watched():
+        for sample in range(SAMPLES):
+            for prefix in PREFIXES:
+                new, again = await send(engine.openai, MODEL, [_prompt(prefix, sample, end) for end in range(2)])
+                if again.cached_tokens != prefix:
+                    raise RuntimeError(f"{again.cached_tokens} tokens were loaded of a prefix of {prefix}: {again.error}")
+                computed[prefix].append(1e3 * (new.ttft or np.nan))
+                loaded[prefix].append(1e3 * (again.ttft or np.nan))
+        await anyio.sleep(1.5)
+    seen = await io_loop.arun(engine.operations._observe, engine.operations.directory.get(DEFAULT))  # noqa: SLF001
+    medians = {
+        str(prefix): {"computed_ms": float(np.median(computed[prefix])), "loaded_ms": float(np.median(loaded[prefix]))}
+        for prefix in PREFIXES
+    }
+    lengths = np.repeat(PREFIXES[1:], SAMPLES)
+    computing, loading = (
+        np.polyfit(lengths, np.concatenate([times[p] for p in PREFIXES[1:]]), 1) for times in (computed, loaded)
+    )
+    crossing = float((loading[1] - computing[1]) / (computing[0] - loading[0]))
+    kept |= {
+        "medians": medians,
+        "computed_line_ms": {"per_token": float(computing[0]), "at_no_prefix": float(computing[1])},
+        "loaded_line_ms": {"per_token": float(loading[0]), "at_no_prefix": float(loading[1])},
+        "crossing_tokens": max(crossing, 0.0),
+        "shortest_measured_faster": next(
+            (p for p in PREFIXES[1:] if medians[str(p)]["loaded_ms"] < medians[str(p)]["computed_ms"]), None
+        ),
+        "speed": seen.engine_speed and seen.engine_speed.model_dump(),
+    }
+    save()
+
+
+def _prompt(prefix: int, sample: int, end: int) -> ChatRequest:
+    """A prompt that begins with a prefix of so many tokens; prompts of one `sample` differ in their ends."""
+    words = text(random.Random(f"{prefix}/{sample}"), max(prefix - 1, 0))  # noqa: S311  the role is a token too
+    end_words = text(random.Random(f"{prefix}/{sample}/{end}"), TAIL)  # noqa: S311
+    system = [{"role": "system", "content": words}] if prefix else []
+    return ChatRequest(0, end, (*system, {"role": "user", "content": end_words}))
+
+
+LIVE_CHANGES: tuple[tuple[str, ConfigUpdate, ConfigUpdate], ...] = (
+    ("L1 larger", ConfigUpdate(max_size_mb=SIZES[-1]), ConfigUpdate(max_size_mb=2 * SIZES[-1])),
+    ("L1 smaller", ConfigUpdate(max_size_mb=2 * SIZES[-1]), ConfigUpdate(max_size_mb=SIZES[-1])),
+    (
+        "watermark and ratio",
+        ConfigUpdate(eviction_watermark=0.95, eviction_ratio=0.05),
+        ConfigUpdate(eviction_watermark=0.9, eviction_ratio=0.1),
+    ),
+    ("policy", ConfigUpdate(eviction_policy="lru"), ConfigUpdate(eviction_policy="arc")),
+)
+"""What is changed live: its name, how it is set before, and to what; a change is made `SAMPLES` times."""
+
+
+async def changes(engine: EngineOnACache, kept: Results, save: Callable[[], None]) -> None:
+    """Part (c): conversations that are all in L1 go on, while settings are changed and then the server is restarted."""
+    await set_to(engine, ROOMY)
+    await send(engine.openai, MODEL, last_turns())
+    usual = await _some(engine, USUAL)
+    kept["usual"] = ttft_of(usual).model_dump()
+    kept["live"] = {}
+    for name, start, end in LIVE_CHANGES:
+        slowest, took, hit = [], [], []
+        for _ in range(SAMPLES):
+            await _apply(engine, start)
+            answers, seconds = await _while_changing(engine, end)
+            slowest.append(1e3 * max(one.ttft or np.inf for one in answers))
+            hit.append(float(np.mean([one.cached_tokens / one.prompt_tokens for one in answers])))
+            took.append(seconds)
+            await send(engine.openai, MODEL, last_turns())
+        kept["live"][name] = {"slowest_ms": slowest, "change_seconds": took, "cached_share": hit}
+        print(name, kept["live"][name], flush=True)
+        save()
+
+
+def last_turns() -> list[ChatRequest]:
+    """The longest request of each conversation."""
+    requests = {one.conversation: one for one in TRAFFIC.requests() if one.turn == TRAFFIC.turns - 1}
+    return [requests[number] for number in sorted(requests)]
+
+
+async def _some(engine: EngineOnACache, number: int) -> list[ChatAnswer]:
+    turns = last_turns()
+    return await send(engine.openai, MODEL, [turns[one % len(turns)] for one in range(number)])
+
+
+async def _apply(engine: EngineOnACache, update: ConfigUpdate) -> None:
+    now = (await io_loop.arun(engine.operations.settings, DEFAULT)).known()
+    wanted = {setting: value for setting, value in update.known().items() if now[setting] != value}
+    if wanted:
+        plan = await io_loop.arun(engine.operations.plan, DEFAULT, ConfigUpdate.model_validate(wanted), "benchmark")
+        await io_loop.arun(engine.operations.apply, plan, "benchmark")
+
+
+async def _while_changing(engine: EngineOnACache, update: ConfigUpdate) -> tuple[list[ChatAnswer], float]:
+    """The requests under way while a change was made and the two after it, and how long it took."""
+    answers, seconds = await _until(engine, lambda: _apply(engine, update), after=2)
+    return answers, seconds
+
+
+async def _until(engine: EngineOnACache, work: Callable[[], Awaitable[None]], after: int) -> tuple[list[ChatAnswer], float]:
+    """Requests, one after the other, from before some work begins until so many after it has ended; and how long it took."""
+    turns, answers, took, left = last_turns(), [], 0.0, after
+
+    async def do() -> None:
+        nonlocal took
+        await anyio.sleep(0.05)  # a request is on its way
+        began = time.perf_counter()
+        await work()
+        took = time.perf_counter() - began
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(do)
+        while left:
+            answers += await send(engine.openai, MODEL, [turns[len(answers) % len(turns)]])
+            left -= 1 if took else 0
+    return answers, took
+
+
+async def restarts(engine: EngineOnACache) -> list[Results]:
+    """What each of some restarts of the cache server does to requests; no more after one that had no end."""
+    found: list[Results] = []
+    while len(found) < RESTARTS and all(one["recovered_after_seconds"] for one in found):
+        await send(engine.openai, MODEL, last_turns())
+        found.append(await one_restart(engine))
+        print("restart", {key: value for key, value in found[-1].items() if key != "timeline"}, flush=True)
+    return found
+
+
+async def one_restart(engine: EngineOnACache) -> Results:
+    """Restart the server on the same ports while requests go on, one after the other, until all is as it was."""
+    deployment = engine.operations.directory.get(DEFAULT).deployment
+    assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  settings say so
+    answers: list[ChatAnswer] = []
+    turns, began, took = last_turns(), time.time(), 0.0
+
+    async def restart() -> None:
+        nonlocal took
+        await anyio.sleep(0.05)  # a request is on its way
+        # What a setting that needs a restart brings about.
+        await io_loop.arun(deployment._restart, ConfigUpdate(eviction_watermark=0.95), silent)  # noqa: SLF001
+        took = time.time() - began
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(restart)
+        while engine.vllm.alive and time.time() < began + PATIENCE and not (took and _all_hit(answers[-len(turns) :])):
+            answers += await send(engine.openai, MODEL, [turns[len(answers) % len(turns)]])
+    missed = [one for one in answers if not one.cached_tokens]
+    recovered = engine.vllm.alive and _all_hit(answers[-len(turns) :])
+    return {
+        "restart_seconds": took,
+        "longest_seconds": max(one.ttft or one.total for one in answers),
+        "computed_anew": sum(one.error is None for one in missed),
+        "failed": sum(one.error is not None for one in answers),
+        "recovered_after_seconds": missed[-1].started + missed[-1].total - began if recovered else None,
+        "engine_survived": engine.vllm.alive,
+        "timeline": [[round(one.started - began, 2), round(one.total, 3), one.cached_tokens, one.error] for one in answers],
+    }
+
+
+def _all_hit(answers: list[ChatAnswer]) -> bool:
+    return all(one.cached_tokens for one in answers)
+
+
+PARTS = {"search": search, "break_even": break_even, "changes": changes}
+"""Those that are measured on one and the same engine."""
+RESTART = "restart"
+
+
+def report(results: Results) -> str:
+    """All parts that were measured, as Markdown."""
+    parts = {"search": _search_lines, "break_even": _break_even_lines, "changes": _changes_lines, RESTART: _restart_lines}
+    lines = [
+        "# What a setting of the cache is worth on a real vLLM",
+        "",
+        "vLLM 0.32 on the CPU in front of `lmcache server` 0.5.6, a Llama of random weights (4 KB of KV a token, chunks of 256"
+        f" tokens), one client, vLLM's own prefix cache off. {len(TRAFFIC.requests())} requests of {TRAFFIC.conversations}"
+        f" conversations, {FOOTPRINT_MB:.0f} MB of KV in all.",
+    ]
+    for name, told in parts.items():
+        kept = results.get(name)
+        if kept and kept.get("complete"):
+            lines += ["", *told(kept), "", f"({kept['machine']}, {kept['date']})"]
+    return "\n".join(lines) + "\n"
+
+
+def _search_lines(kept: Results) -> list[str]:
+    rows, errors = [], []
+    for name in nine():
+        one, said = kept["passes"][name][0], kept["predicted"][name]
+        error = said["ttft"]["mean"] / one["ttft"]["mean"] - 1
+        errors.append(abs(error))
+        rows.append(
+            f"| {name} | {one['token_hit_rate']:.1%} | {said['token_hit_rate']:.1%} | "
+            + " | ".join(f"{one['ttft'][figure]:,.0f}" for figure in ("mean", "p50", "p95", "p99"))
+            + f" | {said['ttft']['mean']:,.0f} | {error:+.1%} |"
+        )
+    best, picked = (kept["passes"][kept[name]] for name in ("best", "picked"))
+    first = kept["passes"][next(iter(nine()))][0]["ttft"]["p50"]
+    return [
+        "## Nine settings, measured and predicted",
+        "",
+        "Each from an empty L1; predictions all from the observation of the first. Times to first token in ms.",
+        "",
+        "| setting | token hit rate | predicted | mean | p50 | p95 | p99 | predicted mean | error |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *rows,
+        "",
+        f"Error of the predicted mean: {np.mean(errors):.1%} on average, at most {max(errors):.1%}.",
+        f"The advice picks {kept['picked']} ({kept['pick_in_words']}): p50 {_p50(picked):,.0f} ms,"
+        f" {first / _p50(picked):.1f} times better than the first setting's {first:,.0f} ms;"
+        f" the best of the nine is {kept['best']} with {_p50(best):,.0f} ms"
+        f" (means of {len(picked)} and {len(best)} passes): the pick is {_p50(picked) / _p50(best) - 1:+.1%} from it.",
+    ]
+
+
+def _break_even_lines(kept: Results) -> list[str]:
+    speed, computing, loading = kept["speed"], kept["computed_line_ms"], kept["loaded_line_ms"]
+    rows = [f"| {p} | {one['computed_ms']:,.0f} | {one['loaded_ms']:,.0f} |" for p, one in kept["medians"].items()]
+    told = (
+        f"The engine's own metrics say {1e3 * speed['per_computed_token']:.3f} ms to compute a token"
+        f" and {1e3 * (speed['per_loaded_token'] or 0):.3f} ms to load one."
+        if speed
+        else ""
+    )
+    return [
+        "## How long a prefix must be to be worth loading",
+        "",
+        f"Medians of {SAMPLES} time to first token in ms, of a prefix and {TAIL} tokens more.",
+        "",
+        "| prefix, tokens | computed | loaded |",
+        "|--:|--:|--:|",
+        *rows,
+        "",
+        f"Fitted: {computing['at_no_prefix']:.0f} ms + {computing['per_token']:.3f} ms a computed token,"
+        f" {loading['at_no_prefix']:.0f} ms + {loading['per_token']:.3f} ms a loaded one; the lines cross at"
+        f" {kept['crossing_tokens']:.0f} tokens. The shortest prefix measured to be faster loaded is"
+        f" {kept['shortest_measured_faster']} tokens; nothing shorter than one chunk (256) is ever loaded. {told}",
+    ]
+
+
+def _changes_lines(kept: Results) -> list[str]:
+    usual = TimeToFirstToken.model_validate(kept["usual"])
+    rows = [
+        f"| {name} | {np.mean(one['change_seconds']):.2f} | {np.median(one['slowest_ms']):,.0f} | {max(one['slowest_ms']):,.0f} |"
+        f" {min(one['cached_share']):.0%} |"
+        for name, one in kept["live"].items()
+    ]
+    return [
+        "## What a change costs the engine",
+        "",
+        f"All prompts in L1. Usual time to first token ({USUAL} requests): {usual}.",
+        "",
+        f"| live change ({SAMPLES} times each) | takes, s | slowest request during it, median, ms | slowest of all, ms |"
+        " least share of the prompts from the cache |",
+        "|---|--:|--:|--:|--:|",
+        *rows,
+    ]
+
+
+def _restart_lines(kept: Results) -> list[str]:
+    rows = [
+        f"| {name} | {one['restart_seconds']:.1f} |"
+        f" {one['longest_seconds']:.1f} | {one['computed_anew']} | {one['failed']} |"
+        f" {_seconds(one['recovered_after_seconds'])} | {'yes' if one['engine_survived'] else '**no**'} |"
+        for name in CONNECTORS
+        for one in kept[name]
+    ]
+    return [
+        "## What a restart of the cache server costs the engine",
+        "",
+        "Requests one after the other meanwhile, all of which hit before. LMCache's connector moves KV in the engine's own"
+        f" process and waits there for the server's answer (`{TIMEOUT}`). It registers anew only with a server that it has missed"
+        f" (`{HEARTBEAT}`): one that is back sooner does not know it, and leaves its stores without an answer. vLLM gives up an"
+        " engine that does nothing for 300 s (`VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS`).",
+        "",
+        "| time-out, heartbeat | restart takes, s | longest request, s | computed anew | failed | all hit again after |"
+        " engine survived |",
+        "|---|--:|--:|--:|--:|--:|---|",
+        *rows,
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.1f} s"
+
+
+async def run(parts: list[str]) -> None:
+    """Measure what is wanted, and merge it into the results."""
+    results: Results = json.loads(STORE.read_text()) if STORE.exists() else {}
+
+    def save() -> None:
+        STORE.write_text(json.dumps(results, indent=1) + "\n")
+        STORE.with_suffix(".md").write_text(report(results))
+
+    def complete(part: str) -> None:
+        results[part] |= {"complete": True, "machine": machine(), "date": f"{dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}"}
+        save()
+
+    of_one_engine = [part for part in parts if part in PARTS]
+    if of_one_engine:
+        async with fresh_engine() as engine:
+            for part in of_one_engine:
+                await PARTS[part](engine, results.setdefault(part, {}), save)
+                complete(part)
+    if RESTART in parts:
+        results[RESTART] = {}
+        for name, connector in CONNECTORS.items():
+            async with fresh_engine(connector) as engine:
+                await set_to(engine, ROOMY)
+                results[RESTART][name] = await restarts(engine)
+            save()
+        complete(RESTART)
+    print(report(results))
+
+
+@asynccontextmanager
+async def fresh_engine(connector: Connector = LMCACHES_OWN) -> AsyncIterator[EngineOnACache]:
+    """Both servers, with all that is measured within the operator's bounds; nothing is left of them."""
+    state = Path(tempfile.mkdtemp(prefix="engine-bench-"))
+    settings = settings_for(TRAFFIC, state)
+    cache = settings.caches[DEFAULT].model_copy(update={"bounds": Bounds(max_size_mb=2 * SIZES[-1], max_watermark=0.95)})
+    settings = settings.model_copy(update={"caches": {DEFAULT: cache}})
+    try:
+        async with engine_on_a_cache(settings, lambda told: print(told, flush=True), connector) as engine:
+            prefer_us()
+            yield engine
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def prefer_us() -> None:
+    """Let us, both servers included, go before whatever else runs here, as far as we may: as root, on Linux.
+
+    To the scheduler each session is one group (autogroup), and the priority of a process counts only within it.
+    """
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with suppress(OSError):
+            Path(f"/proc/{process.pid}/autogroup").write_text(str(PRIORITY))
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--only", choices=[*PARTS, RESTART], help="one part")
+    wanted = arguments.parse_args().only
+    asyncio.run(run([wanted] if wanted else [*PARTS, RESTART]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Multi-turn agent conversations, the same each time, sent to an OpenAI server as streaming chat requests; each is timed.
+
+What the model answers is not what goes into the conversation: its answers are scripted, so that the requests are the same
+whatever it says. A conversation's prompt is the beginning of its next one, and all begin with the same system prompt.
+"""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from agent_tools.errors import UnsupportedError
+
+from .tiny_model import WORDS
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One request: the conversation so far, of which the last message is new."""
+
+    conversation: int
+    turn: int
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What became of one request. Times in seconds."""
+
+    conversation: int
+    turn: int
+    started: float
+    """Unix time."""
+    ttft: float | None
+    """From sending it to the first token; ``None`` when none came."""
+    total: float
+    """From sending it to the end of the answer."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that the engine took from a cache, as it says itself."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatTraffic:
+    """Agents at work: each reads a document of its own and calls tools, turn after turn; several are in progress at a time.
+
+    Lengths are in words, of which each is one token of the tiny model.
+    """
+
+    conversations: int = 8
+    turns: int = 6
+    system_words: int = 520
+    """The system prompt, common to all: who the agent is, and its tools."""
+    document_words: int = 1800
+    """What is read at the start of a conversation."""
+    turn_words: int = 100
+    """What a tool returned: new in each turn."""
+    answer_words: int = 20
+    """What the agent is taken to have said."""
+    seed: int = 0
+    """Of the documents and of the order; the system prompt is always the same."""
+
+    def requests(self) -> list[ChatRequest]:
+        """All requests in the order in which they are sent: the conversations in turn, in random order."""
+        chance = random.Random(self.seed)  # noqa: S311  no secret
+        order = [number for number in range(self.conversations) for _ in range(self.turns)]
+        chance.shuffle(order)
+        conversations = [self._conversation(number) for number in range(self.conversations)]
+        return [next(conversations[number]) for number in order]
+
+    @property
+    def tokens(self) -> int:
+        """Distinct tokens of all prompts, about: what a cache that holds everything holds."""
+        own = self.document_words + self.turns * (self.turn_words + self.answer_words)
+        return self.system_words + self.conversations * own
+
+    def with_seed(self, seed: int) -> "ChatTraffic":
+        """The same with other documents, in another order."""
+        return replace(self, seed=seed)
+
+    def _conversation(self, number: int) -> Iterator[ChatRequest]:
+        says = random.Random(f"{self.seed}/{number}")  # noqa: S311
+        messages: list[Message] = [
+            {"role": "system", "content": text(random.Random("system"), self.system_words)},  # noqa: S311
+            {"role": "user", "content": text(says, self.document_words + self.turn_words)},
+        ]
+        for turn in range(self.turns):
+            yield ChatRequest(number, turn, tuple(messages))
+            call = {"id": f"call-{turn}", "type": "function", "function": {"name": "read", "arguments": "{}"}}
+            messages += [
+                {"role": "assistant", "content": text(says, self.answer_words), "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": call["id"], "content": text(says, self.turn_words)},
+            ]
+
+
+def text(chance: random.Random, words: int) -> str:
+    """So many words of the tiny model."""
+    return " ".join(chance.choices(WORDS, k=words))
+
+
+def client(base_url: str) -> "AsyncOpenAI":
+    """An OpenAI client for a server on this machine, without a key and without retries, which would hide what they cost.
+
+    Raises:
+        UnsupportedError: The package openai is not installed.
+    """
+    try:
+        from openai import AsyncOpenAI  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise UnsupportedError("the engine demo sends its requests with openai: `make demo-engine` installs it") from error
+    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=600)
+
+
+async def send(
+    openai: "AsyncOpenAI",
+    model: str,
+    requests: Sequence[ChatRequest],
+    *,
+    clients: int = 1,
+    answer_tokens: int = 4,
+    on_answer: Callable[[ChatAnswer], None] = lambda _: None,
+) -> list[ChatAnswer]:
+    """Send all requests, each client the next as soon as it has its answer; in the order in which they were sent.
+
+    Args:
+        openai: See `client`.
+        model: Its name there.
+        requests: Each conversation is sent by one client, so its turns follow each other.
+        clients: How many requests are on their way at a time; with one, none waits in the engine.
+        answer_tokens: How long each answer is.
+        on_answer: Told of each answer.
+    """
+    answers: list[ChatAnswer] = []
+
+    async def work(mine: Sequence[ChatRequest]) -> None:
+        for request in mine:
+            answers.append(await _ask(openai, model, request, answer_tokens))
+            on_answer(answers[-1])
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(clients):
+            tasks.start_soon(work, [one for one in requests if one.conversation % clients == number])
+    return sorted(answers, key=lambda answer: answer.started)
+
+
+async def _ask(openai: "AsyncOpenAI", model: str, request: ChatRequest, answer_tokens: int) -> ChatAnswer:
+    """Send one request; an error is told in the answer."""
+    from openai import OpenAIError  # noqa: PLC0415
+
+    answer = ChatAnswer(request.conversation, request.turn, started=time.time(), ttft=None, total=0.0)
+    began = time.perf_counter()
+    try:
+        stream: AsyncIterator[Any] = await openai.chat.completions.create(
+            model=model,
+            messages=list(request.messages),
+            max_tokens=answer_tokens,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            # Of vLLM: an answer has its full length, and each of its tokens is seen.
+            extra_body={"ignore_eos": True, "skip_special_tokens": False},
+        )
+        async for event in stream:
+            if answer.ttft is None and event.choices and event.choices[0].delta.content:
+                answer = replace(answer, ttft=time.perf_counter() - began)
+            if event.usage is not None:
+                details = event.usage.prompt_tokens_details
+                cached = (details.cached_tokens if details else None) or 0
+                answer = replace(answer, prompt_tokens=event.usage.prompt_tokens, cached_tokens=cached)
+    except OpenAIError as error:
+        answer = replace(answer, error=f"{type(error).__name__}: {error}")
+    return replace(answer, total=time.perf_counter() - began)
