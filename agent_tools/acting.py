@@ -44,7 +44,12 @@ from .outcome import apply_and_read_back, fate, last_known_state, not_in_force, 
 from .recommender.recommend import setting_changes
 
 T = TypeVar("T")
-RESTART_LOSES = "a restart empties L1: requests are recomputed until it is full again, and engines are degraded for about 20 s"
+RESTART_LOSES = (
+    "a restart empties L1: requests are recomputed until it is full again. A vLLM in front hangs and ends itself, unless its"
+    " connector is set to give up early (lmcache.mp.mq_timeout 10, lmcache.mp.heartbeat_interval 2; see docs/operators.md): then"
+    " one request waits some 6 s"
+)
+"""Measured: benchmarks/results/engine.md."""
 COOLDOWN_SECONDS = (60.0, 86_400.0)
 """Shortest and longest cool-down, unless the operator set one."""
 

@@ -17,6 +17,21 @@ PERIOD = 1.007
 
 EVERY_REQUEST = 0.0
 """A period that stands for one check after each request."""
+
+
+class StoreDelay(NamedTuple):
+    """How long after its lookup a request stores what the engine computed; ticks in between come before the store.
+
+    Never later than the next lookup: of a client that waits for its answers this is so, and of many at once it is early.
+    """
+
+    per_request: float
+    """Seconds."""
+    per_chunk: float
+    """Seconds for each chunk that is not found."""
+
+
+AT_ONCE = StoreDelay(0.0, 0.0)
 _PERIODS = (1.001, 1.020)
 """Range of periods that a prediction allows for when the true one was not observed."""
 _PERIODS_TRIED = (0.999, 1.040)
@@ -118,6 +133,13 @@ def clocks_near(
 def is_full(used: int, capacity: float, watermark: float) -> bool:
     """LMCache 0.5.6's test at a tick, with its rounding: ``used / total >= watermark``."""
     return used > 0 and capacity > 0 and used / capacity >= watermark
+
+
+@compiled
+def store_time(times: Float64, request: int, delay: StoreDelay, missing: int) -> float:
+    """When a request stores its missing chunks."""
+    stored = float(times[request] + delay.per_request + delay.per_chunk * missing)
+    return min(stored, float(times[request + 1])) if request + 1 < len(times) else stored
 
 
 @compiled

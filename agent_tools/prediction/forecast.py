@@ -13,6 +13,7 @@ from agent_tools.errors import WorkloadError
 from agent_tools.models import MB
 from agent_tools.models.config import Frozen
 from agent_tools.prediction.clairvoyant import clairvoyant_hits
+from agent_tools.prediction.eviction_clock import AT_ONCE, StoreDelay
 from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
@@ -115,6 +116,7 @@ def forecast(
     including: Sequence[float] = (),
     chunk_bytes: float | None = None,
     shared: bool = False,
+    delay: StoreDelay = AT_ONCE,
 ) -> Forecast:
     """What L1 sizes would give on a log, with every other setting as it is in `under`.
 
@@ -128,6 +130,7 @@ def forecast(
         chunk_bytes: L1 bytes of one chunk; by default as the log states.
         shared: Whether the models of the log share one L1, as those of one server do; their chunks are then taken to be of one
             size, and a note says so.
+        delay: How long after its lookup a request stores.
 
     Raises:
         WorkloadError: The log is empty, mixes models that do not share, or has times that are not finite; or a size makes no
@@ -139,7 +142,7 @@ def forecast(
     chosen = _grid(curve, chunk_bytes, under.watermark, under.ratio) if capacities_chunks is None else _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
     settings = [replace(under, capacity_chunks=capacity) for capacity in capacities]
-    rows = tuple(_rows(log, curve, predict_settings(log, settings), chunk_bytes))
+    rows = tuple(_rows(log, curve, predict_settings(log, settings, delay=delay), chunk_bytes))
     return Forecast(
         requests=len(log),
         short_requests=int((log.tokens < log.chunk_size).sum()),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.eviction_clock import EVERY_REQUEST, is_full, ticks_due
+from agent_tools.prediction.eviction_clock import EVERY_REQUEST, StoreDelay, is_full, store_time, ticks_due
 from agent_tools.prediction.eviction_order import batch_size
 
 Int32 = npt.NDArray[np.int32]
@@ -36,6 +36,7 @@ def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, 
     tier: OneTier,
     period: float,
     first_tick: float,
+    delay: StoreDelay,
     hits: Int32,
     dropped: Int32,
 ) -> tuple[int, int]:
@@ -50,13 +51,9 @@ def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, 
         if period != EVERY_REQUEST:
             due = ticks_due(next_tick, times[r], period)
             next_tick += due * period
-            while due > 0 and tier.evicts and is_full(used, tier.capacity, tier.watermark):
-                gone, oldest = _evict(first, end, oldest, batch_size(used, tier.ratio))
-                if gone == 0:
-                    break
-                used -= gone
-                evicted += gone
-                due -= 1
+            gone, oldest = _run_ticks(first, end, oldest, used, tier, due)
+            used -= gone
+            evicted += gone
         start, size = offsets[r], offsets[r + 1] - offsets[r]
         depth = 0
         while depth < size:
@@ -67,21 +64,39 @@ def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, 
             toucher[c] = r
             depth += 1
             first[q] = depth
-        hits[r] = depth
-        if used + size - depth <= tier.capacity:
+        hits[r] = end[r] = depth
+        if period != EVERY_REQUEST:
+            due = ticks_due(next_tick, store_time(times, r, delay, size - depth), period)
+            next_tick += due * period
+            gone, oldest = _run_ticks(first, end, oldest, used, tier, due)
+            used -= gone
+            evicted += gone
+        if used + size - depth > tier.capacity:
+            dropped[r] = size - depth
+        elif end[r] == depth:  # else its own prefix went meanwhile, and what it stores behind that is never found
             for i in range(start + depth, start + size):
                 toucher[chunk_ids[i]] = r
             used += size - depth
             end[r] = size
-        else:
-            dropped[r] = size - depth
-            end[r] = depth
         peak = max(peak, used)
         if period == EVERY_REQUEST and tier.evicts and is_full(used, tier.capacity, tier.watermark):
             gone, oldest = _evict(first, end, oldest, batch_size(used, tier.ratio))
             used -= gone
             evicted += gone
     return evicted, peak
+
+
+@compiled
+def _run_ticks(first: Int32, end: Int32, oldest: int, used: int, tier: OneTier, due: int) -> tuple[int, int]:
+    """Let so many ticks come; return how many chunks went and the oldest run left."""
+    gone = 0
+    while due > 0 and tier.evicts and is_full(used - gone, tier.capacity, tier.watermark):
+        batch, oldest = _evict(first, end, oldest, batch_size(used - gone, tier.ratio))
+        if batch == 0:
+            break
+        gone += batch
+        due -= 1
+    return gone, oldest
 
 
 @compiled

@@ -7,7 +7,7 @@ and chunks be taken out at any moment. A run in many parts gives exactly what on
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.eviction_clock import PERIOD
+from agent_tools.prediction.eviction_clock import AT_ONCE, PERIOD
 from agent_tools.prediction.eviction_order import ABSENT, drop_oldest, empty_order, take_out
 from agent_tools.prediction.server_model import first_tier, second_tier
 from agent_tools.prediction.server_setting import ServerSetting
@@ -87,6 +87,7 @@ class RunningServer:
             self._l2,
             self._period,
             self._next_tick,
+            AT_ONCE,
             l1_hits,
             l2_hits,
             dropped,

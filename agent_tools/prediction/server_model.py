@@ -1,16 +1,17 @@
 """`lmcache server` 0.5.6 in time: what a setting would have given on a log, request by request.
 
-As the server does it: a lookup finds the leading chunks that are there; what is missing is stored as one batch, and dropped as a
-whole if it does not fit into the free space; END_SESSION touches all of the request's chunks, tail first; a thread wakes once a
-second and, if the used share has reached the watermark, drops a share of the *keys*, oldest first. The log tells when requests
-came but not when that thread wakes, so a prediction is a run for each of several phases: a mean and an interval.
+As the server does it: a lookup finds the leading chunks that are there; what is missing is stored as one batch when the engine
+has computed it, and dropped as a whole if it does not fit into the free space; END_SESSION touches all of the request's chunks,
+tail first; a thread wakes once a second and, if the used share has reached the watermark, drops a share of the *keys*, oldest
+first. The log tells when requests came but not when that thread wakes, so a prediction is a run for each of several phases: a
+mean and an interval.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from agent_tools.prediction.cache_run import CacheRun
-from agent_tools.prediction.eviction_clock import PERIOD, EvictionClock
+from agent_tools.prediction.eviction_clock import AT_ONCE, PERIOD, EvictionClock, StoreDelay
 from agent_tools.prediction.eviction_order import empty_order
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.one_tier import OneTier, run_one_tier
@@ -30,7 +31,9 @@ from agent_tools.workload.access_log import AccessLog
 Int32 = npt.NDArray[np.int32]
 
 
-def simulate_server(log: AccessLog, setting: ServerSetting, *, phase: float = 0.5, period: float = PERIOD) -> CacheRun:
+def simulate_server(
+    log: AccessLog, setting: ServerSetting, *, phase: float = 0.5, period: float = PERIOD, delay: StoreDelay = AT_ONCE
+) -> CacheRun:
     """Run the model once, from an empty cache.
 
     Cost: with L1 only, one step per hit or stored chunk (some 500 M chunk accesses a second); with an L2 a few list steps each
@@ -41,6 +44,7 @@ def simulate_server(log: AccessLog, setting: ServerSetting, *, phase: float = 0.
         setting: The server's configuration.
         phase: When the eviction thread first wakes after the first request, as a share of its period.
         period: Seconds between its wake-ups, or `EVERY_REQUEST` for one watermark check after each request.
+        delay: How long after its lookup a request stores.
 
     Raises:
         ValueError: If times are not finite or the period is not positive.
@@ -48,19 +52,19 @@ def simulate_server(log: AccessLog, setting: ServerSetting, *, phase: float = 0.
     log = isolated(log)
     first_tick = EvictionClock(phase, period).first_tick(log)
     run = _run_two_tiers if setting.l2_capacity_chunks > 0 else _run_one_tier
-    return run(log, setting, first_tick, period)
+    return run(log, setting, first_tick, period, delay)
 
 
-def _run_one_tier(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
+def _run_one_tier(log: AccessLog, setting: ServerSetting, first_tick: float, period: float, delay: StoreDelay) -> CacheRun:
     hits, dropped = (np.zeros(len(log), np.int32) for _ in range(2))
     tier = first_tier(setting)
     evicted, peak = run_one_tier(
-        log.chunk_ids, log.offsets, log.timestamps, log.unique_chunks, tier, period, first_tick, hits, dropped
+        log.chunk_ids, log.offsets, log.timestamps, log.unique_chunks, tier, period, first_tick, delay, hits, dropped
     )
     return CacheRun.of_one_tier(log, hits, dropped, evicted, peak)
 
 
-def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, period: float) -> CacheRun:
+def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, period: float, delay: StoreDelay) -> CacheRun:
     l1_hits, l2_hits, dropped = (np.zeros(len(log), np.int32) for _ in range(3))
     counts = np.zeros(5, np.int64)
     second = second_tier(setting, log.tenant_names)
@@ -79,6 +83,7 @@ def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, pe
         l2,
         period,
         first_tick,
+        delay,
         l1_hits,
         l2_hits,
         dropped,

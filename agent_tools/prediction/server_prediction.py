@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.prediction.cache_run import CacheRun
-from agent_tools.prediction.eviction_clock import EvictionClock, possible_clocks
+from agent_tools.prediction.eviction_clock import AT_ONCE, EvictionClock, StoreDelay, possible_clocks
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_setting import ServerSetting
@@ -68,22 +68,33 @@ class ServerPrediction:
         return max(run.peak_chunks for run in self.runs)
 
 
-def predict_server(log: AccessLog, setting: ServerSetting, *, clocks: int | Sequence[EvictionClock] = CLOCKS) -> ServerPrediction:
+def predict_server(
+    log: AccessLog,
+    setting: ServerSetting,
+    *,
+    clocks: int | Sequence[EvictionClock] = CLOCKS,
+    delay: StoreDelay = AT_ONCE,
+) -> ServerPrediction:
     """What the server would have given on this log, from an empty cache.
 
     Args:
         log: What was asked, and when.
         setting: The server's configuration.
         clocks: Of the eviction thread: how many of the possible ones to try, or the one that was observed.
+        delay: How long after its lookup a request stores.
 
     Raises:
         ValueError: If times are not finite, or there is no clock.
     """
-    return predict_settings(log, [setting], clocks=clocks)[0]
+    return predict_settings(log, [setting], clocks=clocks, delay=delay)[0]
 
 
 def predict_settings(
-    log: AccessLog, settings: Iterable[ServerSetting], *, clocks: int | Sequence[EvictionClock] = CLOCKS
+    log: AccessLog,
+    settings: Iterable[ServerSetting],
+    *,
+    clocks: int | Sequence[EvictionClock] = CLOCKS,
+    delay: StoreDelay = AT_ONCE,
 ) -> list[ServerPrediction]:
     """`predict_server` for each setting, over threads (the model runs without the GIL)."""
     log = isolated(log)
@@ -91,11 +102,10 @@ def predict_settings(
     if not tried:
         raise ValueError("at least one clock is needed")
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        predict = partial(_predict, log, tried)
+        predict = partial(_predict, log, tried, delay)
         return list(threads.map(predict, settings))
 
 
-def _predict(log: AccessLog, clocks: tuple[EvictionClock, ...], setting: ServerSetting) -> ServerPrediction:
-    return ServerPrediction(
-        setting, tuple(simulate_server(log, setting, phase=clock.phase, period=clock.period) for clock in clocks)
-    )
+def _predict(log: AccessLog, clocks: tuple[EvictionClock, ...], delay: StoreDelay, setting: ServerSetting) -> ServerPrediction:
+    runs = (simulate_server(log, setting, phase=clock.phase, period=clock.period, delay=delay) for clock in clocks)
+    return ServerPrediction(setting, tuple(runs))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.eviction_clock import EVERY_REQUEST, is_full, ticks_due
+from agent_tools.prediction.eviction_clock import EVERY_REQUEST, StoreDelay, is_full, store_time, ticks_due
 from agent_tools.prediction.eviction_order import ABSENT, Links, batch_size, drop_oldest, touch_block
 from agent_tools.prediction.one_tier import OneTier
 
@@ -59,6 +59,7 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
     l2: Order,
     period: float,
     first_tick: float,
+    delay: StoreDelay,
     l1_hits: Int32,
     l2_hits: Int32,
     dropped: Int32,
@@ -90,10 +91,15 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
         loads += loaded
         if loaded:
             _renew(l2, end, l1, request[:found], False, True)
-        staying = loaded if second.retain else 0
         l1_hits[r], l2_hits[r] = min(l1_prefix, found), found - min(l1_prefix, found)
+        used += touch_block(l1.newer, l1.older, unique, request[:found], second.retain)
+        if period != EVERY_REQUEST:
+            due = ticks_due(next_tick, store_time(times, r, delay, len(request) - found), period)
+            next_tick += due * period
+            used -= _tick_l1(l1, unique, tier, used, due, counts)
+            _tick_l2(l2, unique, second, l2_used, due, counts)
         missing = _count_absent(l1, request[found:])
-        stored = used + staying + missing <= tier.capacity
+        stored = used + missing <= tier.capacity
         if stored:
             upto = len(request)
             if second.hard_limit:
@@ -102,7 +108,7 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
         else:
             dropped[r] = missing
         used += touch_block(l1.newer, l1.older, unique, request[found:], stored)
-        used += touch_block(l1.newer, l1.older, unique, request[:found], second.retain)
+        touch_block(l1.newer, l1.older, unique, request[:found], False)
         counts[PEAK] = max(counts[PEAK], used)
         counts[L2_PEAK] = max(counts[L2_PEAK], l2_used.sum())
         if period == EVERY_REQUEST:

@@ -44,7 +44,7 @@ def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
     """Hits of the window's requests under a setting; those before the window only warm the cache."""
     assert seen.log is not None  # noqa: S101  callers have a log
     if setting not in seen.predicted:
-        runs = predict_server(seen.log, setting, clocks=seen.clocks).runs
+        runs = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay).runs
         seen.predicted[setting] = PredictedHits(
             asked=runs[0].asked_chunks[seen.in_window].astype(np.float64),
             l1=np.array([run.l1_hit_chunks[seen.in_window] for run in runs], dtype=np.float64),
@@ -152,6 +152,7 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
         including=[] if sizes_mb else sorted({one.capacity_chunks for one in (here, under) if one is not None}),
         chunk_bytes=seen.chunk_bytes,
         shared=True,
+        delay=seen.store_delay,
     )
 
 

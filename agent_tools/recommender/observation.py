@@ -11,7 +11,15 @@ from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Ru
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.cost import GB, break_even_bandwidth, kv_size, seconds_saved_per_token
-from agent_tools.prediction.eviction_clock import EvictionClock, Poll, clocks_near, observed_clock, possible_clocks
+from agent_tools.prediction.eviction_clock import (
+    AT_ONCE,
+    EvictionClock,
+    Poll,
+    StoreDelay,
+    clocks_near,
+    observed_clock,
+    possible_clocks,
+)
 from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve, hits_per_request
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
@@ -97,7 +105,18 @@ class Observation:
     def clocks(self) -> Sequence[EvictionClock]:
         """When the server's eviction thread may wake: close to what was observed, else all that is possible."""
         observed = None if self.log is None else observed_clock(self.log, self.polls)
-        return possible_clocks(CLOCKS) if observed is None else clocks_near(observed, CLOCKS)
+        if observed is None:
+            return possible_clocks(CLOCKS)
+        return clocks_near(observed, CLOCKS) if self.engine_speed is None else clocks_near(observed, CLOCKS, store_delay=0)
+
+    @property
+    def store_delay(self) -> StoreDelay:
+        """How long after its lookup a request stores: while the engine computes; at once where none showed its speed."""
+        if self.engine_speed is None or self.log is None:
+            return AT_ONCE
+        # With a sampled log each chunk stands for several.
+        tokens = self.log.chunk_size / self.log.sampling_rate
+        return StoreDelay(self.engine_speed.per_request, self.engine_speed.per_computed_token * tokens)
 
     # ---- sizes and speeds ----
 

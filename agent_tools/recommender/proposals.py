@@ -142,7 +142,8 @@ def _larger_l2(seen: Observation) -> list[float]:
 def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _Candidate:
     """The first (smallest, least changed) of those within `GOOD_ENOUGH` of the best."""
     assert seen.log is not None  # noqa: S101
-    predictions = predict_settings(seen.log, [candidate.setting for candidate in candidates], clocks=CLOCKS)
+    settings = [candidate.setting for candidate in candidates]
+    predictions = predict_settings(seen.log, settings, clocks=CLOCKS, delay=seen.store_delay)
     worths = [
         _worth(prediction, seen) - _price(seen, candidate.added_mb)
         for prediction, candidate in zip(predictions, candidates, strict=True)

@@ -8,12 +8,14 @@ from observed import CHUNK_BYTES, CONFIG, as_served, observation
 
 from agent_tools.errors import WorkloadError
 from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, L2Adapter
+from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.chunk_size import with_larger_chunks
+from agent_tools.prediction.eviction_clock import StoreDelay
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
-from agent_tools.recommender.modelled import forecast_of
+from agent_tools.recommender.modelled import forecast_of, predicted_hits
 from agent_tools.workload.generate import AgentTraffic
 
 AGENTS = AgentTraffic(requests=500, seed=5, tenants=1).generate()
@@ -34,6 +36,17 @@ def test_other_settings_are_what_the_model_says_of_them() -> None:
     assert SEEN.log is not None
     assert row.server == predict_server(SEEN.log, ServerSetting(24 * MB / CHUNK_BYTES, 0.6, 0.1)).hit_rate
     assert forecast_of(SEEN, ConfigUpdate(eviction_policy=EvictionPolicy.NOOP)).policy == "noop"
+
+
+def test_where_an_engine_showed_its_speed_its_stores_are_as_late_as_it_computes() -> None:
+    speed = EngineSpeed(per_request=0.1, per_computed_token=1e-3, per_loaded_token=1e-4, requests=20, intervals=9)
+    seen, setting = replace(SEEN, engine_speed=speed, predicted={}), ServerSetting(16 * MB / CHUNK_BYTES)
+    late = predict_server(AGENTS, setting, clocks=SEEN.clocks, delay=StoreDelay(0.1, 0.256))
+    expected = np.array([run.l1_hit_chunks[seen.in_window] for run in late.runs])
+    assert (predicted_hits(seen, setting).l1 == expected).all()
+    assert (predicted_hits(SEEN, setting).l1 != expected).any()
+    (row,) = forecast_of(seen, sizes_mb=[16]).rows
+    assert row.server == predict_server(AGENTS, setting, delay=StoreDelay(0.1, 0.256)).hit_rate
 
 
 def test_asked_sizes_are_the_only_rows() -> None:
