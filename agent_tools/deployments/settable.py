@@ -11,7 +11,7 @@ NO_FOLDER = "the directory names no arena_folder on the server's host in which L
 POLICY_REFUSED = (
     "L1 of `lmcache server` has LRU, ARC and noop only; IsolatedLRU on L1 is accepted by 0.5.6 but kills the eviction thread"
 )
-_FLAG = "it is a start-up flag of `lmcache server` 0.5.6; a restart loses all of L1"
+_FLAG = "it is a start-up flag of `lmcache server` 0.5.6; a restart loses all of L1 and may end a vLLM in front"
 _MODULE = f"{_FLAG}; with --server-module agent_tools.server_module (docs/server_module.md) it is changed live"
 NOT_A_SETTING = Support(level=SupportLevel.UNSUPPORTED, reason="`lmcache server` has no such setting")
 SUPPORT = {
