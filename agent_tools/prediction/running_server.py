@@ -7,7 +7,7 @@ and chunks be taken out at any moment. A run in many parts gives exactly what on
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.eviction_clock import AT_ONCE, PERIOD
+from agent_tools.prediction.eviction_clock import AT_ONCE, PERIOD, StoreDelay
 from agent_tools.prediction.eviction_order import ABSENT, drop_oldest, empty_order, take_out
 from agent_tools.prediction.server_model import first_tier, second_tier
 from agent_tools.prediction.server_setting import ServerSetting
@@ -26,17 +26,18 @@ class RunningServer:
     It knows one L2 list, so `ServerSetting.tenant_quotas` is not for it.
     """
 
-    def __init__(self, setting: ServerSetting, *, first_tick: float, period: float = PERIOD) -> None:
+    def __init__(self, setting: ServerSetting, *, first_tick: float, period: float = PERIOD, delay: StoreDelay = AT_ONCE) -> None:
         """Both tiers are empty.
 
         Args:
             setting: Its configuration; assign another one to change it from now on, with all contents kept.
             first_tick: When its eviction thread first wakes.
             period: Seconds between its wake-ups.
+            delay: How long after its lookup a request stores.
         """
         self.setting = setting
         self._first_tick = self._next_tick = first_tick
-        self._period = period
+        self._period, self._delay = period, delay
         self._l1, self._l2 = Order(*empty_order(0)), Order(*empty_order(0))
         self._counts = np.zeros(5, np.int64)
         self.stored = 0
@@ -87,7 +88,7 @@ class RunningServer:
             self._l2,
             self._period,
             self._next_tick,
-            AT_ONCE,
+            self._delay,
             l1_hits,
             l2_hits,
             dropped,

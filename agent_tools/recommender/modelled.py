@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
 from agent_tools.models import CacheConfig, ConfigUpdate, Gain
@@ -13,11 +14,15 @@ from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.configured import setting_of
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
+from agent_tools.prediction.isolation import isolated
+from agent_tools.prediction.running_server import RunningServer
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.time_to_first_token import seconds_to_first_token, time_to_first_token
 
 from .observation import Floats, Observation, PredictedHits
+
+Int32 = npt.NDArray[np.int32]
 
 MODEL_OFF = 0.03
 """Distance between the model's and the measured hit rate above which the model is not believed."""
@@ -45,18 +50,44 @@ def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
     assert seen.log is not None  # noqa: S101  callers have a log
     if setting not in seen.predicted:
         runs = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay).runs
-        seen.predicted[setting] = PredictedHits(
-            asked=runs[0].asked_chunks[seen.in_window].astype(np.float64),
-            l1=np.array([run.l1_hit_chunks[seen.in_window] for run in runs], dtype=np.float64),
-            l2=np.array([run.l2_hit_chunks[seen.in_window] for run in runs], dtype=np.float64),
-        )
+        seen.predicted[setting] = _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in runs])
     return seen.predicted[setting]
+
+
+def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting) -> PredictedHits:
+    """The same where the setting changed from `old` to `new` as the window began: L1 then held what the old one had left there.
+
+    A cache that was just made larger has nothing to evict at first and gives more than one that always was as large.
+    """
+    assert seen.log is not None  # noqa: S101  callers have a log
+    if old.tenant_quotas is not None or new.tenant_quotas is not None:  # which `RunningServer` does not know
+        return predicted_hits(seen, new)
+    log = isolated(seen.log)
+    start = seen.metrics.window.start.timestamp()
+    first = int(np.searchsorted(log.timestamps, start))
+    columns = []
+    for clock in seen.clocks:
+        server = RunningServer(old, first_tick=clock.first_tick(log), period=clock.period, delay=seen.store_delay)
+        before = server.run(log, slice(0, first), start)
+        server.setting = new
+        if old.l2_capacity_chunks != new.l2_capacity_chunks:
+            server.empty_l2()
+        after = server.run(log, slice(first, len(log)), float(log.timestamps[-1]))
+        l1, l2, _ = (np.concatenate(parts) for parts in zip(before, after, strict=True))
+        columns.append((l1, l2))
+    return _hits(seen, columns)
+
+
+def _hits(seen: Observation, columns: Sequence[tuple[Int32, Int32]]) -> PredictedHits:
+    """From (requests,) chunks of the whole log found in L1 and in L2, for each clock."""
+    assert seen.log is not None  # noqa: S101  callers have a log
+    l1, l2 = (np.array([of_clock[seen.in_window] for of_clock in tier], dtype=np.float64) for tier in zip(*columns, strict=True))
+    return PredictedHits(asked=seen.window_chunks.astype(np.float64), l1=l1, l2=l2)
 
 
 def predicted_rate(seen: Observation, setting: ServerSetting) -> float:
     """The model's token hit rate of the window's requests under a setting, mean over the server's possible clocks."""
-    hits = predicted_hits(seen, setting)
-    return float((hits.l1 + hits.l2).sum(axis=1).mean() / hits.asked.sum()) if hits.asked.sum() else 0.0
+    return predicted_hits(seen, setting).rate
 
 
 def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToken | None:
@@ -76,8 +107,13 @@ def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToke
 
 def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:
     """Difference of the token hit rate on the same requests, with its 90 % interval."""
-    found = _difference(seen, old, new, weight_of_l2=1.0)
-    how = f"model of `lmcache server` 0.5.6 on the {int(seen.in_window.sum())} observed requests; block bootstrap"
+    return gain_between(predicted_hits(seen, old), predicted_hits(seen, new))
+
+
+def gain_between(before: PredictedHits, after: PredictedHits) -> Gain:
+    """The same from hits of the same requests."""
+    found = _difference(before, after, weight_of_l2=1.0)
+    how = f"model of `lmcache server` 0.5.6 on the {len(before.asked)} observed requests; block bootstrap"
     return Gain(lower=found.lower, estimate=found.estimate, upper=found.upper, method=how)
 
 
@@ -95,11 +131,10 @@ def corrected(gain: Gain, error: float) -> Gain:
 
 def predicted_worth(seen: Observation, old: ServerSetting, new: ServerSetting) -> Range:
     """The same difference with each hit of L2 counted by the time it saves against one of L1."""
-    return _difference(seen, old, new, weight_of_l2=seen.l2_weight)
+    return _difference(predicted_hits(seen, old), predicted_hits(seen, new), weight_of_l2=seen.l2_weight)
 
 
-def _difference(seen: Observation, old: ServerSetting, new: ServerSetting, *, weight_of_l2: float) -> Range:
-    before, after = predicted_hits(seen, old), predicted_hits(seen, new)
+def _difference(before: PredictedHits, after: PredictedHits, *, weight_of_l2: float) -> Range:
     return difference(before.asked, *(hits.l1 + weight_of_l2 * hits.l2 for hits in (before, after)))
 
 

@@ -42,6 +42,11 @@ class PredictedHits:
     l2: Floats
     """(clocks, requests) further chunks found in L2."""
 
+    @property
+    def rate(self) -> float:
+        """The token hit rate, mean over the clocks."""
+        return float((self.l1 + self.l2).sum(axis=1).mean() / self.asked.sum()) if self.asked.sum() else 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class Observation:

@@ -7,7 +7,7 @@ from agent_tools.models import CacheMetrics, Gain, Verification, VerificationVer
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, server_setting
+from .modelled import MODEL_OFF, corrected, gain_between, hits_since_change, predicted_hits, server_setting
 from .observation import Observation
 
 LEAST_INTERVALS = 5
@@ -62,17 +62,21 @@ def gain_by_model(seen: Observation, old: ServerSetting) -> Gain | None:
     new, measured = server_setting(seen), seen.metrics.tokens.hit_rate
     if new is None or measured is None or seen.curve is None:
         return None
-    error = measured - predicted_rate(seen, new)
+    since = hits_since_change(seen, old, new)
+    error = measured - since.rate
     if abs(error) > MODEL_OFF:
         return None
     how = f"measured on {int(seen.in_window.sum())} requests, less the model of the old setting on the same ones"
-    return corrected(predicted_gain(seen, old, new), error).model_copy(update={"method": how})
+    return corrected(gain_between(predicted_hits(seen, old), since), error).model_copy(update={"method": how})
 
 
 def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tuple[VerificationVerdict, str]:
     if gain is None:
-        seen = f"{before.tokens.requested} tokens before and {after.tokens.requested} after it"
-        return VerificationVerdict.UNDECIDED, f"too little was seen of the change to judge it ({seen}); observe for longer"
+        tokens = f"{before.tokens.requested} tokens before and {after.tokens.requested} after it"
+        return VerificationVerdict.UNDECIDED, (
+            f"too little was seen of the change to judge it ({tokens}): no log from which the model explains what was counted,"
+            f" and fewer than {LEAST_INTERVALS} readings of LMCache's counters on one side or both; observe for longer"
+        )
     rates = " and ".join(
         f"{m.tokens.hit_rate:.1%} {when}" for m, when in ((before, "before"), (after, "after")) if m.tokens.hit_rate is not None
     )

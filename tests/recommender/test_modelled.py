@@ -7,15 +7,17 @@ import pytest
 from observed import CHUNK_BYTES, CONFIG, as_served, observation
 
 from agent_tools.errors import WorkloadError
-from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, L2Adapter
+from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, L2Adapter, Window
 from agent_tools.models.engine import EngineSpeed
+from agent_tools.models.metrics import utc
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.eviction_clock import StoreDelay
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
-from agent_tools.recommender.modelled import forecast_of, predicted_hits
+from agent_tools.recommender.modelled import forecast_of, hits_since_change, predicted_hits
+from agent_tools.recommender.observation import Observation
 from agent_tools.workload.generate import AgentTraffic
 
 AGENTS = AgentTraffic(requests=500, seed=5, tenants=1).generate()
@@ -47,6 +49,39 @@ def test_where_an_engine_showed_its_speed_its_stores_are_as_late_as_it_computes(
     assert (predicted_hits(SEEN, setting).l1 != expected).any()
     (row,) = forecast_of(seen, sizes_mb=[16]).rows
     assert row.server == predict_server(AGENTS, setting, delay=StoreDelay(0.1, 0.256)).hit_rate
+
+
+def since(request: int) -> Observation:
+    """The same traffic, seen from one of its requests on."""
+    log = observation(AGENTS).log
+    assert log is not None
+    times = log.timestamps
+    window = Window(start=utc(float(times[request])), end=utc(float(times[-1]) + 1))
+    return observation(AGENTS, window=window)
+
+
+@pytest.mark.parametrize("setting", [ServerSetting(300), ServerSetting(300, l2_capacity_chunks=500, l2_prefetch_policy="retain")])
+@pytest.mark.parametrize("first", [0, 250])
+def test_a_change_to_the_same_setting_changes_no_prediction(setting: ServerSetting, first: int) -> None:
+    seen = since(first)
+    changed, always = hits_since_change(seen, setting, setting), predicted_hits(seen, setting)
+    assert (changed.l1 == always.l1).all()
+    assert (changed.l2 == always.l2).all()
+    assert (changed.asked == always.asked).all()
+
+
+def test_what_was_there_at_a_change_is_what_the_old_setting_had_left() -> None:
+    seen, small, large = since(250), ServerSetting(200), ServerSetting(500)
+    changed = hits_since_change(seen, small, large)
+    assert predicted_hits(seen, small).rate < changed.rate < 1
+    assert changed.rate != predicted_hits(seen, large).rate
+    assert (changed.l1[:, 0] == predicted_hits(seen, small).l1[:, 0]).all(), "the first request finds what was there"
+
+
+def test_an_l2_that_was_replaced_is_empty_at_first() -> None:
+    seen, old = since(250), ServerSetting(60, l2_capacity_chunks=5000)
+    grown = hits_since_change(seen, old, replace(old, l2_capacity_chunks=6000))
+    assert 0 < grown.l2.sum() < hits_since_change(seen, old, old).l2.sum()
 
 
 def test_asked_sizes_are_the_only_rows() -> None:

@@ -1,5 +1,6 @@
 """Claims about verification: what is called better, worse or undecided, and what that rests on."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -9,7 +10,8 @@ from observed import CONFIG, QUIET, START, as_served, observation
 from agent_tools.models import TokenCounts, Verification, VerificationVerdict, Window
 from agent_tools.models.change import Baseline
 from agent_tools.models.engine import EngineMetrics, TimeToFirstToken
-from agent_tools.recommender.modelled import server_setting
+from agent_tools.models.metrics import utc
+from agent_tools.recommender.modelled import MODEL_OFF, hits_since_change, predicted_rate, server_setting
 from agent_tools.recommender.verify import LEAST_INTERVALS, verify
 from agent_tools.workload.generate import AgentTraffic
 
@@ -115,6 +117,25 @@ def test_other_requests_are_compared_with_what_the_old_setting_would_have_given_
     assert told.paired
     assert told.gain is not None
     assert "less the model of the old setting" in told.gain.method
+
+
+def test_a_cache_that_just_grew_is_judged_by_what_it_then_held() -> None:
+    """A small cache just made larger has nothing to evict for a while, so it serves more than one that always was as large."""
+    seen = as_served(AGENTS, config=CONFIG.model_copy(update={"max_size_mb": 30}))
+    assert seen.log is not None
+    times = seen.log.timestamps
+    window = Window(start=utc(float(times[500])), end=utc(float(times[560])))
+    seen = replace(seen, metrics=seen.metrics.model_copy(update={"window": window}), predicted={})
+    old, new = server_setting(seen, {"max_size_mb": 10}), server_setting(seen)
+    assert old is not None
+    assert new is not None
+    rate = hits_since_change(seen, old, new).rate
+    asked = int(seen.window_chunks.sum()) * 256
+    served = seen.metrics.model_copy(update={"tokens": TokenCounts(requested=asked, hit_l1=int(asked * rate))})
+    seen = replace(seen, metrics=served, predicted={})
+    assert abs(rate - predicted_rate(seen, new)) > MODEL_OFF
+    told = verify(baseline(0.5, readings=1), Baseline(metrics=served), in_force=True, seen=seen, old=old)
+    assert told.paired
 
 
 def test_where_the_model_does_not_explain_what_is_measured_it_is_not_used() -> None:
