@@ -7,7 +7,8 @@ Run from the repository root::
 All agents are in one process and use the tools of one `LMCacheToolkit`, as those of one orchestrator do. A poll is one call of a
 reading tool. All the while the raw HTTP calls that these tools make are made too, those of one tool at a time on connections of
 their own, so that nothing but the server itself is waited for: its own answer time at the same load. Another process sends the
-server an engine's requests. What is open and held, here and in the server, is counted every few seconds.
+server an engine's requests. What is open and held, here and in the server, is counted every ten seconds. Memory is read in two
+ways, as by the soak: resident is what the system counts, with what allocators keep of freed memory; in use is what is not freed.
 """
 
 import argparse
@@ -32,8 +33,9 @@ import numpy as np
 import psutil
 from overhead import RAW, timed
 from prediction import machine
-from server_module import MB, Server, server
-from server_module_soak import SMALL, engine
+from server_module import Server
+from server_module_soak import TESTS, engine, watched_server
+from server_module_soak import memory as memory_of
 
 from agent_tools import LMCacheToolkit, observation
 from agent_tools.change_log import stories
@@ -43,6 +45,9 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, ChangeOutcome
 from agent_tools.operations import Operations
 from agent_tools.settings import CacheSettings, Settings
+
+sys.path.append(str(TESTS))
+import server_memory
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 READERS, CHANGERS = 50, 5
@@ -54,7 +59,8 @@ STUCK = 60.0
 """Seconds after which a call counts as stuck."""
 WARM = 0.2
 """Share of the time after which what is held counts: by then connections are open and the recorded window is full."""
-EVERY = 2.0
+EVERY = 10.0
+"""Seconds between two countings."""
 KEPT = 500
 """Readings that are kept, instead of 7200, so that there are as many early: they are the most that grows by design."""
 CLEAR = {
@@ -177,23 +183,28 @@ async def again(work: Callable[[], Awaitable[None]], until: float, load: Load, d
         await asyncio.sleep(draw.uniform(*PAUSE))
 
 
-async def watch(processes: dict[str, psutil.Process], until: float, load: Load, began: float) -> None:
+async def watch(one: Server, until: float, load: Load, began: float) -> None:
     """Count what is open and held."""
+    processes = {
+        "agents'": (psutil.Process(), server_memory.memory),
+        "server's": (one._process, partial(memory_of, one)),  # noqa: SLF001  to be watched
+    }
     while time.monotonic() < until:
         counts: dict[str, float] = {"seconds": time.monotonic() - began}
-        for name, process in processes.items():
-            counts |= {f"{name} {what}": count for what, count in (await asyncio.to_thread(_held, process)).items()}
+        for name, (process, memory) in processes.items():
+            counts |= {f"{name} {what}": count for what, count in (await asyncio.to_thread(_held, process, memory)).items()}
         load.held.append(counts)
         await asyncio.sleep(EVERY)
 
 
-def _held(process: psutil.Process) -> dict[str, float]:
-    memory = process.memory_info()
+def _held(process: psutil.Process, memory: Callable[[], dict[str, float]]) -> dict[str, float]:
+    found = memory()
     return {
         "file descriptors": process.num_fds(),
         "sockets": len(process.net_connections("all")),
         "threads": process.num_threads(),
-        "memory, MB": (memory.rss - memory.shared) / MB,
+        "memory resident, MB": found["resident_mb"],
+        "memory in use, MB": found["malloc_mb"] + found["python_mb"],
     }
 
 
@@ -202,12 +213,11 @@ async def under_load(operations: Operations, one: Server, seconds: float) -> Loa
     load, draw, tools = Load(), random.Random(1), Tools(operations)  # noqa: S311  no secret
     began = time.monotonic()
     until = began + seconds
-    processes = {"agents'": psutil.Process(), "server's": one._process}  # noqa: SLF001  to be watched
     async with httpx.AsyncClient(base_url=one.http_url, timeout=30, limits=LIMITS, trust_env=False) as client:
         work = [read(tools, load, draw) for _ in range(READERS)] + [change(tools, load, draw) for _ in range(CHANGERS)]
         agents = [again(each, until, load, draw) for each in work]
         await asyncio.wait_for(
-            asyncio.gather(watch(processes, until, load, began), probe(client, until, load), *agents), seconds + 3 * STUCK
+            asyncio.gather(watch(one, until, load, began), probe(client, until, load), *agents), seconds + 3 * STUCK
         )
     return load
 
@@ -312,7 +322,7 @@ def run(seconds: float) -> dict[str, Any]:
     """All of it; the figures."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        server(32 * MB, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one,  # noqa: S108
+        watched_server() as one,
         engine(one.rpc_url, 1),
     ):
         cache = CacheSettings(target=one.http_url, bounds=Bounds(max_size_mb=64), timeout_seconds=30)

@@ -65,11 +65,14 @@ REST = 150
 """Seconds from one reading of the memory in use to the next."""
 
 
+TESTS = Path(__file__).parents[1] / "tests" / "server_module"
+"""Where the module `server_memory` is."""
+
+
 @contextmanager
 def watched_server() -> Iterator[Server]:
     """The server with the module, and a second module that tells its memory."""
-    tests = Path(__file__).parents[1] / "tests" / "server_module"
-    path = {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(tests)])}
+    path = {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(TESTS)])}
     with (
         mock.patch.dict(os.environ, path),
         server(32 * MB, MORE_FLAGS, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one,  # noqa: S108

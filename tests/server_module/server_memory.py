@@ -8,8 +8,6 @@ import sys
 import tempfile
 from typing import Any
 
-from agent_tools.server_module.module import _http_app
-
 MB = 2**20
 
 
@@ -23,6 +21,8 @@ class MallocInfo(ctypes.Structure):
 
 
 def build_server_modules(_: Any) -> None:
+    from agent_tools.server_module.module import _http_app  # noqa: PLC0415  others only ask `memory`
+
     _http_app().add_api_route("/memory", memory, methods=["GET"])
 
 
