@@ -25,7 +25,7 @@ from simulated_cache import (
     why_skipped,
 )
 
-from agent_tools.deployments.arenas import _reserve
+from agent_tools.arena_file import reserve
 from agent_tools.deployments.directory import Cache, Directory
 from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server_command import Flags
@@ -160,7 +160,7 @@ def launch(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def module_server(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A real server with our module, whose L1 is one devdax arena of 16 MB; the module may make it 64."""
-    primary = _reserve(arena_folder, 16 * MB)
+    primary = reserve(arena_folder, 16 * MB)
     module = {"module_path": "agent_tools.server_module", "config": {"arena_folder": str(arena_folder), "max_l1_mb": 64}}
     flags: Flags = {
         "--l1-size-gb": 16 / 1024,

@@ -1,16 +1,6 @@
-"""Live L1 growth and shrink: LMCache maps plain files as Device-DAX arenas (``/reconfigure/dax/l1``).
-
-A file is reserved in full before it is handed over (a sparse file on a full tmpfs would kill the server with SIGBUS), and
-unlinked as soon as the server has mapped it, so nothing is left behind however the server ends. What an agent leaves that is
-killed while it hands one over is removed when the next one is made, `ABANDONED_SECONDS` later.
-"""
+"""Live L1 growth and shrink: LMCache maps plain files as Device-DAX arenas (``/reconfigure/dax/l1``)."""
 
 import contextlib
-import mmap
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +9,7 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from agent_tools.arena_file import reserve
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.models import MB
 
@@ -26,14 +17,6 @@ from .admin_client import AdminClient
 from .base import Progress
 
 ROUTE = "/reconfigure/dax/l1"
-PREFIX = "lmcache-agent-l1-"
-ABANDONED_SECONDS = 600.0
-"""Age at which a file is nobody's any more: to reserve one takes seconds, and its server has mapped it within two minutes."""
-
-
-def page_aligned(size: float) -> int:
-    """The next multiple of the memory page, bytes."""
-    return -int(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +28,7 @@ async def arena_file(folder: Path, size: int) -> AsyncIterator[Path]:
     """
     try:
         # In a worker thread, since reserving gigabytes takes seconds.
-        path = await anyio.to_thread.run_sync(_reserve, folder, size)
+        path = await anyio.to_thread.run_sync(reserve, folder, size)
     except OSError as error:
         raise UnsupportedError(f"no L1 arena of {size / MB:.1f} MB can be made in {folder}: {error.strerror}") from error
     try:
@@ -53,33 +36,6 @@ async def arena_file(folder: Path, size: int) -> AsyncIterator[Path]:
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(path.unlink)
-
-
-def _reserve(folder: Path, size: int) -> Path:
-    _remove_abandoned(folder)
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise UnsupportedError(
-            f"an L1 arena of {size / MB:.1f} MB does not fit into {folder}, which has {free / MB:.1f} MB free;"
-            " ask for less, or have the operator give more (in a container: --shm-size)"
-        )
-    descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=folder)
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError:
-        Path(name).unlink()
-        raise
-    finally:
-        os.close(descriptor)
-    return Path(name)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """A server that has mapped one keeps its memory."""
-    for file in folder.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-            if time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
-                file.unlink()
 
 
 @dataclass(frozen=True)

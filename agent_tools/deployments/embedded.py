@@ -12,11 +12,12 @@ import anyio.to_thread
 import httpx
 from pydantic import Field
 
+from agent_tools.arena_file import page_aligned
 from agent_tools.errors import LMCacheToolError, RefusedError, UnsupportedError
 from agent_tools.models import MB, ConfigUpdate, Support, SupportLevel
 
 from .admin_client import LIMITS
-from .arenas import arena_file, page_aligned
+from .arenas import arena_file
 from .base import Progress
 from .server import ServerDeployment
 from .server_command import L1_POLICIES, Flags, adapter_json, has_secret, with_update

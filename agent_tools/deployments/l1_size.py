@@ -3,11 +3,12 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from agent_tools.arena_file import page_aligned
 from agent_tools.errors import UnsupportedError
 from agent_tools.models import MB, Support, SupportLevel
 
 from .admin_client import AdminClient
-from .arenas import arenas_of, page_aligned, resize
+from .arenas import arenas_of, resize
 from .base import Progress
 from .server_module import ServerModule
 from .settable import ABOVE_LIMIT, ARENAS, BELOW_PRIMARY, DRAM, MODULE_ARENAS, NO_FOLDER

@@ -1,27 +1,18 @@
-"""Live growth and shrink of an L1 that is made of devdax arenas (plain files in shared memory will do).
-
-A file is reserved in full before LMCache maps it, since a sparse file on a full tmpfs would end the server with SIGBUS, and
-unlinked once it is mapped, so nothing is left however the server ends.
-"""
+"""Live growth and shrink of an L1 that is made of devdax arenas (plain files in shared memory will do)."""
 # ruff: noqa: SLF001  the private names are checked by `fit` when the module loads
 
 import contextlib
-import mmap
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 from lmcache.v1.distributed.error import L1ReconfigureError
 from pydantic import Field
 
+from agent_tools.arena_file import MB, page_aligned, reserve
+
 from .options import Body, Options
 from .refusal import Refusal
-
-MB = 2**20
 
 
 class Arena(Body):
@@ -106,7 +97,7 @@ class Arenas:
         """
         with self._lock:
             before = self.read()
-            target = -int(-wanted.total_mb * MB // mmap.PAGESIZE) * mmap.PAGESIZE
+            target = page_aligned(wanted.total_mb * MB)
             self._check(before, target)
             drained, rest = [], before.total_bytes
             for arena in reversed(before.arenas):
@@ -139,31 +130,15 @@ class Arenas:
     def _add(self, size: int) -> None:
         if self._folder is None:
             raise RuntimeError("`_check` comes first")
-        path = _reserved(self._folder, size)
+        try:
+            path = reserve(self._folder, size)
+        except OSError as error:
+            raise Refusal(507, f"no L1 arena of {size / MB:.1f} MB can be made in {self._folder}: {error.strerror}") from error
         try:
             with _refusals():
                 self._storage.add_l1_devdax_device(str(path), size)
         finally:
             path.unlink()
-
-
-def _reserved(folder: Path, size: int) -> Path:
-    """A file of `size` bytes, all of it reserved."""
-    try:
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise Refusal(507, f"{folder} has {free / MB:.1f} MB free, of {size / MB:.1f} needed (in a container: --shm-size)")
-        descriptor, name = tempfile.mkstemp(prefix="lmcache-agent-l1-", dir=folder)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError:
-            Path(name).unlink()
-            raise
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise Refusal(507, f"no L1 arena of {size / MB:.1f} MB can be made in {folder}: {error.strerror}") from error
-    return Path(name)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def test_l1_of_a_policy_it_cannot_have_is_refused_at_once() -> None:
 def test_a_folder_without_room_for_l1_is_a_clear_error(own: Own, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="No such file"):
         config(own(arena_folder=tmp_path / "missing"))
-    with pytest.raises(UnsupportedError, match="does not fit into"):
+    with pytest.raises(UnsupportedError, match="MB free; ask for less"):
         config(own(l1_size_mb=1e9))
 
 

@@ -186,7 +186,7 @@ def test_a_size_that_the_folder_has_no_room_for_changes_nothing_and_leaves_nothi
     foreign: ServerDeployment, arena_folder: Path
 ) -> None:
     too_much = shutil.disk_usage(arena_folder).free / MB + 1024
-    with pytest.raises(UnsupportedError, match=rf"does not fit into {arena_folder}, which has .* MB free; ask for less"):
+    with pytest.raises(UnsupportedError, match=rf"can be made in {arena_folder}: it has .* MB free; ask for less"):
         io_loop.run(foreign.apply, ConfigUpdate(max_size_mb=too_much), silent)
     assert config(foreign).max_size_mb == 16
     assert list(arena_folder.iterdir()) == []

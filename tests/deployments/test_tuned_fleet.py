@@ -13,7 +13,7 @@ from real_cache import eventually
 from real_logs import CHUNK_SIZE, log_of
 
 from agent_tools import LMCacheToolkit
-from agent_tools.deployments.arenas import _reserve
+from agent_tools.arena_file import reserve
 from agent_tools.deployments.directory import Directory
 from agent_tools.deployments.server_command import Flags
 from agent_tools.io_loop import io_loop
@@ -38,7 +38,7 @@ def processes(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.TempPa
     files: list[Path] = []
 
     def devdax() -> Flags:
-        files.append(_reserve(arena_folder, 16 * MB))
+        files.append(reserve(arena_folder, 16 * MB))
         module = {"module_path": "agent_tools.server_module", "config": {"arena_folder": str(arena_folder), "max_l1_mb": 64}}
         return {
             "--server-module": json.dumps(module),

@@ -1,6 +1,7 @@
 """Claims about an L1 that grows and shrinks in a running server."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from module_client import ModuleClient
@@ -44,10 +45,12 @@ def test_a_size_beyond_the_bounds_is_refused_and_changes_nothing(module: ModuleC
 
 @pytest.mark.filterwarnings("ignore")  # LMCache uses what OpenTelemetry and Google have deprecated
 def test_an_arena_that_does_not_fit_into_the_folder_is_refused_before_anything_is_written(lmcache: None, tmp_path: Path) -> None:
-    from agent_tools.server_module.arenas import _reserved  # noqa: PLC0415  imports LMCache
+    from agent_tools.server_module.arenas import Arenas  # noqa: PLC0415  imports LMCache
+    from agent_tools.server_module.options import Options  # noqa: PLC0415
     from agent_tools.server_module.refusal import Refusal  # noqa: PLC0415
 
+    arenas = Arenas(SimpleNamespace(storage_manager=None), Options(arena_folder=tmp_path))
     with pytest.raises(Refusal, match="MB free") as refusal:
-        _reserved(tmp_path, 2**50)
+        arenas._add(2**50)
     assert refusal.value.status == 507
     assert list(tmp_path.iterdir()) == []
