@@ -3,6 +3,7 @@
 Each route is one operation. Errors are RFC 9457 problems (`problems`); who may call is decided in `rest_access`.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import SecretStr
+from starlette.routing import Mount
 
 from .errors import LMCacheToolError
 from .io_loop import io_loop
@@ -58,7 +60,7 @@ async def _runner(request: Request) -> Runner:
 
 Run = Annotated[Runner, Depends(_runner)]
 router = APIRouter(tags=["LMCache"], responses=documented(401, 403, 404, 421, 422, 500, 502, 503))
-CHANGES = documented(409, 413, 504)
+CHANGES = documented(400, 409, 413, 504)
 PAGES: dict[int | str, dict[str, Any]] = {
     status: {**one, "content": {**one["content"], "text/html": {"schema": {"type": "string"}}}}
     for status, one in documented(404, 422, 500, 502, 503).items()
@@ -163,7 +165,9 @@ def rest_app(operations: Callable[[], Operations] = shared_operations) -> FastAP
     door.add_middleware(Doorkeeper, token=runner.token)
     answer_errors_of(door)
     outer = FastAPI(title=door.title, docs_url=None, redoc_url=None)
-    outer.mount(PREFIX, door)
+    mount = Mount(PREFIX, door)
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)  # else a line break in a path leads past the door
+    outer.routes.append(mount)
     outer.openapi = lambda: document(door)  # type: ignore[method-assign]
     return outer
 

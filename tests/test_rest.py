@@ -164,6 +164,7 @@ GOOD: dict[str, Any] = {"update": {"max_size_mb": 20}, "reason": "a test"}
         ("POST config", [GOOD], 422, "bad_request", "body"),
         ("POST config", b'{"update": {"max_size_mb": NaN}, "reason": "a test"}', 422, "bad_request", "max_size_mb"),
         ("POST config", b'{"update": {"max_si', 422, "bad_request", "not JSON"),
+        ("POST config", b"\xff", 400, "bad_request", "error parsing the body"),
         ("POST config", GOOD | {"update": {"max_size_mb": 100}}, 422, "out_of_bounds", "above the operator's bound of 64"),
         ("POST config", GOOD | {"update": {"enabled": False}}, 422, "unsupported", "no off switch"),
         ("POST config", GOOD | {"fingerprint": "0123456789abcdef"}, 409, "stale_plan", "plan anew"),
@@ -186,6 +187,12 @@ def test_bad_input_is_named_in_one_sentence_and_changes_nothing(
     assert words in refused.detail
     assert "Traceback" not in refused.detail
     assert state() == before
+
+
+def test_a_line_break_in_a_path_does_not_lead_past_the_door(client: httpx.Client) -> None:
+    told = client.post("changes/change-%0A/undo")
+    assert (told.status_code, told.headers["content-type"]) == (404, "application/problem+json")
+    assert "there is no change" in told.json()["detail"]
 
 
 def test_a_wrong_method_is_told_the_right_one(client: httpx.Client) -> None:

@@ -63,7 +63,15 @@ async def test_every_route_refuses_pages_of_elsewhere_even_with_it(client: httpx
 
 
 @pytest.mark.parametrize(
-    "path", ["//lmcache/clear", "/lmcache//clear", "/lmcache/./clear", "/lmcache/../lmcache/clear", "/LMCACHE/clear"]
+    "path",
+    [
+        "//lmcache/clear",
+        "/lmcache//clear",
+        "/lmcache/./clear",
+        "/lmcache/../lmcache/clear",
+        "/LMCACHE/clear",
+        "/lmcache/%0A/clear",
+    ],
 )
 async def test_no_way_of_writing_a_path_goes_round_the_door(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.delete(httpx.URL("http://localhost:8100", raw_path=path.encode()))
