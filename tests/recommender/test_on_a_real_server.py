@@ -19,9 +19,13 @@ from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, _kv_client, replay
 
 
+def demanding(seed: int) -> AgentTraffic:
+    """Twice 16 MB of KV: what is evicted is asked for again, whenever the eviction ticks fall."""
+    return AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=seed)
+
+
 def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, cache: Cache, play: Play) -> None:
-    # Twice 16 MB of KV: what is evicted is asked for again, whenever the eviction ticks fall.
-    log = AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
+    log = demanding(seed=1).generate()
     io_loop.run(operations.clear, "default", "test")  # on record, so that the model starts from an empty cache too
     began = io_loop.run(operations.metrics).window.end.timestamp()
     before = play(log, model="advice").hit_rate
@@ -94,11 +98,11 @@ def test_chunks_locked_by_an_engine_that_never_frees_them_are_found(
 def test_a_change_that_helped_is_verified_on_other_requests_than_before(operations: Operations, cache: Cache, play: Play) -> None:
     io_loop.run(operations.clear, "default", "test")
     began = io_loop.run(operations.metrics).window.end.timestamp()
-    play(AgentTraffic(requests=300, seed=8).generate(), model="today")
+    play(demanding(seed=8).generate(), model="today")
     seconds = time.time() - began
     before = io_loop.run(operations.baseline, "default", seconds)
     change = io_loop.run(operations.apply, io_loop.run(operations.plan, "default", ConfigUpdate(max_size_mb=48), ""), "test")
-    tomorrow = AgentTraffic(requests=320, seed=9).generate()
+    tomorrow = demanding(seed=9).generate()
     traffic = threading.Thread(target=play, args=(tomorrow,), kwargs={"model": "tomorrow"})
     traffic.start()
     told = io_loop.run(operations.verify, change, before, 30)
