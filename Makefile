@@ -49,10 +49,10 @@ bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about t
 	$(BIN)/python benchmarks/advice_live.py
 	$(BIN)/python benchmarks/server_module_soak.py
 
-incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 25 minutes
+incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 20 minutes
 	$(BIN)/python -m benchmarks.incidents
 
-faults: $(READY)  ## Over 500 faults at every step of a change, killed agents and servers among them: 25 minutes
+faults: $(READY)  ## Over 500 faults at every step of a change, killed agents and servers among them: 50 minutes
 	$(BIN)/python benchmarks/faults.py
 
 load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for ten minutes
