@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import RunnableLambda
-from langgraph.runtime import get_runtime
+from langgraph.runtime import Runtime
 from langgraph.types import Command, Send, interrupt
 
 from agent_tools.deployments.members import side_by_side
@@ -214,10 +214,10 @@ async def roll_back(view: ServerView, run: Run) -> Command[str]:
     return _done(view, ServerOutcome.ROLLED_BACK, f"the change did harm and was undone: {undo.message}", undo=undo)
 
 
-def report(state: FleetView) -> dict[str, Any]:
+def report(state: FleetView, runtime: Runtime[FleetContext]) -> dict[str, Any]:
     """Write the report: the one output of the graph."""
     try:
-        context = fleet_context(get_runtime().context)
+        context = fleet_context(runtime.context)
     except LMCacheToolError:
         context = FleetContext()
     steps = dict(state.fleet_steps)

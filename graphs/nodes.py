@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableLambda
-from langgraph.runtime import get_runtime
+from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
@@ -180,10 +180,10 @@ async def roll_back(view: Changed, run: Run) -> Command[str]:
     )
 
 
-def report(state: Finished) -> dict[str, Any]:
+def report(state: Finished, runtime: Runtime[TuneContext]) -> dict[str, Any]:
     """Write the report: the one output of the graph."""
     try:
-        shown = tune_context(get_runtime().context)
+        shown = tune_context(runtime.context)
     except LMCacheToolError:
         shown = TuneContext()
     stop = state.tune_stop or Stop(outcome=Outcome.FAILED, summary="the run ended without saying why")

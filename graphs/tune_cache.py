@@ -44,7 +44,11 @@ def build_tune_cache(*, operations: Operations | None = None) -> StateGraph[Tune
             step.__name__, nodes.node(step, chosen), input_schema=view, destinations=destinations, metadata={"label": label}
         )
     builder.add_node(
-        "approve", nodes.approve, input_schema=Planned, destinations=("reconfigure", "report"), metadata={"label": "Approve"}
+        "approve",
+        RunnableLambda(nodes.approve),  # a plain function could not interrupt an async run on Python 3.10
+        input_schema=Planned,
+        destinations=("reconfigure", "report"),
+        metadata={"label": "Approve"},
     )
     builder.add_node("report", nodes.report, input_schema=Finished, metadata={"label": "Report"})
     builder.add_edge(START, "read_metrics")

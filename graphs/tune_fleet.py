@@ -4,6 +4,7 @@ Each server's plan, change and verification are checkpointed as soon as they are
 stopped: a plan is carried out once, however often its step is run.
 """
 
+from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, StateGraph
 
 from agent_tools.operations import Operations, shared_operations
@@ -37,7 +38,11 @@ def build_tune_fleet(*, operations: Operations | None = None) -> StateGraph[Flee
         node = nodes.node(step, chosen, on_error)
         builder.add_node(step.__name__, node, input_schema=FleetView, destinations=destinations, metadata={"label": label})
     builder.add_node(
-        "approve", nodes.approve, input_schema=FleetView, destinations=("next_batch", "report"), metadata={"label": "Approve"}
+        "approve",
+        RunnableLambda(nodes.approve),  # a plain function could not interrupt an async run on Python 3.10
+        input_schema=FleetView,
+        destinations=("next_batch", "report"),
+        metadata={"label": "Approve"},
     )
     builder.add_node("report", nodes.report, input_schema=FleetView, metadata={"label": "Report"})
     builder.add_edge(START, "list_servers")
