@@ -204,7 +204,7 @@ def _held(process: psutil.Process, memory: Callable[[], dict[str, float]]) -> di
         "sockets": len(process.net_connections("all")),
         "threads": process.num_threads(),
         "memory resident, MB": found["resident_mb"],
-        "memory in use, MB": found["malloc_mb"] + found["python_mb"],
+        "memory in use, MB": found["in_use_mb"],
     }
 
 

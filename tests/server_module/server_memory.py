@@ -34,9 +34,11 @@ def memory(trim: bool = False) -> dict[str, float]:
         libc.malloc_trim(0)
     libc.mallinfo2.restype = MallocInfo
     malloc = libc.mallinfo2()
+    malloc_bytes, python = malloc.used + malloc.mapped, python_bytes()
     return {
-        "malloc_mb": (malloc.used + malloc.mapped) / MB,
-        "python_mb": python_bytes() / MB,
+        "in_use_mb": (malloc_bytes + python) / MB,
+        "malloc_mb": malloc_bytes / MB,
+        "python_mb": python / MB,
         "malloc_free_mb": malloc.free / MB,
         "resident_mb": resident_bytes() / MB,
     }

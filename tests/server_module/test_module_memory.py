@@ -44,5 +44,4 @@ def change(module: ModuleClient, folder: Path, count: int) -> None:
 
 
 def in_use(module: ModuleClient) -> float:
-    found = module.http.get("/memory").raise_for_status().json()
-    return float(found["malloc_mb"] + found["python_mb"])
+    return float(module.http.get("/memory").raise_for_status().json()["in_use_mb"])
