@@ -1,6 +1,6 @@
 """See, tune and verify an LMCache KV cache from an agent.
 
-`LMCacheToolkit` gives the LangChain tools; `graphs.tune_cache` (the other package of this distribution) the LangGraph subgraph.
+`LMCacheToolkit` gives the LangChain tools; `agent_tools.tuning.tune_cache` the LangGraph subgraph.
 """
 
 from importlib import import_module

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from .acting import Actor
-from .deployments.directory import DEFAULT, Directory
+from .caches.registry import DEFAULT, Registry
+from .changes.actor import Actor
 from .models import CacheEntry, CacheOptimizationResult, PinResult, WarmResult
 
 
 class Contents:
     """Operations on what the caches of one directory hold."""
 
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self.actor = Actor(self.directory.settings.state_folder)
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.actor = Actor(self.registry.settings.state_folder)
 
     async def entries(self, cache: str = DEFAULT, limit: int = 20) -> Sequence[CacheEntry]:
         """The most used entries, at most so many.
@@ -20,17 +20,17 @@ class Contents:
         Raises:
             UnsupportedError: This cache cannot list them; says what would.
         """
-        return await (await self.directory.find(cache)).deployment.entries(limit)
+        return await (await self.registry.find(cache)).deployment.entries(limit)
 
     async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str = "") -> WarmResult:
         """Load a known prompt prefix from L2 into L1."""
-        return await (await self.directory.find(cache)).deployment.warm(model, tokens, tenant)
+        return await (await self.registry.find(cache)).deployment.warm(model, tokens, tenant)
 
     async def pin(
         self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str, *, pinned: bool = True
     ) -> PinResult:
         """Keep a prompt prefix from being evicted, or (``pinned=False``) no longer; recorded in the change log."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         verb = "pin" if pinned else "unpin"
 
         async def pin() -> int:
@@ -43,7 +43,7 @@ class Contents:
         self, cache: str, target_utilization_percent: float, actor: str, reason: str = ""
     ) -> CacheOptimizationResult:
         """Remove least recently used entries until at most so much of L1 is used."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
 
         async def trim() -> None:
             total = (await named.deployment.snapshot()).l1_total_bytes
@@ -53,14 +53,14 @@ class Contents:
 
     async def clear(self, cache: str, actor: str, reason: str = "") -> CacheOptimizationResult:
         """Remove all that is in L1, except what requests hold locked. L2 is not touched."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         return await self.actor.drop(named, "clear", actor, reason, named.deployment.clear)
 
     async def delete_chunks(
         self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
     ) -> CacheOptimizationResult:
         """Remove chunks from L1 by their hash."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
 
         async def delete() -> None:
             await named.deployment.delete(model, chunk_hashes, tenant)
@@ -71,7 +71,7 @@ class Contents:
         self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str
     ) -> CacheOptimizationResult:
         """Remove all chunks of a prompt prefix, given as token ids."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
 
         deleted = 0
 

@@ -12,9 +12,12 @@ from functools import cache, partial
 import anyio
 import anyio.to_thread
 
+from .caches.history import merged, requests_digest
+from .caches.registry import DEFAULT, Cache, Registry
+from .caches.settings import CacheSettings, Settings
+from .changes.read_back import not_in_force
 from .contents import Contents
 from .deployments.base import Progress
-from .deployments.directory import DEFAULT, Cache, Directory
 from .deployments.snapshot import Snapshot, metrics_between
 from .errors import StalePlanError, UnsupportedError, WorkloadError
 from .models import (
@@ -39,8 +42,6 @@ from .models import (
     VerificationVerdict,
 )
 from .models.change import Baseline
-from .observation import merged, requests_digest
-from .outcome import not_in_force
 from .prediction.cost import kv_size, measured_economics
 from .prediction.forecast import Forecast
 from .recommender.modelled import forecast_of, server_setting
@@ -50,10 +51,9 @@ from .recommender.recommend import recommend
 from .recommender.symptoms import diagnose
 from .recommender.tenant_quotas import tenant_quotas
 from .recommender.verify import verify
-from .report import html_report
+from .report.page import html_report
 from .serving.engine_speed import fitted_speed
 from .serving.vllm_metrics import EngineReading
-from .settings import CacheSettings, Settings
 from .workload.access_log import AccessLog, lookups_since
 
 READ_EVERY = 0.45
@@ -73,25 +73,25 @@ class Operations(Contents):
 
     async def close(self) -> None:
         """Close all connections; stop embedded servers."""
-        await self.directory.close()
+        await self.registry.close()
 
     # ---- reading ----
 
     async def caches(self) -> dict[str, CacheSettings]:
         """Every name a caller may use, with what the operator set for it; nothing is started or asked."""
-        return {name: self.directory.settings_of(name) for name in self.directory.names}
+        return {name: self.registry.settings_of(name) for name in self.registry.names}
 
     async def servers(self, cache: str) -> list[str]:
         """The names of all servers of a fleet, as its coordinator knows them now; that of the cache itself if it is none."""
-        return await self.directory.servers(cache)
+        return await self.registry.servers(cache)
 
     async def settings(self, cache: str = DEFAULT) -> CacheConfig:
         """The settings in force."""
-        return await (await self.directory.find(cache)).deployment.config()
+        return await (await self.registry.find(cache)).deployment.config()
 
     async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
         """What the cache is, how it is set, and its figures since its process started."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         seen, (top_entries, why_none), version = await asyncio.gather(
             self._observe(named), _top_entries(named), named.deployment.version()
         )
@@ -120,12 +120,12 @@ class Operations(Contents):
             window_seconds: How long a window; waits for what earlier readings do not cover. ``None``: since the process started.
             progress: Told while waiting.
         """
-        before, after = await self._window(await self.directory.find(cache), window_seconds, progress)
+        before, after = await self._window(await self.registry.find(cache), window_seconds, progress)
         return metrics_between(before, after)
 
     async def config(self, cache: str = DEFAULT) -> tuple[CacheConfig, Mapping[str, Support]]:
         """The settings in force, and for each whether and how it can be changed."""
-        deployment = (await self.directory.find(cache)).deployment
+        deployment = (await self.registry.find(cache)).deployment
         config, support = await asyncio.gather(deployment.config(), deployment.support())
         return config, support
 
@@ -146,7 +146,7 @@ class Operations(Contents):
             progress: Told while waiting.
             since: Start the window at this Unix time instead, if this process has a reading of then.
         """
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         seen = await self._observe(named, await self._window(named, window_seconds, progress, since), bounds)
         # The search takes seconds on a long log; other operations go on meanwhile.
         return await anyio.to_thread.run_sync(recommend, seen)
@@ -155,7 +155,7 @@ class Operations(Contents):
         self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
     ) -> tuple[Symptom, ...]:
         """What is wrong, worst first, from the window (as for `metrics`) and the access log of its requests."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         seen = await self._observe(named, await self._window(named, window_seconds, progress), None)
         return await anyio.to_thread.run_sync(diagnose, seen)
 
@@ -173,7 +173,7 @@ class Operations(Contents):
             UnsupportedError: There is no access log, without which nothing can be predicted.
             WorkloadError: The log cannot be predicted from, or not for such settings.
         """
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         seen = await self._observe(named)
         if seen.log is None:
             raise UnsupportedError(
@@ -185,7 +185,7 @@ class Operations(Contents):
 
     async def tenants(self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent) -> Tenants:
         """What each tenant (cache salt) asked for and got in the window (as for `metrics`), what it occupies, and its quota."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         (before, after), usage = await asyncio.gather(self._window(named, window_seconds, progress), named.deployment.tenants())
         metrics = metrics_between(before, after)
         salts = sorted({*usage, *metrics.by_tenant})
@@ -208,20 +208,20 @@ class Operations(Contents):
         Raises:
             UnsupportedError: The access log does not tell tenants apart, or nothing says what may be divided.
         """
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         seen = await self._observe(named, await self._window(named, window_seconds, silent))
         return await anyio.to_thread.run_sync(partial(tenant_quotas, seen, budget_mb=budget_mb))
 
     async def report(self, cache: str = DEFAULT) -> str:
         """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         seen = await self._observe(named)
         return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache))
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
         """The change log, oldest first, of one cache or of all."""
         if cache is not None:
-            await self.directory.find(cache)
+            await self.registry.find(cache)
         return await anyio.to_thread.run_sync(self.actor.log.records, cache)
 
     # ---- acting ----
@@ -241,7 +241,7 @@ class Operations(Contents):
         Raises:
             StalePlanError: The cache is no longer as it was when the earlier plan was made, or that one was for other settings.
         """
-        plan = await self.actor.plan(await self.directory.find(cache), update, reason, bounds)
+        plan = await self.actor.plan(await self.registry.find(cache), update, reason, bounds)
         if fingerprint not in (None, plan.fingerprint):
             raise StalePlanError(
                 f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it, or that plan is for other"
@@ -251,21 +251,21 @@ class Operations(Contents):
 
     async def apply(self, plan: Plan, actor: str, progress: Progress = silent) -> ChangeResult:
         """Carry out a plan. See `Actor.apply`."""
-        return await self.actor.apply(await self.directory.find(plan.cache), plan, actor, progress)
+        return await self.actor.apply(await self.registry.find(plan.cache), plan, actor, progress)
 
     async def undo(self, cache: str, change_id: str, actor: str, progress: Progress = silent) -> ChangeResult:
         """Take back a change by its id. See `Actor.undo`."""
-        return await self.actor.undo(await self.directory.find(cache), change_id, actor, progress)
+        return await self.actor.undo(await self.registry.find(cache), change_id, actor, progress)
 
     async def check_cooldown(self, cache: str) -> None:
         """Raise `CooldownError` while the last change of the cache is too recent."""
-        await self.actor.check_cooldown(await self.directory.find(cache))
+        await self.actor.check_cooldown(await self.registry.find(cache))
 
     # ---- judging ----
 
     async def baseline(self, cache: str, window_seconds: float | None = None, progress: Progress = silent) -> Baseline:
         """What the cache did in a window ending now (as for `metrics`), to be compared with what it does later."""
-        named = await self.directory.find(cache)
+        named = await self.registry.find(cache)
         start, end = await self._window(named, window_seconds, progress)
         since = metrics_between(start, end).window.start.timestamp()
         return _baseline(named, start, end, await named.deployment.access_log(since=since))
@@ -279,7 +279,7 @@ class Operations(Contents):
             patience: At most so many seconds; the verdict may then be "undecided".
             progress: Told while waiting.
         """
-        named = await self.directory.find(change.plan.cache)
+        named = await self.registry.find(change.plan.cache)
         start = await self._read(named)
         wanted, deadline = before.metrics.tokens.requested, time.monotonic() + patience
         while time.monotonic() < deadline:
@@ -398,4 +398,4 @@ def _page(seen: Observation, changes: Sequence[ChangeRecord]) -> str:
 @cache
 def shared_operations() -> Operations:
     """The operations on the operator's own directory, made once per process; an embedded server is then shared too."""
-    return Operations(Directory(Settings.load()))
+    return Operations(Registry(Settings.load()))

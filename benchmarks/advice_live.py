@@ -29,13 +29,13 @@ import numpy as np
 from prediction import machine
 from prediction_live import CHUNK_BYTES, CHUNK_TOKENS, RESULTS, Cell, Counters, server, workloads
 
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Advice, Bounds
 from agent_tools.operations import READ_EVERY, Operations
 from agent_tools.prediction.server_setting import ServerSetting
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplaySettings, replay
 
@@ -100,7 +100,7 @@ def advise(log: AccessLog, first: ServerSetting) -> tuple[float, dict[str, Advic
     try:
         with server(first, folder, []) as (rpc, http):
             cache = CacheSettings(target=http, access_log=Path(folder), bounds=within(2 * size_mb))
-            operations = Operations(Directory(Settings(caches={"bench": cache}, state_folder=Path(state))))
+            operations = Operations(Registry(Settings(caches={"bench": cache}, state_folder=Path(state))))
             with watched(operations):
                 replay(log, rpc, replay_settings(log))
             time.sleep(0.5)

@@ -33,8 +33,13 @@ import psutil
 from anyio import to_process
 from prediction import machine
 
-from agent_tools.deployments.directory import DEFAULT, Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.caches.registry import DEFAULT, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.demo.engine.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic, send, text
+from agent_tools.demo.engine.demo import EngineOnACache, Phase, engine_on_a_cache, settings_for, ttft_of
+from agent_tools.demo.engine.tiny_model import Shape
+from agent_tools.demo.engine.vllm_server import LMCACHES_OWN, MODEL, Connector
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.errors import UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ConfigUpdate
@@ -43,11 +48,6 @@ from agent_tools.operations import Operations, silent
 from agent_tools.recommender.modelled import predicted_rate, predicted_ttft, server_setting
 from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.recommend import recommend
-from agent_tools.settings import CacheSettings, Settings
-from graphs.engine_demo.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic, send, text
-from graphs.engine_demo.demo import EngineOnACache, Phase, engine_on_a_cache, settings_for, ttft_of
-from graphs.engine_demo.tiny_model import Shape
-from graphs.engine_demo.vllm_server import LMCACHES_OWN, MODEL, Connector
 
 RESULTS = Path(__file__).parent / "results"
 STORE = RESULTS / "engine.json"
@@ -132,7 +132,7 @@ async def observed(engine: EngineOnACache, phase: Phase) -> Observation:
     """What the recommender sees of a pass: the operations' own view of that window."""
     assert phase.metrics is not None  # noqa: S101  the pass is over
     operations = engine.operations
-    named = operations.directory.get(DEFAULT)
+    named = operations.registry.get(DEFAULT)
     since = time.time() - phase.metrics.window.start.timestamp()
     window = await io_loop.arun(operations._window, named, since, silent)  # noqa: SLF001  what `recommend` does
     return await io_loop.arun(operations._observe, named, window, None)  # noqa: SLF001
@@ -200,7 +200,7 @@ async def break_even(engine: EngineOnACache, kept: Results, save: Callable[[], N
                 computed[prefix].append(1e3 * (new.ttft or np.nan))
                 loaded[prefix].append(1e3 * (again.ttft or np.nan))
         await anyio.sleep(1.5)
-    seen = await io_loop.arun(engine.operations._observe, engine.operations.directory.get(DEFAULT))  # noqa: SLF001
+    seen = await io_loop.arun(engine.operations._observe, engine.operations.registry.get(DEFAULT))  # noqa: SLF001
     medians = {
         str(prefix): {"computed_ms": float(np.median(computed[prefix])), "loaded_ms": float(np.median(loaded[prefix]))}
         for prefix in PREFIXES
@@ -271,7 +271,7 @@ async def changes(engine: EngineOnACache, kept: Results, save: Callable[[], None
 
 async def changed_elsewhere(engine: EngineOnACache, update: ConfigUpdate) -> float:
     """Change settings of the server from another process; seconds it took."""
-    deployment = engine.operations.directory.get(DEFAULT).deployment
+    deployment = engine.operations.registry.get(DEFAULT).deployment
     assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  settings say so
     server = await io_loop.arun(deployment.started)
     return await to_process.run_sync(change_from_here, server.http_url, str(EmbeddedOptions().arena_folder), update.known())
@@ -292,7 +292,7 @@ def change_from_here(url: str, arenas: str, update: Results) -> float:
 
     async def change() -> float:
         with tempfile.TemporaryDirectory() as state:
-            operations = Operations(Directory(Settings(caches={DEFAULT: cache}, state_folder=Path(state))))
+            operations = Operations(Registry(Settings(caches={DEFAULT: cache}, state_folder=Path(state))))
             try:
                 await operations.settings(DEFAULT)
                 began = time.perf_counter()
@@ -348,7 +348,7 @@ async def restarts(engine: EngineOnACache) -> list[Results]:
 
 async def one_restart(engine: EngineOnACache) -> Results:
     """Restart the server on the same ports while requests go on, one after the other, until all is as it was."""
-    deployment = engine.operations.directory.get(DEFAULT).deployment
+    deployment = engine.operations.registry.get(DEFAULT).deployment
     assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  settings say so
     answers: list[ChatAnswer] = []
     turns, began, took = last_turns(), time.time(), 0.0

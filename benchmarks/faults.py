@@ -31,17 +31,17 @@ from prediction import machine
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "faults"))
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "graphs"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "tuning"))
 import killed_agent
 import killed_graph
 from fault_proxy import KILLS, Fault, FaultProxy
 from faulted_change import Scene, aftermath, attempt, told, trial
 from tuning import THRASHING
 
-from agent_tools.deployments import server_module
-from agent_tools.deployments.arenas import arena_file
-from agent_tools.deployments.server_command import Flags
-from agent_tools.deployments.server_process import ServerProcess, free_port
+from agent_tools.deployments.server import module_client as server_module
+from agent_tools.deployments.server.arenas import arena_file
+from agent_tools.deployments.server.command_line import Flags
+from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds
 from agent_tools.workload.replay import ReplaySettings, replay

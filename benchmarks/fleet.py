@@ -25,15 +25,15 @@ import httpx
 from overhead import SEEN
 from prediction import machine
 
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.io_loop import io_loop
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
+from agent_tools.tuning.fleet_state import FleetContext
+from agent_tools.tuning.tune_fleet import build_tune_fleet
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
-from graphs.fleet_state import FleetContext
-from graphs.tune_fleet import build_tune_fleet
 
 RESULTS = Path(__file__).parent / "results"
 SERVERS = 100
@@ -109,7 +109,7 @@ async def raw(urls: list[str]) -> float:
 def ours(urls: list[str], folder: Path) -> tuple[float, int]:
     """(seconds of a run that reads all, from nothing; servers read)."""
     caches = {f"server-{number:03}": CacheSettings(target=url) for number, url in enumerate(urls)}
-    operations = Operations(Directory(Settings(caches=caches, state_folder=folder)))
+    operations = Operations(Registry(Settings(caches=caches, state_folder=folder)))
     graph = build_tune_fleet(operations=operations).compile()
     began = time.perf_counter()
     report: Any = graph.invoke({}, context=FleetContext(caches=tuple(caches), mode="observe", window_seconds=0))["fleet_report"]

@@ -37,14 +37,15 @@ from server_module import Server
 from server_module_soak import TESTS, engine, watched_server
 from server_module_soak import memory as memory_of
 
-from agent_tools import LMCacheToolkit, observation
-from agent_tools.change_log import stories
-from agent_tools.deployments.admin_client import LIMITS
-from agent_tools.deployments.directory import Directory
+from agent_tools import LMCacheToolkit
+from agent_tools.caches import history as observation
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.changes.log import stories
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, ChangeOutcome
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
+from agent_tools.wire.http_client import LIMITS
 
 sys.path.append(str(TESTS))
 import server_memory
@@ -326,7 +327,7 @@ def run(seconds: float) -> dict[str, Any]:
         engine(one.rpc_url, 1),
     ):
         cache = CacheSettings(target=one.http_url, bounds=Bounds(max_size_mb=64), timeout_seconds=30)
-        operations = Operations(Directory(Settings(caches={"prod": cache}, state_folder=Path(folder))))
+        operations = Operations(Registry(Settings(caches={"prod": cache}, state_folder=Path(folder))))
         try:
             load = asyncio.run(under_load(operations, one, seconds))
             unexplained = io_loop.run(partial(explained, operations))

@@ -27,16 +27,16 @@ import httpx
 from prediction import machine
 
 from agent_tools import LMCacheToolkit
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Baseline, Bounds, ChangeResult, ConfigUpdate, Mode
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
+from agent_tools.tuning.state import TuneContext
+from agent_tools.tuning.tune_cache import build_tune_cache
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
-from graphs.state import TuneContext
-from graphs.tune_cache import build_tune_cache
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 60
@@ -147,9 +147,9 @@ def main() -> None:
     imports, langchain = import_seconds()
     with tempfile.TemporaryDirectory() as folder:
         cache = CacheSettings(embedded=EmbeddedOptions(l1_size_mb=32), bounds=Bounds(max_size_mb=64))
-        operations = Operations(Directory(Settings(caches={"default": cache}, state_folder=Path(folder))))
+        operations = Operations(Registry(Settings(caches={"default": cache}, state_folder=Path(folder))))
         try:
-            deployment = operations.directory.get("default").deployment
+            deployment = operations.registry.get("default").deployment
             assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  its settings say so
             server = io_loop.run(deployment.started)
             log = AgentTraffic(requests=300, tenants=1, seed=3).generate()

@@ -34,8 +34,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "server_module"))
 from changes import Change, random_changes, traffic_until
 from module_client import ModuleClient
 
-from agent_tools.deployments.server_command import Flags, argv
-from agent_tools.deployments.server_process import QUIET, free_port
+from agent_tools.deployments.server.command_line import Flags, argv
+from agent_tools.deployments.server.process import QUIET, free_port
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
 

@@ -34,7 +34,7 @@ import numpy as np
 from prediction import machine
 from server_module import MB, Server, server
 
-from agent_tools.deployments.server import ServerDeployment
+from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate

@@ -14,24 +14,24 @@ from langchain_core.runnables.graph import Graph
 from pydantic import BaseModel
 
 from agent_tools import LMCacheToolkit
-from agent_tools.deployments import engine_settable
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
-from agent_tools.deployments.fleet import ONE_BY_ONE
-from agent_tools.deployments.fleet_quotas import quota_support
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_process import ServerProcess
-from agent_tools.deployments.settable import DRAM, NO_ISOLATED_L2
-from agent_tools.deployments.simulated import SimulatedDeployment, SimulatedOptions
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.fleet.deployment import ONE_BY_ONE
+from agent_tools.deployments.fleet.quotas import quota_support
+from agent_tools.deployments.in_process import settable as engine_settable
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.process import ServerProcess
+from agent_tools.deployments.server.settable import DRAM, NO_ISOLATED_L2
+from agent_tools.deployments.simulated.deployment import SimulatedDeployment, SimulatedOptions
+from agent_tools.doors.rest import rest_app
 from agent_tools.io_loop import io_loop
 from agent_tools.models import SETTINGS, Bounds, Support
 from agent_tools.models.cost import Economics, Prefill, Prices
 from agent_tools.recommender.recommend import TREATABLE
 from agent_tools.recommender.symptoms import RULES
-from agent_tools.rest import rest_app
-from agent_tools.settings import CacheSettings, Settings
-from graphs.tune_cache import tune_cache
-from graphs.tune_fleet import tune_fleet
-from graphs.tune_tool import TUNE
+from agent_tools.tools.tune import TUNE
+from agent_tools.tuning.tune_cache import tune_cache
+from agent_tools.tuning.tune_fleet import tune_fleet
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,15 +9,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from agent_tools.deployments.directory import DEFAULT, Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment
+from agent_tools.caches.registry import DEFAULT, Registry
+from agent_tools.demo.small import agent_workload, settings_for
+from agent_tools.deployments.server.embedded import EmbeddedDeployment
 from agent_tools.io_loop import io_loop
 from agent_tools.operations import Operations
-from agent_tools.picture_canvas import write
-from agent_tools.pictures import current_mark, hit_rate_picture, proposed_mark
+from agent_tools.report.canvas import write
+from agent_tools.report.pictures import current_mark, hit_rate_picture, proposed_mark
 from agent_tools.workload.replay import replay
 from agent_tools.workload.schedule import ReplaySettings
-from graphs.demo import agent_workload, settings_for
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 def draw(operations: Operations, say: Callable[[str], None]) -> None:
     """Replay the demo's traffic once, and write what the product shows of it."""
     workload = agent_workload(seed=0)
-    deployment = operations.directory.get(DEFAULT).deployment
+    deployment = operations.registry.get(DEFAULT).deployment
     assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  settings say so
     server = io_loop.run(deployment.started)
     io_loop.run(operations.metrics, DEFAULT)
@@ -50,7 +50,7 @@ def draw(operations: Operations, say: Callable[[str], None]) -> None:
 def main() -> None:
     """Run it with a server and a state folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        operations = Operations(Directory(settings_for(agent_workload(seed=0), Path(folder))))
+        operations = Operations(Registry(settings_for(agent_workload(seed=0), Path(folder))))
         try:
             draw(operations, print)
         finally:

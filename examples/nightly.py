@@ -23,12 +23,12 @@ from langgraph.types import Overwrite, Send
 from typing_extensions import TypedDict
 
 from agent_tools import LMCacheToolError, Operations
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import Settings
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Mode
-from agent_tools.settings import Settings
-from graphs.state import TuneContext, TuneReport
-from graphs.tune_cache import build_tune_cache, tune_node
+from agent_tools.tuning.state import TuneContext, TuneReport
+from agent_tools.tuning.tune_cache import build_tune_cache, tune_node
 
 
 class Night(TypedDict, total=False):
@@ -88,13 +88,13 @@ def main(
     if mode is Mode.APPROVE:
         raise typer.BadParameter("nobody is there at night to approve; use recommend or auto")
     folder.mkdir(parents=True, exist_ok=True)
-    operations = Operations(Directory(Settings.load()))
+    operations = Operations(Registry(Settings.load()))
     tonight: Any = {"configurable": {"thread_id": f"{datetime.now(timezone.utc):%Y-%m-%d}"}}
     try:
         with SqliteSaver.from_conn_string(str(folder / "nightly.db")) as saver:
             graph = nightly(operations, mode, window, folder, saver)
             left = graph.get_state(tonight).next  # by a night that was cut short
-            names = cache or list(operations.directory.names)
+            names = cache or list(operations.registry.names)
             start: Any = None if left else {"caches": names, "reports": Overwrite([])}
             print(graph.invoke(start, tonight)["summary"])
     finally:

@@ -23,8 +23,8 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
-from graphs.state import TuneContext
-from graphs.tune_cache import tune_node
+from agent_tools.tuning.state import TuneContext
+from agent_tools.tuning.tune_cache import tune_node
 
 QUESTIONS = ("lease.pdf: who signs?", "audit.pdf: what is missing?", "lease.pdf: until when?", "audit.pdf: who answers?")
 CONFIG: Any = {"configurable": {"thread_id": "nightly batch"}}

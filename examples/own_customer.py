@@ -25,10 +25,10 @@ from langgraph.graph.state import CompiledStateGraph
 from typing_extensions import TypedDict
 
 from agent_tools import LMCacheToolkit
-from graphs.engine_demo.chat_traffic import ChatRequest, ChatTraffic
-from graphs.engine_demo.demo import engine_on_a_cache, settings_for
-from graphs.engine_demo.vllm_server import MODEL
-from graphs.tune_tool import TUNE
+from agent_tools.demo.engine.chat_traffic import ChatRequest, ChatTraffic
+from agent_tools.demo.engine.demo import engine_on_a_cache, settings_for
+from agent_tools.demo.engine.vllm_server import MODEL
+from agent_tools.tools.tune import TUNE
 
 LOOK_BACK = 24
 """Requests whose median it compares with its budget."""

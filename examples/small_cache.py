@@ -17,12 +17,12 @@ from typing import Annotated
 import typer
 
 from agent_tools import Operations
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import replay
 from agent_tools.workload.schedule import ReplaySettings
@@ -48,9 +48,9 @@ cooldown_seconds = 0
 def small_cache() -> Iterator[tuple[Operations, ServerProcess]]:
     """Operations on a running server of 4 MB that may grow to 64; it is stopped at the end."""
     settings = CacheSettings(embedded=EmbeddedOptions(l1_size_mb=4), bounds=Bounds(max_size_mb=64), cooldown_seconds=0)
-    operations = Operations(Directory(Settings(caches={SMALL: settings})))
+    operations = Operations(Registry(Settings(caches={SMALL: settings})))
     try:
-        deployment = operations.directory.get(SMALL).deployment
+        deployment = operations.registry.get(SMALL).deployment
         assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  its settings say so
         yield operations, io_loop.run(deployment.started)
     finally:

@@ -23,9 +23,9 @@ from typing_extensions import TypedDict
 
 from agent_tools import Operations
 from agent_tools.models import Mode
+from agent_tools.tuning.state import TuneContext, TuneReport
+from agent_tools.tuning.tune_cache import build_tune_cache, tune_node
 from agent_tools.workload.replay import replay
-from graphs.state import TuneContext, TuneReport
-from graphs.tune_cache import build_tune_cache, tune_node
 
 CHUNK, WEIGHTS = np.ones((AGENTS.chunk_size, 128), np.float32), np.ones((128, 128), np.float32)
 TUNE = TuneContext(cache=SMALL, mode=Mode.AUTO, window_seconds=0, verify_seconds=1)

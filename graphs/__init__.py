@@ -1,1 +1,1 @@
-"""LangGraph graphs that tune an LMCache, made to be embedded."""
+"""The LangGraph project that `langgraph.json` serves; the graphs themselves live in `agent_tools.tuning`."""

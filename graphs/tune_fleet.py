@@ -1,55 +1,5 @@
-"""The subgraph that tunes many servers: read all -> group -> recommend -> (approve) -> canary -> batches, undone at harm.
+"""The compiled graph `tune_fleet` that `langgraph dev` serves."""
 
-Each server's plan, change and verification are checkpointed as soon as they are there. A run that was killed goes on where it
-stopped: a plan is carried out once, however often its step is run.
-"""
+from agent_tools.tuning.tune_fleet import tune_fleet
 
-from langchain_core.runnables import RunnableLambda
-from langgraph.graph import END, START, StateGraph
-
-from agent_tools.operations import Operations, shared_operations
-
-from . import fleet_nodes as nodes
-from .fleet_state import FleetContext, FleetInput, FleetOutput, FleetState, FleetView
-
-
-def build_tune_fleet(*, operations: Operations | None = None) -> StateGraph[FleetState, FleetContext, FleetInput, FleetOutput]:
-    """The graph, not compiled, so that the host chooses checkpointer, store and names.
-
-    Args:
-        operations: Operations on your own directory; the process-wide ones of the operator's directory by default, made when the
-            first node runs.
-    """
-
-    def chosen() -> Operations:
-        return operations or shared_operations()
-
-    builder = StateGraph(FleetState, context_schema=FleetContext, input_schema=FleetInput, output_schema=FleetOutput)
-    for step, on_error, destinations, label in (
-        (nodes.list_servers, nodes.stopped, ("read", "report"), "List servers"),
-        (nodes.read, nodes.left_out, (), "Read a server"),
-        (nodes.recommend, nodes.stopped, ("approve", "next_batch", "report"), "Group and recommend"),
-        (nodes.next_batch, nodes.stopped, ("plan", "report"), "Next servers"),
-        (nodes.plan, nodes.failed, ("change", "next_batch"), "Plan a server"),
-        (nodes.change, nodes.failed, ("verify", "next_batch"), "Change a server"),
-        (nodes.verify, nodes.failed, ("roll_back", "next_batch"), "Verify a server"),
-        (nodes.roll_back, nodes.failed, ("next_batch",), "Roll a server back"),
-    ):
-        node = nodes.node(step, chosen, on_error)
-        builder.add_node(step.__name__, node, input_schema=FleetView, destinations=destinations, metadata={"label": label})
-    builder.add_node(
-        "approve",
-        RunnableLambda(nodes.approve),  # a plain function could not interrupt an async run on Python 3.10
-        input_schema=FleetView,
-        destinations=("next_batch", "report"),
-        metadata={"label": "Approve"},
-    )
-    builder.add_node("report", nodes.report, input_schema=FleetView, metadata={"label": "Report"})
-    builder.add_edge(START, "list_servers")
-    builder.add_edge("read", "recommend")
-    builder.add_edge("report", END)
-    return builder
-
-
-tune_fleet = build_tune_fleet().compile(name="tune_fleet")
-"""The compiled graph; it takes its host's checkpointer and store. Without a checkpointer, mode `approve` changes nothing."""
+__all__ = ["tune_fleet"]

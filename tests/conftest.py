@@ -26,16 +26,16 @@ from simulated_cache import (
 )
 
 from agent_tools.arena_file import reserve
-from agent_tools.deployments.directory import Cache, Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
-from agent_tools.deployments.server_command import Flags
-from agent_tools.deployments.server_process import ServerProcess
-from agent_tools.deployments.simulated import SimulatedDeployment
+from agent_tools.caches.history import History
+from agent_tools.caches.registry import Cache, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.command_line import Flags
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.process import ServerProcess
+from agent_tools.deployments.simulated.deployment import SimulatedDeployment
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ConfigUpdate
-from agent_tools.observation import History
 from agent_tools.operations import Operations, silent
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplayResult, ReplaySettings, replay
 
@@ -92,13 +92,13 @@ def _embedded_operations(arena_folder: Path, state_folder: Path) -> Operations:
     embedded = EmbeddedOptions(l1_size_mb=16, arena_folder=arena_folder)
     default = CacheSettings(bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=embedded)
     unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
-    return Operations(Directory(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)))
+    return Operations(Registry(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)))
 
 
 @pytest.fixture
 def cache(operations: Operations) -> Cache:
     """The cache of `operations`, set as in `START`, with an empty L1 and no history; its counters go on."""
-    cache = operations.directory.get("default")
+    cache = operations.registry.get("default")
     io_loop.run(_reset, cache)
     return cache
 

@@ -7,8 +7,8 @@ from typing import Protocol, TypeVar
 
 import pytest
 
-from agent_tools.deployments.server_command import Flags
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.server.command_line import Flags
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplayResult
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from real_cache import eventually
 
-from agent_tools.deployments.directory import Cache, Directory
-from agent_tools.deployments.simulated import SimulatedDeployment, SimulatedOptions
-from agent_tools.deployments.simulated_server import SimulatedServer
+from agent_tools.caches.registry import Cache, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.simulated.deployment import SimulatedDeployment, SimulatedOptions
+from agent_tools.deployments.simulated.server import SimulatedServer
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplayResult
 from agent_tools.workload.schedule import ReplaySettings
@@ -49,8 +49,8 @@ NEED_A_PACKAGE = {
     "tests/workload/test_replay.py::test_nothing_listening_is_told_at_once": "lmcache",
     "tests/workload/test_replay.py::test_an_address_that_is_none_is_told*": "lmcache",
     "tests/test_readme.py::test_the_examples_run*": "langchain",
-    "tests/graphs/test_dev_server.py::*": "langgraph_cli",
-    "tests/graphs/test_cli.py::test_predict_prints_a_table_and_draws_it": "matplotlib",
+    "tests/tuning/test_dev_server.py::*": "langgraph_cli",
+    "tests/doors/test_cli.py::test_predict_prints_a_table_and_draws_it": "matplotlib",
     "tests/tools/test_toolkit.py::*lmcache_plot_hit_rate_curve*": "matplotlib",
     "tests/tools/test_toolkit.py::test_a_prediction_covers_the_present_size_and_is_drawn_as_svg": "matplotlib",
 }
@@ -83,10 +83,10 @@ def simulated_operations(state_folder: Path) -> Operations:
     bounds = Bounds(max_size_mb=64, allow_restart=True)
     default = CacheSettings(target="simulated:", bounds=bounds, cooldown_seconds=0)
     unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
-    directory = Directory(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder))
+    registry = Registry(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder))
     options = SimulatedOptions(l1_size_mb=16, kv_bytes_per_token=KV_BYTES_PER_TOKEN, traffic=None)
-    directory._caches["default"] = Cache("default", default, SimulatedDeployment(options))
-    return Operations(directory)
+    registry._caches["default"] = Cache("default", default, SimulatedDeployment(options))
+    return Operations(registry)
 
 
 CONNECTS = 0.3

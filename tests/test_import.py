@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.server.process import ServerProcess
 
 SLOW = {"lmcache", "torch", "matplotlib", "numba"}
 """What takes long to import and is for what it is named for only."""

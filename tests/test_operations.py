@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from real_cache import Play
 from real_logs import CHUNK_SIZE, conversations, log_of
 
-from agent_tools.deployments.directory import Cache
+from agent_tools.caches.history import MOST_INTERVALS, merged, requests_digest
+from agent_tools.caches.registry import Cache
 from agent_tools.errors import UnknownCacheError, UnreachableError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, CacheMetrics, ChangeOutcome
-from agent_tools.observation import MOST_INTERVALS, merged, requests_digest
 from agent_tools.operations import TOP_ENTRIES, Operations
 from agent_tools.workload.access_log import AccessLog
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent_tools.deployments.directory import Cache
+from agent_tools.caches.registry import Cache
+from agent_tools.caches.settings import Settings
 from agent_tools.operations import Operations
-from agent_tools.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -30,7 +30,12 @@ def test_the_examples_run(
     tmp_path: Path,
 ) -> None:
     # The operator's directory of the reader is the tests' own one here.
-    for module in ("agent_tools.operations", "graphs.tune_cache", "graphs.tune_fleet", "graphs.cache_agent"):
+    for module in (
+        "agent_tools.operations",
+        "agent_tools.tuning.tune_cache",
+        "agent_tools.tuning.tune_fleet",
+        "agent_tools.cache_agent",
+    ):
         monkeypatch.setattr(f"{module}.shared_operations", lambda: operations)
     script = tmp_path / "example.py"
     script.write_text(example, encoding="utf-8")

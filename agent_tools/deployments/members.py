@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, TypeVar
 
+from agent_tools.deployments.counters import Labels, TokenCounters
 from agent_tools.errors import LMCacheToolError, UnreachableError
 from agent_tools.models import SETTINGS, CacheConfig, Health
 
-from .exposition import Labels, TokenCounters
 from .snapshot import Snapshot, added
 
 T = TypeVar("T")

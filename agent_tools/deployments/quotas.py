@@ -7,8 +7,8 @@ from functools import partial
 from agent_tools.errors import UnsupportedError
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 from agent_tools.plain import is_text, plain
+from agent_tools.wire.http_client import AdminClient, segment
 
-from .admin_client import AdminClient, segment
 from .base import Progress
 
 FORBIDDEN = frozenset("@/\\\0")

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from statistics import median
 
+from agent_tools.deployments.counters import Counters, Labels, TokenCounters
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, Spread, TokenCounts, Window
 from agent_tools.models.metrics import utc
 from agent_tools.serving.engine_window import engine_between
 from agent_tools.serving.vllm_metrics import EngineReading
-
-from .exposition import Counters, Labels, TokenCounters
 
 NO_ENGINE = "the operator's directory names no engine for this cache"
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"

@@ -30,18 +30,7 @@ from .change import (
     VerificationVerdict,
     WarmResult,
 )
-from .config import (
-    MB,
-    SETTINGS,
-    Bounds,
-    CacheConfig,
-    CacheStatus,
-    ConfigUpdate,
-    EvictionPolicy,
-    L2Adapter,
-    Support,
-    SupportLevel,
-)
+from .config import MB, SETTINGS, Bounds, CacheConfig, CacheStatus, ConfigUpdate, EvictionPolicy, L2Adapter, Support, SupportLevel
 from .metrics import CacheEntry, CacheMetrics, Health, LMCacheStatus, Spread, Tenant, Tenants, TenantUsage, TokenCounts, Window
 
 __all__ = [

@@ -1,5 +1,6 @@
 """What is wrong with a cache, what would help, and how sure that is."""
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from agent_tools.plain import MESSAGE, plain
 
-from .config import ConfigUpdate, Frozen, Line, SupportLevel
+from .config import ConfigUpdate, Frozen, Line, Support, SupportLevel
 from .cost import Range, Saving
 from .engine import ExpectedTtft
 from .metrics import Window
@@ -242,3 +243,15 @@ def _short(value: Any) -> str:  # noqa: ANN401  settings have many types
     if isinstance(value, float):
         return f"{value:g}"
     return "unknown" if value is None else plain(getattr(value, "value", value), MESSAGE)
+
+
+def setting_changes(
+    update: ConfigUpdate, current: Mapping[str, object], support: Mapping[str, Support]
+) -> tuple[SettingChange, ...]:
+    """Old -> new for each setting of an update that differs from what is in force."""
+    wanted = update.known()
+    return tuple(
+        SettingChange(setting=name, old=current.get(name), new=new, how=support[name].level, note=support[name].reason)
+        for name, new in wanted.items()
+        if current.get(name) != new
+    )

@@ -262,3 +262,8 @@ class LMCacheStatus(Frozen):
 def utc(timestamp: float) -> datetime:
     """A Unix time in seconds as a timezone-aware UTC datetime."""
     return datetime.fromtimestamp(timestamp, tz=timezone.utc)
+
+
+def now() -> datetime:
+    """This instant, UTC."""
+    return datetime.now(tz=timezone.utc)

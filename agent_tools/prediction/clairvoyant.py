@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.hit_rate_curve import hit_rate_curve
-from agent_tools.prediction.isolation import isolated
-from agent_tools.prediction.prefix_reuse import prefix_reuse
 from agent_tools.workload.access_log import AccessLog
+
+from .hit_rate_curve import hit_rate_curve
+from .isolation import isolated
+from .prefix_reuse import prefix_reuse
 
 Int32 = npt.NDArray[np.int32]
 

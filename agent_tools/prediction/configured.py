@@ -6,7 +6,8 @@ import numpy as np
 
 from agent_tools.models import MB, CacheConfig, EvictionPolicy, L2Adapter
 from agent_tools.models.config import DEFAULT_TENANT
-from agent_tools.prediction.server_setting import ServerSetting
+
+from .server_setting import ServerSetting
 
 MODELLED = {"fs": False, "fs_native": False, "resp": False, "valkey": False, "s3": False, "mock": True, "dax": True}
 """L2 adapters that the model covers, and whether a full one refuses chunks between its eviction ticks (0.5.6)."""

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.cache_run import CacheRun
-from agent_tools.prediction.eviction_order import ABSENT, Links, empty_order, move_to_newest, push_newest, take_out
-from agent_tools.prediction.isolation import isolated
 from agent_tools.workload.access_log import AccessLog
+
+from .cache_run import CacheRun
+from .eviction_order import ABSENT, Links, empty_order, move_to_newest, push_newest, take_out
+from .isolation import isolated
 
 Int32 = npt.NDArray[np.int32]
 

@@ -12,13 +12,14 @@ from pydantic import Field
 from agent_tools.errors import WorkloadError
 from agent_tools.models import MB
 from agent_tools.models.config import Frozen
-from agent_tools.prediction.clairvoyant import clairvoyant_hits
-from agent_tools.prediction.eviction_clock import AT_ONCE, StoreDelay
-from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve
-from agent_tools.prediction.isolation import isolated
-from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
-from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
+
+from .clairvoyant import clairvoyant_hits
+from .eviction_clock import AT_ONCE, StoreDelay
+from .hit_rate_curve import HitRateCurve, hit_rate_curve
+from .isolation import isolated
+from .server_prediction import ServerPrediction, predict_settings
+from .server_setting import ServerSetting
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.isolation import isolated
-from agent_tools.prediction.prefix_reuse import PrefixReuse, prefix_reuse
 from agent_tools.workload.access_log import AccessLog
+
+from .isolation import isolated
+from .prefix_reuse import PrefixReuse, prefix_reuse
 
 TouchOrder = Literal["tail_first", "head_first"]
 """Which chunk of a request stays longest: the first one (LMCache's server) or the last one (LMCache's cache-simulator)."""

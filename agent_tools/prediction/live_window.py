@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.hit_rate_curve import HitRateCurve, TouchOrder, hit_rate_curve
 from agent_tools.workload.access_log import AccessLog
+
+from .hit_rate_curve import HitRateCurve, TouchOrder, hit_rate_curve
 
 
 class LiveHitRateCurve:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.eviction_clock import EVERY_REQUEST, StoreDelay, is_full, store_time, ticks_due
-from agent_tools.prediction.eviction_order import batch_size
+
+from .eviction_clock import EVERY_REQUEST, StoreDelay, is_full, store_time, ticks_due
+from .eviction_order import batch_size
 
 Int32 = npt.NDArray[np.int32]
 

@@ -7,12 +7,13 @@ and chunks be taken out at any moment. A run in many parts gives exactly what on
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.eviction_clock import AT_ONCE, PERIOD, StoreDelay
-from agent_tools.prediction.eviction_order import ABSENT, drop_oldest, empty_order, take_out
-from agent_tools.prediction.server_model import first_tier, second_tier
-from agent_tools.prediction.server_setting import ServerSetting
-from agent_tools.prediction.two_tiers import EVICTED, L2_EVICTED, LOAD_FAILED, Order, SecondTier, run_two_tiers
 from agent_tools.workload.access_log import AccessLog
+
+from .eviction_clock import AT_ONCE, PERIOD, StoreDelay
+from .eviction_order import ABSENT, drop_oldest, empty_order, take_out
+from .server_model import first_tier, second_tier
+from .server_setting import ServerSetting
+from .two_tiers import EVICTED, L2_EVICTED, LOAD_FAILED, Order, SecondTier, run_two_tiers
 
 Int32 = npt.NDArray[np.int32]
 _NO_L2 = SecondTier(

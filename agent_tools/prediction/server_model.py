@@ -10,23 +10,15 @@ mean and an interval.
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.cache_run import CacheRun
-from agent_tools.prediction.eviction_clock import AT_ONCE, PERIOD, EvictionClock, StoreDelay
-from agent_tools.prediction.eviction_order import empty_order
-from agent_tools.prediction.isolation import isolated
-from agent_tools.prediction.one_tier import OneTier, run_one_tier
-from agent_tools.prediction.server_setting import ServerSetting
-from agent_tools.prediction.two_tiers import (
-    EVICTED,
-    L2_EVICTED,
-    L2_PEAK,
-    LOAD_FAILED,
-    PEAK,
-    Order,
-    SecondTier,
-    run_two_tiers,
-)
 from agent_tools.workload.access_log import AccessLog
+
+from .cache_run import CacheRun
+from .eviction_clock import AT_ONCE, PERIOD, EvictionClock, StoreDelay
+from .eviction_order import empty_order
+from .isolation import isolated
+from .one_tier import OneTier, run_one_tier
+from .server_setting import ServerSetting
+from .two_tiers import EVICTED, L2_EVICTED, L2_PEAK, LOAD_FAILED, PEAK, Order, SecondTier, run_two_tiers
 
 Int32 = npt.NDArray[np.int32]
 

@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.cache_run import CacheRun
-from agent_tools.prediction.eviction_clock import AT_ONCE, EvictionClock, StoreDelay, possible_clocks
-from agent_tools.prediction.isolation import isolated
-from agent_tools.prediction.server_model import simulate_server
-from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
+
+from .cache_run import CacheRun
+from .eviction_clock import AT_ONCE, EvictionClock, StoreDelay, possible_clocks
+from .isolation import isolated
+from .server_model import simulate_server
+from .server_setting import ServerSetting
 
 MODEL_ERROR = 0.0005
 """Added to the interval on either side: what was left of the error when the server's true ticks were known."""

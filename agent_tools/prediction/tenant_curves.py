@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve, hits_per_request
-from agent_tools.prediction.isolation import isolated
 from agent_tools.workload.access_log import AccessLog
+
+from .hit_rate_curve import HitRateCurve, hit_rate_curve, hits_per_request
+from .isolation import isolated
 
 Int64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

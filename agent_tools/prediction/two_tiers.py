@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
-from agent_tools.prediction.eviction_clock import EVERY_REQUEST, StoreDelay, is_full, store_time, ticks_due
-from agent_tools.prediction.eviction_order import ABSENT, Links, batch_size, drop_oldest, touch_block
-from agent_tools.prediction.one_tier import OneTier
+
+from .eviction_clock import EVERY_REQUEST, StoreDelay, is_full, store_time, ticks_due
+from .eviction_order import ABSENT, Links, batch_size, drop_oldest, touch_block
+from .one_tier import OneTier
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 
-from agent_tools.change_log import now
 from agent_tools.models import (
     ActionKind,
     Advice,
     Confidence,
-    ConfigUpdate,
     OptimizationRecommendation,
     Rung,
-    SettingChange,
-    Support,
     SupportLevel,
     Symptom,
     SymptomCode,
     Verdict,
 )
+from agent_tools.models.advice import setting_changes
+from agent_tools.models.metrics import now
 
 from .modelled import MODEL_OFF, predicted_rate, server_setting
 from .observation import Observation
@@ -60,18 +58,6 @@ def recommend(seen: Observation) -> Advice:
         verdict=verdict,
         why=why,
         rung=seen.rung,
-    )
-
-
-def setting_changes(
-    update: ConfigUpdate, current: Mapping[str, object], support: Mapping[str, Support]
-) -> tuple[SettingChange, ...]:
-    """Old -> new for each setting of an update that differs from what is in force."""
-    wanted = update.known()
-    return tuple(
-        SettingChange(setting=name, old=current.get(name), new=new, how=support[name].level, note=support[name].reason)
-        for name, new in wanted.items()
-        if current.get(name) != new
     )
 
 

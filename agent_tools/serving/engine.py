@@ -4,9 +4,9 @@ import time
 
 import anyio
 
-from agent_tools.deployments.admin_client import MOST_SAID, AdminClient
 from agent_tools.errors import LMCacheToolError
 from agent_tools.plain import plain
+from agent_tools.wire.http_client import MOST_SAID, AdminClient
 
 from .vllm_metrics import EngineReading, parse_vllm_metrics
 

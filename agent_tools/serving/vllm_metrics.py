@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from agent_tools.deployments.exposition import samples_of
+from agent_tools.wire.prometheus import samples_of
 
 
 @dataclass(frozen=True)

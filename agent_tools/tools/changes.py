@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.change_log import stories
+from agent_tools.changes.log import stories
 from agent_tools.models import ChangeRecord, ConfigUpdate, Plan
 from agent_tools.plain import MESSAGE, plain
 

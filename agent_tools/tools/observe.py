@@ -10,7 +10,7 @@ from agent_tools.plain import plain
 from .spec import READ, Arguments, CacheArguments, Operations, ToolSpec
 
 if TYPE_CHECKING:
-    from agent_tools.settings import CacheSettings
+    from agent_tools.caches.settings import CacheSettings
 
 
 class WindowArguments(CacheArguments):

@@ -37,8 +37,8 @@ async def predict_hit_rate(operations: Operations, arguments: PredictArguments) 
 
 async def plot_hit_rate_curve(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
     """`lmcache_plot_hit_rate_curve`: artifact ``{"svg": text, "forecast": Forecast}``."""
-    from agent_tools.picture_canvas import inline_svg  # noqa: PLC0415  as `Operations`, when it is called
-    from agent_tools.pictures import current_mark, hit_rate_picture  # noqa: PLC0415
+    from agent_tools.report.canvas import inline_svg  # noqa: PLC0415  as `Operations`, when it is called
+    from agent_tools.report.pictures import current_mark, hit_rate_picture  # noqa: PLC0415
 
     forecast, metrics = await operations.forecast(arguments.cache)
     figure = hit_rate_picture(forecast, current_mark(metrics, forecast))

@@ -42,7 +42,7 @@ class LMCacheToolkit(BaseToolkit):
     operations: Operations | None = None
     """Operations on your own directory of caches; the operator's by default, read when the first tool is called."""
     more: tuple[ToolSpec, ...] = ()
-    """Further tools, such as `graphs.tune_tool.TUNE`."""
+    """Further tools, such as `agent_tools.tools.tune.TUNE`."""
 
     @field_validator("more")
     @classmethod

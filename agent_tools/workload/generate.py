@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from agent_tools.models.config import Frozen
-from agent_tools.workload.access_log import AccessLog, renumber
+
+from .access_log import AccessLog, renumber
 
 _SPACE = 2**32
 """Chunk numbers set aside for each system prompt and each conversation, before they are renumbered."""

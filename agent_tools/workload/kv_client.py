@@ -29,7 +29,8 @@ from lmcache.v1.multiprocess.transport.zmq_impl.client import ZmqMultiprocessCli
 from lmcache.v1.multiprocess.transport.zmq_impl.mq import MessageQueueClient
 
 from agent_tools.errors import CacheDiedError, NotLMCacheError, UnreachableError, UnsupportedError
-from agent_tools.workload.tokens import marks, prompt
+
+from .tokens import marks, prompt
 
 _Answer_co = TypeVar("_Answer_co", covariant=True)
 

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.workload.access_log import AccessLog, in_time_order
-from agent_tools.workload.chunk_table import ChunkTable, parse_hash_lists
-from agent_tools.workload.lines import Block, Source
-from agent_tools.workload.memory import check_fits
+
+from .access_log import AccessLog, in_time_order
+from .chunk_table import ChunkTable, parse_hash_lists
+from .lines import Block, Source
+from .memory import check_fits
 
 _FILES = "lookup_hashes_*.jsonl*"
 _HASH = re.compile(rb'"0x([0-9a-f]+)"')

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.workload.access_log import AccessLog, in_time_order, renumber
-from agent_tools.workload.lines import Source
-from agent_tools.workload.memory import check_fits
+
+from .access_log import AccessLog, in_time_order, renumber
+from .lines import Source
+from .memory import check_fits
 
 _BLOCK_SIZES = 2 ** np.arange(3, 17)
 """Tokens per block that a trace is tried for: 8 to 65,536."""

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 from agent_tools.errors import WorkloadError
-from agent_tools.workload.access_log import AccessLog
-from agent_tools.workload.lines import Source
-from agent_tools.workload.lookup_log import read_lookup_log
-from agent_tools.workload.mooncake import read_mooncake
+
+from .access_log import AccessLog
+from .lines import Source
+from .lookup_log import read_lookup_log
+from .mooncake import read_mooncake
 
 __all__ = ["read_lookup_log", "read_mooncake", "read_trace"]
 

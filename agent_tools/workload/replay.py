@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from agent_tools.errors import CacheDiedError, UnsupportedError, WorkloadError
 from agent_tools.lmcache_import import importing_lmcache
-from agent_tools.workload.access_log import AccessLog
-from agent_tools.workload.schedule import ReplaySettings, Schedule
+
+from .access_log import AccessLog
+from .schedule import ReplaySettings, Schedule
 
 if TYPE_CHECKING:
-    from agent_tools.workload.kv_client import KVClient, Outcome
+    from .kv_client import KVClient, Outcome
 
 Progress = Callable[[int, int], None]
 """Called with the requests done and the requests in all, from the thread that called `replay`."""
@@ -114,7 +115,7 @@ def replay(
 
 def _work(client: "KVClient", log: AccessLog, schedule: Schedule, tally: "_Tally") -> None:
     """Send requests until none is left; one of these runs for each client, in its own thread."""
-    from agent_tools.workload import kv_client  # noqa: PLC0415
+    from . import kv_client  # noqa: PLC0415
 
     run = secrets.token_hex(4)
     try:
@@ -224,7 +225,7 @@ def _kv_client() -> ModuleType:
     """
     try:
         with importing_lmcache():
-            from agent_tools.workload import kv_client  # noqa: PLC0415
+            from . import kv_client  # noqa: PLC0415
     except ImportError as error:
         msg = f"a replay needs LMCache's own client ({error}); install lmcache-agent-tools[embedded]"
         raise UnsupportedError(msg) from error

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from agent_tools.models.config import Frozen
-from agent_tools.workload.access_log import AccessLog
+
+from .access_log import AccessLog
 
 _TICK = 0.1
 """Seconds between two looks at whether to halt."""

@@ -12,15 +12,15 @@ from typing import Any
 
 import psutil
 
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.errors import LMCacheToolError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Advice, CacheConfig, ChangeResult, ConfigUpdate, Mode, Verdict, VerificationVerdict
 from agent_tools.models.change import Baseline
 from agent_tools.operations import READ_EVERY, Operations
-from agent_tools.settings import CacheSettings, Settings
-from graphs.state import TuneContext, TuneReport
-from graphs.tune_cache import build_tune_cache
+from agent_tools.tuning.state import TuneContext, TuneReport
+from agent_tools.tuning.tune_cache import build_tune_cache
 
 from .incident import Incident
 from .outcome import Outcome
@@ -42,7 +42,7 @@ def run(incident: Incident) -> Outcome:
     try:
         with staged(incident, SECONDS) as (stage, left), tempfile.TemporaryDirectory(prefix="incident-") as state:
             cache = CacheSettings(bounds=incident.bounds, **stage.settings)
-            operations = Operations(Directory(Settings(caches={CACHE: cache}, state_folder=Path(state))))
+            operations = Operations(Registry(Settings(caches={CACHE: cache}, state_folder=Path(state))))
             try:
                 seen = _Run(incident, stage, operations).outcome()
             finally:

@@ -15,7 +15,7 @@ class Outcome:
     told: str = ""
     """All that a person reads: the symptoms' summaries and the report's."""
     result: str = ""
-    """How the run ended, as the report says (`graphs.state.Outcome`)."""
+    """How the run ended, as the report says (`agent_tools.tuning.state.Outcome`)."""
     changed: dict[str, Any] = field(default_factory=dict)
     """Setting -> [old, new] of a change that was made, undone or not."""
     undone: bool = False

@@ -14,8 +14,8 @@ from unittest import mock
 import httpx
 import numpy as np
 
-from agent_tools.deployments.server_command import Flags
-from agent_tools.deployments.server_process import ServerProcess, free_port
+from agent_tools.deployments.server.command_line import Flags
+from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB

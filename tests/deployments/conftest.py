@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent_tools.deployments.server import ServerDeployment
+from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.io_loop import io_loop
 
 

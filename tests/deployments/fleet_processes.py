@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from agent_tools.deployments.server_command import Flags
-from agent_tools.deployments.server_process import GUARD, QUIET, ServerProcess, free_port
+from agent_tools.deployments.server.command_line import Flags
+from agent_tools.deployments.server.process import GUARD, QUIET, ServerProcess, free_port
 from agent_tools.io_loop import io_loop
 from agent_tools.workload.replay import _kv_client
 

@@ -4,10 +4,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from agent_tools.deployments.admin_client import AdminClient
-from agent_tools.deployments.allowed_servers import AllowedServers, told
-from agent_tools.deployments.coordinator import Instance
+from agent_tools.deployments.fleet.allowed_servers import AllowedServers, told
+from agent_tools.deployments.fleet.coordinator import Instance
 from agent_tools.errors import SettingsError, UnsupportedError
+from agent_tools.wire.http_client import AdminClient
 
 ALLOWED = AllowedServers(
     [ip_network("10.1.0.0/16"), ip_network("fd00::/8")],

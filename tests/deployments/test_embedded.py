@@ -15,10 +15,10 @@ import pytest
 from real_cache import eventually
 from real_logs import log_of
 
-from agent_tools.deployments import embedded
-from agent_tools.deployments.directory import Cache
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Cache
+from agent_tools.deployments.server import embedded
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import CacheDiedError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
@@ -130,7 +130,7 @@ def test_a_server_that_was_killed_is_reported_once_and_the_next_call_starts_anot
 OWNER = """
     import sys, time
     from pathlib import Path
-    from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+    from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
     from agent_tools.io_loop import io_loop
 
     deployment = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8, arena_folder=Path(sys.argv[2])), Path(sys.argv[1]))

@@ -11,9 +11,9 @@ import pytest
 from engine_process import CHUNK, CHUNK_BYTES, EngineProcess
 from real_cache import Launch, eventually
 
-from agent_tools.deployments.engine import EngineDeployment
-from agent_tools.deployments.engine_metrics import REFRESH_SECONDS
-from agent_tools.deployments.server_process import free_port
+from agent_tools.deployments.in_process.deployment import EngineDeployment
+from agent_tools.deployments.in_process.exposition import REFRESH_SECONDS
+from agent_tools.deployments.server.process import free_port
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.errors import NotLMCacheError, RefusedError, SettingsError, UnreachableError, UnsupportedError
 from agent_tools.io_loop import io_loop

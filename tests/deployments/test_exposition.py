@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_cache import Play
 
-from agent_tools.deployments.exposition import TokenCounters, parse_exposition
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.counters import TokenCounters
+from agent_tools.deployments.server.exposition import parse_exposition
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.workload.generate import AgentTraffic
 
 LINES = """

@@ -15,11 +15,12 @@ from fleet_processes import FleetProcesses, engine
 from real_cache import eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
-from agent_tools.deployments.coordinator import Coordinator, Prefix
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.fleet import FleetDeployment
-from agent_tools.deployments.fleet_prefix import _placements
-from agent_tools.deployments.server_process import free_port
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.fleet.coordinator import Coordinator, Prefix
+from agent_tools.deployments.fleet.deployment import FleetDeployment
+from agent_tools.deployments.fleet.prefix import _placements
+from agent_tools.deployments.server.process import free_port
 from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import (
     LMCacheToolError,
@@ -33,7 +34,6 @@ from agent_tools.errors import (
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, CacheEntry, ConfigUpdate, SupportLevel, TenantUsage
 from agent_tools.operations import Operations, silent
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplaySettings, replay
 from agent_tools.workload.tokens import prompt
@@ -199,7 +199,7 @@ def test_an_agent_names_a_fleet_and_its_servers(processes: FleetProcesses, tmp_p
     cache = CacheSettings(
         target=f"fleet:{processes.url}", networks=tuple(LOOPBACK), bounds=Bounds(max_quotas_mb=10), cooldown_seconds=0
     )
-    operations = Operations(Directory(Settings(caches={"prod": cache}, state_folder=tmp_path)))
+    operations = Operations(Registry(Settings(caches={"prod": cache}, state_folder=tmp_path)))
     run = io_loop.run
     try:
         plan = run(operations.plan, "prod", ConfigUpdate(tenant_quotas_mb={"acme": 4}), "test")

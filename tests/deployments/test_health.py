@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 from real_cache import Launch, eventually
 
-from agent_tools.deployments.health import health_of
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.health import health_of
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, CacheStatus, Health
 from agent_tools.operations import metrics_between

@@ -11,13 +11,13 @@ import pytest
 from real_cache import Launch, eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import OutOfBoundsError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, ConfigUpdate, SupportLevel, SymptomCode, VerificationVerdict
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.replay import ReplaySettings, replay
 
 ADAPTER = {
@@ -39,14 +39,14 @@ def process(launch: Launch) -> ServerProcess:
 @pytest.fixture
 def operations_on(process: ServerProcess, tmp_path: Path) -> Iterator[Operations]:
     prod = CacheSettings(target=process.http_url, bounds=Bounds(max_quotas_mb=12), cooldown_seconds=0)
-    operations = Operations(Directory(Settings(caches={"prod": prod}, state_folder=tmp_path)))
+    operations = Operations(Registry(Settings(caches={"prod": prod}, state_folder=tmp_path)))
     yield operations
     io_loop.run(operations.close)
 
 
 def test_what_a_tenant_without_quota_stores_is_deleted_and_the_diagnosis_names_it(process: ServerProcess, tmp_path: Path) -> None:
     settings = Settings(caches={"prod": CacheSettings(target=process.http_url)}, state_folder=tmp_path)
-    operations = Operations(Directory(settings))
+    operations = Operations(Registry(settings))
     try:
         config, _ = io_loop.run(operations.config, "prod")
         assert config.tenant_quotas_mb == {"kept": 4.0}
@@ -66,7 +66,7 @@ def test_what_a_tenant_without_quota_stores_is_deleted_and_the_diagnosis_names_i
 
 def test_loads_from_l2_are_timed(process: ServerProcess, tmp_path: Path) -> None:
     settings = Settings(caches={"prod": CacheSettings(target=process.http_url)}, state_folder=tmp_path)
-    operations = Operations(Directory(settings))
+    operations = Operations(Registry(settings))
     try:
         assert io_loop.run(operations.metrics, "prod").l2_load_gb_per_second is None
         io_loop.run(operations.clear, "prod", "test")

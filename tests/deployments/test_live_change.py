@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from real_cache import Play
 from real_logs import conversations, log_of
 
-from agent_tools.deployments.directory import Cache
-from agent_tools.deployments.live_change import AdapterChange, adapter_change, all_or_nothing
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_module import LiveAdapter, module_of
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Cache
+from agent_tools.deployments.all_or_nothing import all_or_nothing
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.live_change import AdapterChange, adapter_change
+from agent_tools.deployments.server.module_client import LiveAdapter, module_of
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import OutcomeUnknownError, RefusedError, UnreachableError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheConfig, ConfigUpdate, L2Adapter, SupportLevel

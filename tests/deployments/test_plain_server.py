@@ -8,8 +8,8 @@ import pytest
 from real_cache import Launch, eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate, SupportLevel

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from real_cache import Play, eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
-from agent_tools.deployments.directory import Cache
-from agent_tools.deployments.readings import entry_of
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Cache
+from agent_tools.deployments.server.answers import entry_of
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.io_loop import io_loop

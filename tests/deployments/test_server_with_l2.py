@@ -14,8 +14,8 @@ import pytest
 from real_cache import Launch, eventually
 from real_logs import CHUNK_SIZE, log_of
 
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_process import ServerProcess, free_port
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.io_loop import io_loop

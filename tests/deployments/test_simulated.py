@@ -11,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 from real_logs import CHUNK_SIZE, conversations, log_of
 
-from agent_tools.deployments.directory import Cache, Directory
-from agent_tools.deployments.simulated import SimulatedDeployment, SimulatedOptions
+from agent_tools.caches.registry import Cache, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.simulated.deployment import SimulatedDeployment, SimulatedOptions
 from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import UnsupportedError, WorkloadError
 from agent_tools.io_loop import io_loop
@@ -21,11 +22,10 @@ from agent_tools.operations import Operations, silent
 from agent_tools.prediction.eviction_clock import PERIOD, EvictionClock, observed_clock
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_setting import ServerSetting
-from agent_tools.settings import CacheSettings, Settings
+from agent_tools.tuning.state import Outcome, TuneContext, TuneReport
+from agent_tools.tuning.tune_cache import build_tune_cache
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
-from graphs.state import Outcome, TuneContext, TuneReport
-from graphs.tune_cache import build_tune_cache
 
 NOW = 1.7e9
 """Where the clock of these tests stands; only `advance` moves it."""
@@ -322,11 +322,11 @@ def test_options_that_make_no_sense_are_refused() -> None:
 def badly_set(tmp_path: Path) -> tuple[Operations, Cache]:
     """A cache that is far too small for its traffic, in real time, as an agent would find it."""
     settings = CacheSettings(target="simulated:", bounds=Bounds(max_size_mb=64), cooldown_seconds=0)
-    directory = Directory(Settings(caches={"default": settings}, state_folder=tmp_path))
+    registry = Registry(Settings(caches={"default": settings}, state_folder=tmp_path))
     # 20 s of it stand for 400 s of traffic.
     options = SimulatedOptions.model_validate(SMALL | {"traffic": BUSY, "speed": 20})
-    cache = directory._caches["default"] = Cache("default", settings, SimulatedDeployment(options))
-    return Operations(directory), cache
+    cache = registry._caches["default"] = Cache("default", settings, SimulatedDeployment(options))
+    return Operations(registry), cache
 
 
 def test_tune_cache_improves_a_badly_set_cache_verifies_it_and_undoes_it(badly_set: tuple[Operations, Cache]) -> None:

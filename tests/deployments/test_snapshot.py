@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_tools.deployments.exposition import Counters, TokenCounters
+from agent_tools.caches.history import History
+from agent_tools.deployments.counters import Counters, TokenCounters
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health
-from agent_tools.observation import History
 from agent_tools.prediction.eviction_clock import Poll
 
 EARLY = Snapshot(

@@ -14,17 +14,17 @@ from real_logs import CHUNK_SIZE, log_of
 
 from agent_tools import LMCacheToolkit
 from agent_tools.arena_file import reserve
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.server_command import Flags
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.command_line import Flags
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
+from agent_tools.tuning.fleet_state import FleetContext, FleetReport, ServerOutcome
+from agent_tools.tuning.tune_fleet import build_tune_fleet
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
 from agent_tools.workload.tokens import prompt
-from graphs.fleet_state import FleetContext, FleetReport, ServerOutcome
-from graphs.tune_fleet import build_tune_fleet
 
 THRASHING = AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
 NO_REUSE = AgentTraffic(requests=80, conversations=80, turns=1, system_tokens=100, user_tokens=1500, seed=2).generate()
@@ -60,7 +60,7 @@ def processes(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.TempPa
 def operations(processes: FleetProcesses, tmp_path: Path) -> Iterator[Operations]:
     bounds = Bounds(max_size_mb=64, max_quotas_mb=64)
     prod = CacheSettings(target=f"fleet:{processes.url}", networks=("127.0.0.1/32",), bounds=bounds, cooldown_seconds=0)
-    operations = Operations(Directory(Settings(caches={"prod": prod}, state_folder=tmp_path)))
+    operations = Operations(Registry(Settings(caches={"prod": prod}, state_folder=tmp_path)))
     yield operations
     io_loop.run(operations.close)
 

@@ -11,10 +11,9 @@ import pytest
 from real_cache import Launch, Play, eventually
 from real_logs import conversations, log_of
 
-from agent_tools.deployments.admin_client import AdminClient
-from agent_tools.deployments.server import ServerDeployment
-from agent_tools.deployments.server_process import ServerProcess
-from agent_tools.deployments.workload_window import OTHERS, WorkloadWindow
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.process import ServerProcess
+from agent_tools.deployments.server.workload_window import OTHERS, WorkloadWindow
 from agent_tools.errors import NotLMCacheError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB
@@ -23,6 +22,7 @@ from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.server_module.answer import packed
 from agent_tools.server_module.lookups import Lookup
 from agent_tools.server_module.window import Window
+from agent_tools.wire.http_client import AdminClient
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay

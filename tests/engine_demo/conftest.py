@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__)
-sys.path += [str(HERE.parents[1] / "graphs"), str(HERE.parents[2] / "examples")]  # for what is shared with other tests
+sys.path += [str(HERE.parents[1] / "tuning"), str(HERE.parents[2] / "examples")]  # for what is shared with other tests
 
 
 @pytest.fixture(scope="session")

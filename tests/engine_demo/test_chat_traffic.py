@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from graphs.engine_demo.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic
-from graphs.engine_demo.demo import Phase, settings_for, ttft_of
-from graphs.engine_demo.tiny_model import WORDS, Shape
+from agent_tools.demo.engine.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic
+from agent_tools.demo.engine.demo import Phase, settings_for, ttft_of
+from agent_tools.demo.engine.tiny_model import WORDS, Shape
 
 SMALL = ChatTraffic(conversations=4, turns=3, system_words=300, document_words=500, turn_words=100, answer_words=10)
 

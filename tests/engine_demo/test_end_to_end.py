@@ -13,7 +13,7 @@ from real_cache import eventually
 
 pytestmark = pytest.mark.usefixtures("vllm", "lmcache")
 
-DEMO = ("-c", "from graphs.cli import app; app()", "demo-engine", "--conversations", "5", "--turns", "5")
+DEMO = ("-c", "from agent_tools.doors.cli import app; app()", "demo-engine", "--conversations", "5", "--turns", "5")
 SHARED_MEMORY = Path("/dev/shm")
 
 

@@ -14,11 +14,11 @@ from simulated_cache import play_simulated, simulated_operations
 from tuning import THRASHING, l1_mb, readings
 
 from agent_tools import LMCacheToolkit, Operations
-from agent_tools.deployments.directory import Cache
+from agent_tools.caches.registry import Cache
+from agent_tools.demo.engine.chat_traffic import ChatTraffic
 from agent_tools.io_loop import io_loop
+from agent_tools.tools.tune import TUNE
 from agent_tools.workload.schedule import ReplaySettings
-from graphs.engine_demo.chat_traffic import ChatTraffic
-from graphs.tune_tool import TUNE
 
 TASK = ChatTraffic(conversations=4, turns=12, system_words=4, document_words=4, turn_words=2, answer_words=1).requests()
 COMPUTING, LOADING = 0.02, 0.002
@@ -35,7 +35,7 @@ def operations(tmp_path: Path) -> Iterator[Operations]:
 @pytest.fixture
 def cache(operations: Operations) -> Cache:
     """The simulated cache after it has thrashed: one of 16 MB that may grow to 64."""
-    cache = operations.directory.get("default")
+    cache = operations.registry.get("default")
     with readings(operations):
         play_simulated(cache, THRASHING, ReplaySettings())
     return cache

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from graphs.engine_demo.chat_traffic import ChatTraffic
-from graphs.engine_demo.tiny_model import Shape, write_model
+from agent_tools.demo.engine.chat_traffic import ChatTraffic
+from agent_tools.demo.engine.tiny_model import Shape, write_model
 
 TINY = Shape(hidden=32, intermediate=32, layers=1, heads=2, kv_heads=1)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from agent_tools.demo.engine.vllm_server import VllmServer, transfer_config
+from agent_tools.doors.cli import app
 from agent_tools.errors import RefusedError
 from agent_tools.io_loop import io_loop
-from graphs.cli import app
-from graphs.engine_demo.vllm_server import VllmServer, transfer_config
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")

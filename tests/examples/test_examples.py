@@ -12,7 +12,7 @@ import psutil
 import pytest
 from real_cache import eventually
 
-from agent_tools.deployments.server import ServerDeployment
+from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 from fault_proxy import Call, Fault, FaultProxy
 
-from agent_tools.change_log import stories
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.changes.log import stories
 from agent_tools.errors import CacheDiedError, LMCacheToolError, OutcomeUnknownError, StalePlanError, UnknownChangeError
 from agent_tools.models import MB, Bounds, ChangeOutcome, ChangeResult, ConfigUpdate, L2Adapter, Plan
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 
 State = dict[str, object]
 Outcome = ChangeOutcome
@@ -69,7 +69,7 @@ class Scene:
     @contextlib.asynccontextmanager
     async def agent(self, state_folder: Path, timeout: float = 10) -> AsyncIterator[Operations]:
         """One that knows only what is on record, and waits for a call so many seconds."""
-        operations = Operations(Directory(self.settings(state_folder, timeout)))
+        operations = Operations(Registry(self.settings(state_folder, timeout)))
         try:
             yield operations
         finally:

@@ -14,14 +14,14 @@ import anyio.to_thread
 from fault_proxy import Call, Fault
 from faulted_change import Scene, gaps
 
-from agent_tools.change_log import stories
-from agent_tools.deployments.arenas import arena_file
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import Settings
+from agent_tools.changes.log import stories
+from agent_tools.deployments.server.arenas import arena_file
 from agent_tools.errors import LMCacheToolError, StalePlanError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ChangeResult, ConfigUpdate, Plan
 from agent_tools.operations import Operations
-from agent_tools.settings import Settings
 
 KILLED = -9
 ONCE = ("POST /reconfigure/dax/l1/add", "POST /agent-tools/l2/adapters")
@@ -31,7 +31,7 @@ Process = Callable[..., None]
 
 def change_and_undo(settings: Settings, update: ConfigUpdate, folder: Path) -> None:
     """Plan, apply, undo; each is written to a file when it is done, and is not done again when the file is there."""
-    io_loop.run(_change_and_undo, Operations(Directory(settings)), update, folder)
+    io_loop.run(_change_and_undo, Operations(Registry(settings)), update, folder)
 
 
 async def _change_and_undo(operations: Operations, update: ConfigUpdate, folder: Path) -> None:

@@ -10,13 +10,13 @@ from faulted_change import Scene
 from killed_agent import aftermath, killed_at, run
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import Settings
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Mode
 from agent_tools.operations import Operations
-from agent_tools.settings import Settings
-from graphs.state import TuneContext
-from graphs.tune_cache import build_tune_cache
+from agent_tools.tuning.state import TuneContext
+from agent_tools.tuning.tune_cache import build_tune_cache
 
 CONTEXT = TuneContext(cache="prod", mode=Mode.AUTO, window_seconds=0, verify_seconds=0.3)
 LEFT_ALONE = ("was last changed", "has changed since")
@@ -26,7 +26,7 @@ THREAD: Any = {"configurable": {"thread_id": "1"}}
 
 def tune(settings: Settings, folder: Path) -> None:
     """Run the graph, or go on with it where the checkpoint in the folder says; its report is written to a file."""
-    operations = Operations(Directory(settings))
+    operations = Operations(Registry(settings))
     with SqliteSaver.from_conn_string(str(folder / "checkpoint")) as saver:
         graph = build_tune_cache(operations=operations).compile(checkpointer=saver)
         begun = bool(graph.get_state(THREAD).next)

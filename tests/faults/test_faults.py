@@ -13,10 +13,10 @@ import pytest
 from fault_proxy import Fault, FaultProxy
 from faulted_change import Scene, trial
 
-from agent_tools.deployments import server_module
-from agent_tools.deployments.arenas import arena_file
-from agent_tools.deployments.directory import Cache
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Cache
+from agent_tools.deployments.server import module_client as server_module
+from agent_tools.deployments.server.arenas import arena_file
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import OutcomeUnknownError, RefusedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ChangeOutcome

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import httpx
 
-from agent_tools.change_log import stories
-from agent_tools.deployments.directory import Cache, Directory
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Cache, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.changes.log import stories
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ChangeOutcome, ConfigUpdate
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 
 AGENTS, ROUNDS = 2, 6
 WON = "won"
@@ -24,7 +24,7 @@ CLEAR = ("another change of prod is under way; wait until it is done. Nothing wa
 
 def agent(number: int, settings: Settings, together: Barrier, folder: Path) -> None:
     """In each round: plan for the same state as the other, then apply at the same moment as the other."""
-    io_loop.run(_agent, number, Operations(Directory(settings)), together, folder)
+    io_loop.run(_agent, number, Operations(Registry(settings)), together, folder)
 
 
 async def _agent(number: int, operations: Operations, together: Barrier, folder: Path) -> None:
@@ -68,7 +68,7 @@ def test_of_two_changes_at_once_one_wins_the_other_is_told_and_the_log_explains_
         assert any(words in lost for words in CLEAR), lost
         assert "Nothing was changed" in lost
 
-    operations = Operations(Directory(settings))
+    operations = Operations(Registry(settings))
     log = list(reversed(stories(io_loop.run(operations.changes))))
     io_loop.run(operations.close)
     assert [[record.outcome for record in story] for story in log] == [[ChangeOutcome.STARTED, ChangeOutcome.APPLIED]] * ROUNDS

@@ -16,10 +16,11 @@ from effort import tried
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_tools.change_log import ChangeLog, now
+from agent_tools.caches.settings import Settings
+from agent_tools.changes.log import ChangeLog
 from agent_tools.errors import SettingsError, WorkloadError
 from agent_tools.models import ChangeOutcome, ChangeRecord
-from agent_tools.settings import Settings
+from agent_tools.models.metrics import now
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.lookup_log import read_lookup_log
 from agent_tools.workload.mooncake import read_mooncake

@@ -14,13 +14,13 @@ from effort import LONG
 from pydantic import SecretStr
 from serving import serving
 
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.simulated import SimulatedOptions
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.simulated.deployment import SimulatedOptions
+from agent_tools.doors.rest import rest_app
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds
 from agent_tools.operations import Operations
-from agent_tools.rest import rest_app
-from agent_tools.settings import CacheSettings, Settings
 
 TOKEN = "correct-horse-battery-staple"  # noqa: S105
 
@@ -31,7 +31,7 @@ def operations(tmp_path: Path) -> Iterator[Operations]:
     idle = SimulatedOptions(l1_size_mb=16, traffic=None)
     default = CacheSettings(target="simulated:", simulated=idle, bounds=Bounds(max_size_mb=64, allow_restart=True))
     settings = Settings(caches={"default": default}, state_folder=tmp_path, token=SecretStr(TOKEN))
-    operations = Operations(Directory(settings))
+    operations = Operations(Registry(settings))
     yield operations
     io_loop.run(operations.close)
 

@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_answers import ANSWERS, METRICS
 
-from agent_tools.deployments.engine_metrics import parse_engine_exposition
-from agent_tools.deployments.exposition import Counters, TokenCounters, parse_exposition
-from agent_tools.deployments.server import ServerDeployment
+from agent_tools.deployments.counters import Counters, TokenCounters
+from agent_tools.deployments.in_process.exposition import parse_engine_exposition
+from agent_tools.deployments.server.deployment import ServerDeployment
+from agent_tools.deployments.server.exposition import parse_exposition
+from agent_tools.deployments.server.workload_window import _decoded
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
-from agent_tools.deployments.workload_window import _decoded
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import CacheConfig, CacheMetrics
 

@@ -12,14 +12,7 @@ from agent_tools.models import CacheMetrics, CacheStatus, Gain, TokenCounts, Win
 from agent_tools.models import cost as models_cost
 from agent_tools.models.cost import Economics, KvSize, Prefill, Prices, Range, Saving, Traffic
 from agent_tools.prediction import cost
-from agent_tools.prediction.cost import (
-    ComputeBound,
-    break_even_bandwidth,
-    kv_size,
-    payback_hours,
-    saving,
-    traffic_of,
-)
+from agent_tools.prediction.cost import ComputeBound, break_even_bandwidth, kv_size, payback_hours, saving, traffic_of
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 LLAMA3_70B_KV = KvSize(bytes_per_token=327_680, source="80 layers x 8 KV heads x 128 x 2 (K and V) x 2 bytes, as published")

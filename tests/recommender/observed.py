@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from agent_tools.deployments.settable import ARENAS, NOT_A_SETTING, SUPPORT
+from agent_tools.deployments.server.settable import ARENAS, NOT_A_SETTING, SUPPORT
 from agent_tools.models import (
     MB,
     SETTINGS,

@@ -9,12 +9,12 @@ import pytest
 from real_cache import Launch, Play
 from real_logs import conversations, log_of
 
-from agent_tools.deployments.directory import Cache, Directory
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.caches.registry import Cache, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ActionKind, Bounds, ChangeOutcome, ConfigUpdate, Rung, SymptomCode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, _kv_client, replay
 
@@ -51,7 +51,7 @@ def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Laun
     """256 chunks, watermark 0.95: after 12 requests of 20 chunks 240 are used; the next does not fit, and nothing is evicted."""
     server = launch({"--l1-size-gb": 8 / 1024, "--eviction-trigger-watermark": 0.95})
     target = {"target": server.http_url, "access_log": server.folder / "lookups", "bounds": Bounds(allow_restart=True)}
-    operations = Operations(Directory(Settings(caches={"prod": CacheSettings.model_validate(target)}, state_folder=tmp_path)))
+    operations = Operations(Registry(Settings(caches={"prod": CacheSettings.model_validate(target)}, state_folder=tmp_path)))
     try:
         traffic = log_of(*conversations(12, 20), *[range(240, 260)] * 30)  # one a second
         replay(traffic, server.rpc_url, ReplaySettings(pace=12))

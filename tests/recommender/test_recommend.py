@@ -22,7 +22,8 @@ from agent_tools.models import (
     TokenCounts,
     Verdict,
 )
-from agent_tools.recommender.recommend import WORTH_ACTING, recommend, setting_changes
+from agent_tools.models.advice import setting_changes
+from agent_tools.recommender.recommend import WORTH_ACTING, recommend
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
 

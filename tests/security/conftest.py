@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.io_loop import io_loop
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 
 
 @pytest.fixture(name="outside")
@@ -35,7 +35,7 @@ def meet(tmp_path: Path) -> Iterator[Any]:
         def meet(answers: dict[str, Any], **settings: Any) -> tuple[Operations, HostileServer]:
             url, server = stack.enter_context(hostile(answers))
             caches = {"prod": CacheSettings.model_validate({"target": url, **settings})}
-            operations = Operations(Directory(Settings(caches=caches, state_folder=tmp_path / "state")))
+            operations = Operations(Registry(Settings(caches=caches, state_folder=tmp_path / "state")))
             stack.callback(io_loop.run, operations.close)
             return operations, server
 

@@ -1,6 +1,6 @@
 """Claims that bounds, reading rights and approvals are kept below the tools: by the operations, whichever door is knocked at.
 
-The caches are simulated, since none of this depends on LMCache; that a real one obeys is for `tests/test_acting.py`.
+The caches are simulated, since none of this depends on LMCache; that a real one obeys is for `tests/changes/test_actor.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ from recorded_answers import ANSWERS
 from serving import serving
 
 from agent_tools import LMCacheToolkit
-from agent_tools.acting import fingerprint
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.simulated import SimulatedDeployment, SimulatedOptions
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.changes.actor import fingerprint
+from agent_tools.deployments.simulated.deployment import SimulatedDeployment, SimulatedOptions
+from agent_tools.doors.mcp import mcp_server
+from agent_tools.doors.rest import rest_app
 from agent_tools.errors import OutOfBoundsError, StalePlanError
 from agent_tools.io_loop import io_loop
-from agent_tools.mcp import mcp_server
 from agent_tools.models import Bounds, ConfigUpdate, L2Adapter, Plan, SupportLevel
 from agent_tools.operations import Operations
-from agent_tools.rest import rest_app
-from agent_tools.settings import CacheSettings, Settings
-from graphs.state import Outcome, TuneContext, TuneReport
-from graphs.tune_cache import build_tune_cache
+from agent_tools.tuning.state import Outcome, TuneContext, TuneReport
+from agent_tools.tuning.tune_cache import build_tune_cache
 
 OUTSIDE: list[dict[str, Any]] = [
     {"max_size_mb": 257},
@@ -51,9 +51,9 @@ def operations(tmp_path: Path) -> Iterator[Operations]:
     options = SimulatedOptions(l1_size_mb=64, kv_bytes_per_token=4096)
     bounds = Bounds(min_size_mb=16, max_size_mb=256)
     one = CacheSettings(target="simulated:", simulated=options, bounds=bounds, cooldown_seconds=0)
-    operations = Operations(Directory(Settings(caches={"a": one, "b": one}, state_folder=tmp_path)))
+    operations = Operations(Registry(Settings(caches={"a": one, "b": one}, state_folder=tmp_path)))
     for name in ("a", "b"):
-        deployment = operations.directory.get(name).deployment
+        deployment = operations.registry.get(name).deployment
         assert isinstance(deployment, SimulatedDeployment)
         io_loop.run(deployment.advance, 400.0)
     yield operations
@@ -129,7 +129,7 @@ def test_a_plan_that_was_changed_is_another_plan(operations: Operations, forge: 
 )
 def test_a_plan_that_nobody_checked_is_checked_when_it_is_carried_out(operations: Operations, update: dict[str, Any]) -> None:
     """Whoever can write a plan, as into a checkpoint, can also write its digest, which is no secret."""
-    before, cache = state(operations), operations.directory.get("a")
+    before, cache = state(operations), operations.registry.get("a")
     wanted = ConfigUpdate.model_validate(update)
     config, snapshot = io_loop.run(cache.deployment.config), io_loop.run(cache.deployment.snapshot)
     changes = io_loop.run(operations.actor._plan, cache, ConfigUpdate(max_size_mb=96), config, "a test").changes
@@ -144,7 +144,7 @@ def test_a_plan_that_nobody_checked_is_checked_when_it_is_carried_out(operations
 
 
 def test_bounds_that_were_narrowed_meanwhile_hold(operations: Operations) -> None:
-    plan, cache = planned(operations, max_size_mb=200), operations.directory.get("a")
+    plan, cache = planned(operations, max_size_mb=200), operations.registry.get("a")
     cache.settings = cache.settings.model_copy(update={"bounds": Bounds(max_size_mb=100)})
     with pytest.raises(OutOfBoundsError):
         io_loop.run(operations.apply, plan, "tester")
@@ -167,7 +167,7 @@ def test_reading_tools_send_nothing_but_readings(meet: Meet) -> None:
         tool.invoke({**arguments, **({} if tool.name == "lmcache_list_caches" else {"cache": "prod"})})
     assert len(server.asked) > 20
     assert server.changes == []
-    assert not operations.directory.settings.state_folder.exists()
+    assert not operations.registry.settings.state_folder.exists()
 
 
 async def test_a_reading_mcp_server_takes_no_changing_call(meet: Meet) -> None:

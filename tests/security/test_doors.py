@@ -1,7 +1,7 @@
 """Claims about every REST route, as the OpenAPI document lists them: who may come in, and how much he may bring.
 
-`tests/test_rest.py` has the forms of the token, of origins and of hosts; LangGraph's own door is tested in
-`tests/graphs/test_dev_server.py`.
+`tests/doors/test_rest.py` has the forms of the token, of origins and of hosts; LangGraph's own door is tested in
+`tests/tuning/test_dev_server.py`.
 """
 
 import hmac
@@ -14,12 +14,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from agent_tools import rest_access
-from agent_tools.deployments.directory import Directory
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import Settings
+from agent_tools.doors import access as rest_access
+from agent_tools.doors.access import MOST_BYTES
+from agent_tools.doors.rest import rest_app
 from agent_tools.operations import Operations
-from agent_tools.rest import rest_app
-from agent_tools.rest_access import MOST_BYTES
-from agent_tools.settings import Settings
 
 TOKEN = "correct horse battery staple"  # noqa: S105
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -30,10 +30,10 @@ ROUTES = [(method.upper(), path.replace("{change_id}", "change-0")) for path, it
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[httpx.AsyncClient]:
     """A client of a service that demands `TOKEN`; its caches are never started."""
-    operations = Operations(Directory(Settings(state_folder=tmp_path, token=SecretStr(TOKEN))))
+    operations = Operations(Registry(Settings(state_folder=tmp_path, token=SecretStr(TOKEN))))
     transport = httpx.ASGITransport(rest_app(lambda: operations), raise_app_exceptions=False)
     yield httpx.AsyncClient(transport=transport, base_url="http://localhost:8100")
-    assert not operations.directory._caches, "nobody came as far as a cache"
+    assert not operations.registry._caches, "nobody came as far as a cache"
 
 
 def test_the_document_lists_the_routes() -> None:

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agent_tools.deployments import admin_client
-from agent_tools.deployments.admin_client import AdminClient
 from agent_tools.errors import LMCacheToolError, NotLMCacheError, OutcomeUnknownError, UnreachableError
 from agent_tools.io_loop import io_loop
+from agent_tools.wire import http_client as admin_client
+from agent_tools.wire.http_client import AdminClient
 
 PACKED = gzip.compress(b" " * 20_000_000, 1)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

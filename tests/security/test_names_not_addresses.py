@@ -15,14 +15,14 @@ from recorded_answers import ANSWERS
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from agent_tools import LMCacheToolkit
-from agent_tools.deployments.admin_client import AdminClient, segment
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.fleet import FleetDeployment
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.fleet.deployment import FleetDeployment
 from agent_tools.errors import LMCacheToolError, NotLMCacheError, SettingsError, UnknownCacheError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
+from agent_tools.wire.http_client import AdminClient, segment
 
 REDIRECTS = (301, 302, 303, 307, 308)
 METADATA = "http://169.254.169.254/latest/meta-data/"
@@ -152,7 +152,7 @@ def test_who_logs_in_has_no_place_in_an_address(outside: Outside, tmp_path: Path
         "file:///x",
     ):
         with pytest.raises(SettingsError):
-            Directory(Settings(caches={"a": CacheSettings(target=target)}, state_folder=tmp_path)).get("a")
+            Registry(Settings(caches={"a": CacheSettings(target=target)}, state_folder=tmp_path)).get("a")
 
 
 def test_proxies_and_logins_of_the_environment_are_not_used(
@@ -219,7 +219,7 @@ def test_a_redirecting_coordinator_changes_nothing_elsewhere(outside: Outside, t
     with hostile({}) as (url, server):
         server.redirects = RedirectResponse(f"http://{outside.host}:{outside.port}/instances", 307)
         settings = CacheSettings(target=f"fleet:{url}", networks=(ip_network("127.0.0.0/8"),))
-        operations = Operations(Directory(Settings(caches={"fleet": settings}, state_folder=tmp_path)))
+        operations = Operations(Registry(Settings(caches={"fleet": settings}, state_folder=tmp_path)))
         for call in (operations.status, operations.servers, operations.tenants):
             with pytest.raises(LMCacheToolError):
                 io_loop.run(call, "fleet")

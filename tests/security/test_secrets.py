@@ -26,20 +26,20 @@ from serving import serving
 from starlette.responses import JSONResponse
 
 from agent_tools import LMCacheToolkit
-from agent_tools.deployments.directory import Directory
-from agent_tools.deployments.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.doors.mcp import mcp_server
+from agent_tools.doors.rest import rest_app
 from agent_tools.errors import LMCacheToolError, SettingsError
 from agent_tools.io_loop import io_loop
-from agent_tools.mcp import mcp_server
 from agent_tools.models import Bounds, ConfigUpdate, L2Adapter, Mode
 from agent_tools.operations import Operations
 from agent_tools.plain import MESSAGE
 from agent_tools.redaction import SECRET, text_without_secrets, without_secrets
-from agent_tools.rest import rest_app
-from agent_tools.settings import CacheSettings, Settings
-from graphs.state import TuneContext
-from graphs.tune_cache import build_tune_cache
-from graphs.tune_tool import TUNE
+from agent_tools.tools.tune import TUNE
+from agent_tools.tuning.state import TuneContext
+from agent_tools.tuning.tune_cache import build_tune_cache
 
 REASON = {"reason": "a test of secrets"}
 PREFIX: dict[str, Any] = {"model": "llama", "token_ids": list(range(300)), **REASON}
@@ -96,9 +96,9 @@ def operations(
             ),
             "telling": CacheSettings(target=url, bounds=bounds),
         }
-        operations = Operations(Directory(Settings(caches=caches, state_folder=tmp_path_factory.mktemp("state"))))
+        operations = Operations(Registry(Settings(caches=caches, state_folder=tmp_path_factory.mktemp("state"))))
         stack.callback(io_loop.run, operations.close)
-        cache = operations.directory.get("default")
+        cache = operations.registry.get("default")
         assert isinstance(cache.deployment, EmbeddedDeployment)
         io_loop.run(cache.deployment.started)
         yield operations
@@ -159,7 +159,7 @@ def test_no_tool_tells_it_to_the_model_the_log_or_a_trace(
     told = "\n".join([*answers, *trace.told, caplog.text, *(repr(record.__dict__) for record in caplog.records)])
     assert '"password":"***"' in told, "the adapter is among what was told"
     assert CANARY not in told
-    assert CANARY not in everything_under(operations.directory.settings.state_folder)
+    assert CANARY not in everything_under(operations.registry.settings.state_folder)
 
 
 @pytest.mark.parametrize("cache", ["default", "telling"])
@@ -222,7 +222,7 @@ def test_no_checkpoint_and_no_stream_holds_it(operations: Operations, tmp_path: 
 
 def test_the_server_that_we_start_does_not_get_the_secrets_of_our_environment(operations: Operations) -> None:
     assert os.environ["LMCACHE_AGENT_TOKEN"] == CANARY + CANARY
-    deployment = operations.directory.get("default").deployment
+    deployment = operations.registry.get("default").deployment
     assert isinstance(deployment, EmbeddedDeployment)
     environment = httpx.get(f"{io_loop.run(deployment.started).http_url}/env")
     assert "PATH" in environment.json()
@@ -237,7 +237,7 @@ def test_what_a_server_says_in_an_error_is_told_without_it(meet: Meet) -> None:
     assert "cannot reach redis://***@host/0" in str(told.value)
     changes = io_loop.run(operations.changes)
     assert len(changes) == 2
-    assert CANARY not in repr(told.value) + repr(changes) + everything_under(operations.directory.settings.state_folder)
+    assert CANARY not in repr(told.value) + repr(changes) + everything_under(operations.registry.settings.state_folder)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_what_a_server_says_in_an_error_is_told_without_it(meet: Meet) -> None:
 )
 def test_the_operators_own_file_is_not_repeated_in_an_error(tmp_path: Path, target: str) -> None:
     with pytest.raises(SettingsError) as told:
-        Directory(Settings(caches={"a": CacheSettings(target=target)}, state_folder=tmp_path)).get("a")
+        Registry(Settings(caches={"a": CacheSettings(target=target)}, state_folder=tmp_path)).get("a")
     assert CANARY not in str(told.value)
 
 

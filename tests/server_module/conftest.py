@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from module_client import ModuleClient
 
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.server.process import ServerProcess
 
 START = {"policy": "LRU", "watermark": 0.8, "ratio": 0.2}
 

@@ -9,7 +9,7 @@ import pytest
 from module_client import ModuleClient
 from real_cache import Launch
 
-from agent_tools.deployments.server_command import Flags
+from agent_tools.deployments.server.command_line import Flags
 
 
 def test_hundreds_of_changes_leave_no_memory_in_use(

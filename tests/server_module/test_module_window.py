@@ -7,7 +7,7 @@ from module_client import ModuleClient
 from real_cache import eventually
 from real_logs import log_of
 
-from agent_tools.deployments.server_process import ServerProcess
+from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.server_module.lookups import Lookup
 from agent_tools.server_module.window import Window
 from agent_tools.workload.access_log import renumber

@@ -14,12 +14,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Route
 
 from agent_tools import LMCacheToolkit
-from agent_tools.deployments.directory import DEFAULT, Directory
-from agent_tools.deployments.simulated import SimulatedOptions
+from agent_tools.caches.registry import DEFAULT, Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.simulated.deployment import SimulatedOptions
 from agent_tools.errors import SettingsError
 from agent_tools.io_loop import io_loop
 from agent_tools.operations import Operations
-from agent_tools.settings import CacheSettings, Settings
 
 PAGE = (Path(__file__).parent / "vllm_0_32_0.txt").read_text()
 
@@ -27,7 +27,7 @@ PAGE = (Path(__file__).parent / "vllm_0_32_0.txt").read_text()
 @contextmanager
 def behind(engine: str | None, folder: Path) -> Iterator[Operations]:
     cache = CacheSettings(target="simulated:", engine=engine, simulated=SimulatedOptions(speed=20), timeout_seconds=1)
-    operations = Operations(Directory(Settings(caches={DEFAULT: cache}, state_folder=folder)))
+    operations = Operations(Registry(Settings(caches={DEFAULT: cache}, state_folder=folder)))
     try:
         yield operations
     finally:

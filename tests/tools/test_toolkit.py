@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from real_cache import Play
 
 from agent_tools import LMCacheToolkit, Operations
-from agent_tools.deployments.directory import Cache
+from agent_tools.caches.registry import Cache
 from agent_tools.io_loop import io_loop
 from agent_tools.models import (
     Advice,
@@ -28,8 +28,8 @@ from agent_tools.models import (
 )
 from agent_tools.prediction.forecast import Forecast
 from agent_tools.tools.spec import MOST_CHARACTERS
+from agent_tools.tools.tune import TUNE
 from agent_tools.workload.generate import AgentTraffic
-from graphs.tune_tool import TUNE
 
 TRAFFIC = AgentTraffic(requests=60, conversations=10, turns=6, seed=4).generate()
 READING = {

@@ -1,0 +1,85 @@
+"""What was read of a cache over time, so that figures can be given for any window seen so far."""
+
+import hashlib
+from collections import deque
+from itertools import pairwise
+
+import numpy as np
+
+from agent_tools.deployments.snapshot import Snapshot, tokens_between
+from agent_tools.prediction.eviction_clock import Poll
+from agent_tools.serving.vllm_metrics import EngineReading
+from agent_tools.workload.access_log import AccessLog
+
+MOST_INTERVALS = 600
+"""Intervals kept in a baseline; more are merged."""
+KEPT = 7200
+"""Readings kept per cache: two hours at one a second."""
+MOST_POLLS = 300
+"""Latest tick readings used; the thread's period drifts over longer times."""
+
+MOST_OF_ENGINE = 600
+"""Latest readings of the engine used: its speed is that of the present traffic."""
+
+
+class History:
+    """The latest readings of one cache, oldest first."""
+
+    def __init__(self) -> None:
+        self._snapshots: deque[Snapshot] = deque(maxlen=KEPT)
+        self._polls: deque[Poll] = deque(maxlen=MOST_POLLS)
+        self._engine: deque[EngineReading] = deque(maxlen=MOST_OF_ENGINE)
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Append a reading."""
+        if self.latest is None or self.latest.process_start != snapshot.process_start:
+            self._polls.clear()
+        self._snapshots.append(snapshot)
+        if snapshot.counters is not None:
+            self._polls.append(Poll(snapshot.asked_at, snapshot.taken_at, snapshot.counters.eviction_ticks))
+        if snapshot.engine is not None and snapshot.engine not in (*self._engine,)[-1:]:
+            self._engine.append(snapshot.engine)
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The last reading."""
+        return self._snapshots[-1] if self._snapshots else None
+
+    def at_or_before(self, instant: float) -> Snapshot | None:
+        """The last reading at or before a Unix time; ``None`` when the history does not reach back so far."""
+        return next((s for s in reversed(self._snapshots) if s.taken_at <= instant), None)
+
+    def first_of_process(self, latest: Snapshot) -> Snapshot:
+        """The earliest reading of the cache process that `latest` is of."""
+        return next((s for s in self._snapshots if latest.follows(s)), latest)
+
+    def polls(self) -> list[Poll]:
+        """The latest readings of the eviction thread's tick counter, of the cache process that was read last."""
+        return list(self._polls)
+
+    def engine_readings(self) -> list[EngineReading]:
+        """The latest readings of the serving engine, oldest first, each once."""
+        return list(self._engine)
+
+    def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
+        """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""
+        inside = [s for s in self._snapshots if start <= s.taken_at <= end]
+        seen = [tokens_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
+        return [(tokens.requested, tokens.hit) for tokens in seen if tokens.requested]
+
+
+def requests_digest(log: AccessLog) -> str | None:
+    """Digest of a log's requests whatever their order: of the hash of each one's last chunk, which stands for all of it."""
+    if log.hashes is None:
+        return None
+    whole = log.offsets[1:] > log.offsets[:-1]
+    ends = sorted(log.hashes[chunk].tobytes() for chunk in log.chunk_ids[log.offsets[1:][whole] - 1])
+    return hashlib.sha256(b"".join(ends)).hexdigest()[:16]
+
+
+def merged(intervals: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """At most `MOST_INTERVALS`, neighbours added up."""
+    if len(intervals) <= MOST_INTERVALS:
+        return tuple(intervals)
+    parts = np.array_split(np.array(intervals), MOST_INTERVALS)
+    return tuple((int(p[:, 0].sum()), int(p[:, 1].sum())) for p in parts)

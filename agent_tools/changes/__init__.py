@@ -1,0 +1,1 @@
+"""Changing a cache safely: plan, apply, read back, record, undo."""

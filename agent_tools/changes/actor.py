@@ -1,0 +1,338 @@
+"""Changing a cache safely: a plan bound to what it was made for, one change at a time, every step on record, and undo."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+from filelock import FileLock, Timeout
+
+from agent_tools.caches.registry import Cache
+from agent_tools.deployments.base import Progress
+from agent_tools.deployments.snapshot import Snapshot
+from agent_tools.errors import (
+    BusyError,
+    CacheDiedError,
+    CooldownError,
+    LMCacheToolError,
+    OutcomeUnknownError,
+    OutOfBoundsError,
+    StalePlanError,
+    UnknownChangeError,
+    UnsupportedError,
+)
+from agent_tools.models import (
+    MB,
+    Bounds,
+    CacheConfig,
+    CacheOptimizationResult,
+    ChangeOutcome,
+    ChangeRecord,
+    ChangeResult,
+    ConfigUpdate,
+    Plan,
+    SupportLevel,
+)
+from agent_tools.models.advice import setting_changes
+from agent_tools.models.metrics import now
+
+from .log import ChangeLog, new_id
+from .read_back import apply_and_read_back, fate, last_known_state, not_in_force, surely
+
+T = TypeVar("T")
+RESTART_LOSES = (
+    "a restart empties L1: requests are recomputed until it is full again. A vLLM in front hangs and ends itself, unless its"
+    " connector is set to give up early (lmcache.mp.mq_timeout 10, lmcache.mp.heartbeat_interval 2; see docs/operators.md): then"
+    " one request waits some 6 s"
+)
+"""Measured: benchmarks/results/engine.md."""
+COOLDOWN_SECONDS = (60.0, 86_400.0)
+"""Shortest and longest cool-down, unless the operator set one."""
+
+
+class Actor:
+    """Makes and carries out changes of caches, and keeps their record."""
+
+    def __init__(self, state_folder: Path) -> None:
+        self.log = ChangeLog(state_folder / "changes.jsonl")
+        self._locks = state_folder / "locks"
+
+    async def plan(self, cache: Cache, update: ConfigUpdate, reason: str, bounds: Bounds | None = None) -> Plan:
+        """What the update would change, checked against bounds and deployment; nothing is changed.
+
+        Args:
+            cache: What is to be changed.
+            update: How it is to be set.
+            reason: Why.
+            bounds: What this run allows, where that is less than what the operator allows.
+
+        Raises:
+            OutOfBoundsError: The operator does not allow it.
+            UnsupportedError: The deployment cannot do it, or there is nothing to change.
+        """
+        config = await cache.deployment.config()
+        allowed = cache.settings.bounds.narrowed(bounds)
+        _check_inside(allowed, update, config)
+        plan = await self._plan(cache, update, config, reason)
+        _check_restart(cache, allowed, plan)
+        return plan
+
+    async def apply(self, cache: Cache, plan: Plan, actor: str, progress: Progress, undoes: str | None = None) -> ChangeResult:
+        """Carry out a plan, once, and read back what is in force; a plan that was carried out before is not carried out again.
+
+        Raises:
+            StalePlanError: The cache, or the plan, is not as it was when the plan was made.
+            OutOfBoundsError: The operator does not allow it (any more); only what undoes a change may lie outside.
+            BusyError: Another change of this cache is under way.
+            UnsupportedError: A setting needs a restart of a server we do not own; the message holds its new command line.
+            OutcomeUnknownError, CacheDiedError: As the names say; the message holds what is known.
+        """
+        async with self._sole_changer(cache):
+            before = await cache.deployment.config()
+            done = await anyio.to_thread.run_sync(self.log.of_plan, plan.plan_id)
+            if done and not_in_force(plan.changes, before) is None:
+                return await self._found_done(plan, done, before)
+            if any(record.outcome is ChangeOutcome.APPLIED for record in done):
+                raise StalePlanError(
+                    f"{plan.plan_id} was carried out as {done[0].change_id} and set back since: an approval is for once;"
+                    " make a new plan. Nothing was changed"
+                )
+            if plan.fingerprint != fingerprint(cache.name, before, await cache.deployment.snapshot(), plan.update):
+                raise StalePlanError(
+                    f"{cache.name} has changed since {plan.plan_id} was made; make a new plan. Nothing was changed"
+                )
+            if undoes is None:  # whoever made the plan, and whatever the bounds were then
+                _check_inside(cache.settings.bounds, plan.update, before)
+                _check_restart(cache, cache.settings.bounds, plan)
+            record = ChangeRecord(
+                change_id=new_id("change"),
+                recorded_at=now(),
+                cache=cache.name,
+                actor=actor,
+                operation="undo" if undoes else "reconfigure",
+                outcome=ChangeOutcome.STARTED,
+                reason=plan.reason,
+                changes=plan.changes,
+                before=before,
+                undoes=undoes,
+                plan_id=plan.plan_id,
+            )
+            after = await self._recorded(cache, record, lambda: apply_and_read_back(cache, plan, before, progress))
+        return _result(plan, record.change_id, after)
+
+    async def _found_done(self, plan: Plan, story: list[ChangeRecord], config: CacheConfig) -> ChangeResult:
+        """What came of a plan that was carried out before, perhaps by a process that died before it could say so."""
+        if all(record.outcome is not ChangeOutcome.APPLIED for record in story):
+            await self._record(story[0], ChangeOutcome.APPLIED, "found in force")
+        return _result(plan, story[0].change_id, config)
+
+    async def undo(self, cache: Cache, change_id: str, actor: str, progress: Progress) -> ChangeResult:
+        """Set back what a change set, whatever the bounds say: they allowed the old values once.
+
+        Raises:
+            UnknownChangeError: There is no such change of this cache, or nothing of it is left to undo.
+        """
+        story = await anyio.to_thread.run_sync(self.log.story, change_id)
+        outcomes = {record.outcome for record in story}
+        if story[0].cache != cache.name or not story[0].changes:
+            raise UnknownChangeError(f"{change_id} is not a change of settings of {cache.name}: there is nothing to undo")
+        if ChangeOutcome.UNDONE in outcomes or ChangeOutcome.REFUSED in outcomes:
+            raise UnknownChangeError(f"{change_id} is not in force any more ({', '.join(sorted(o.value for o in outcomes))})")
+        old = {change.setting: change.old for change in story[0].changes}
+        unknown = [setting for setting, value in old.items() if value is None]
+        if unknown:
+            raise UnknownChangeError(f"{', '.join(unknown)} had no known value before {change_id}; set it by hand")
+        config, begun = await cache.deployment.config(), await anyio.to_thread.run_sync(self.log.undo_of, change_id)
+        if begun and not_in_force(begun[0].changes, config) is None:
+            result = await self._found_done(_plan_of(begun[0]), begun, config)
+        elif not_in_force(tuple(c.model_copy(update={"new": c.old}) for c in story[0].changes), config) is None:
+            raise UnknownChangeError(
+                f"{change_id} is not in force: {cache.name} is set as it was before it. There is nothing to undo"
+            )
+        else:
+            plan = await self._plan(cache, ConfigUpdate(**old), config, f"undo {change_id}")
+            result = await self.apply(cache, plan, actor, progress, undoes=change_id)
+        await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
+        return result
+
+    async def drop(
+        self, cache: Cache, operation: str, actor: str, reason: str, dropping: Callable[[], Awaitable[None]]
+    ) -> CacheOptimizationResult:
+        """Carry out an operation that removes entries, and count what it removed by LMCache's own figures."""
+
+        async def counted() -> tuple[Snapshot, Snapshot]:
+            before = await cache.deployment.snapshot()
+            await dropping()
+            return before, await cache.deployment.snapshot()
+
+        started = time.monotonic()
+        (before, after), record = await self.carry_out(cache, operation, actor, reason, counted)
+        gone, freed = before.resident_objects - after.resident_objects, (before.l1_used_bytes - after.l1_used_bytes) / MB
+        return CacheOptimizationResult(
+            success=True,
+            message=f"{operation} removed {max(gone, 0)} entries and freed {max(freed, 0):.1f} MB;"
+            f" {after.resident_objects} entries remain",
+            entries_before=before.resident_objects,
+            entries_after=after.resident_objects,
+            entries_evicted=max(gone, 0),
+            memory_freed_mb=freed,
+            optimization_time_ms=1e3 * (time.monotonic() - started),
+            change_id=record.change_id,
+        )
+
+    async def carry_out(
+        self, cache: Cache, operation: str, actor: str, reason: str, work: Callable[[], Awaitable[T]]
+    ) -> tuple[T, ChangeRecord]:
+        """Do something to what is stored, alone and on record; no setting is changed."""
+        record = ChangeRecord(
+            change_id=new_id("change"),
+            recorded_at=now(),
+            cache=cache.name,
+            actor=actor,
+            operation=operation,
+            outcome=ChangeOutcome.STARTED,
+            reason=reason,
+        )
+        async with self._sole_changer(cache):
+            return await self._recorded(cache, record, lambda: surely(work)), record
+
+    async def check_cooldown(self, cache: Cache) -> None:
+        """Raise `CooldownError` while the last change is too recent for its effect to be judged."""
+        last = await anyio.to_thread.run_sync(self.log.last_change, cache.name)
+        if last is None:
+            return
+        age, cooldown = (now() - last.recorded_at).total_seconds(), _cooldown_seconds(cache)
+        if age < cooldown:
+            raise CooldownError(
+                f"{cache.name} was last changed {age:.0f} s ago ({last.change_id}); wait {cooldown - age:.0f} s more, so that the"
+                " effect of one change is seen before the next"
+            )
+
+    async def note(self, change_id: str, outcome: ChangeOutcome, detail: str) -> None:
+        """Record what became of a change."""
+        first = (await anyio.to_thread.run_sync(self.log.story, change_id))[0]
+        await self._record(first, outcome, detail)
+
+    async def _record(self, record: ChangeRecord, outcome: ChangeOutcome, detail: str) -> None:
+        line = record.model_copy(update={"recorded_at": now(), "outcome": outcome, "detail": detail})
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.log.append, line)
+
+    async def _plan(self, cache: Cache, update: ConfigUpdate, config: CacheConfig, reason: str) -> Plan:
+        support = await cache.deployment.support(cache.settings.bounds.revealed(update))
+        changes = setting_changes(update, config.known(), support)
+        if not changes:
+            raise UnsupportedError(f"{cache.name} already has these settings: there is nothing to change")
+        for change in changes:
+            if change.how is SupportLevel.UNSUPPORTED:
+                raise UnsupportedError(f"{change.setting} cannot be changed on {cache.name}: {change.note}. Nothing was changed")
+        restarts = any(change.how is SupportLevel.RESTART for change in changes)
+        return Plan(
+            plan_id=new_id("plan"),
+            cache=cache.name,
+            created_at=now(),
+            update=update,
+            changes=changes,
+            reason=reason,
+            loses=RESTART_LOSES if restarts else None,
+            command=await cache.deployment.restart_command(update) if restarts and not cache.deployment.owned else None,
+            fingerprint=fingerprint(cache.name, config, await cache.deployment.snapshot(), update),
+        )
+
+    async def _recorded(self, cache: Cache, record: ChangeRecord, change: Callable[[], Awaitable[T]]) -> T:
+        """Carry out a change between a first and a last line in the log."""
+        last_known = f"{await last_known_state(cache)}; on record as {record.change_id}"
+        await self._record(record, ChangeOutcome.STARTED, "")
+        outcome, detail = ChangeOutcome.UNKNOWN, "interrupted"
+        try:
+            result = await change()
+            outcome, detail = ChangeOutcome.APPLIED, ""
+        except (CacheDiedError, OutcomeUnknownError) as error:
+            told = await fate(cache, error, last_known)
+            outcome = ChangeOutcome.FAILED if isinstance(told, CacheDiedError) else ChangeOutcome.UNKNOWN
+            detail = str(told)
+            raise told from error
+        except LMCacheToolError as error:
+            outcome, detail = ChangeOutcome.REFUSED, str(error)
+            raise
+        else:
+            return result
+        finally:
+            await self._record(record, outcome, detail)
+
+    @contextlib.asynccontextmanager
+    async def _sole_changer(self, cache: Cache) -> AsyncIterator[None]:
+        """One change at a time per cache, among all processes of this state folder; released if we die."""
+        target = f"{cache.name}-{os.getpid()}" if cache.settings.private else cache.settings.target
+        lock = FileLock(self._locks / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}.lock", thread_local=False)
+        try:
+            await anyio.to_thread.run_sync(_acquire, lock)
+        except Timeout as error:
+            raise BusyError(f"another change of {cache.name} is under way; wait until it is done. Nothing was changed") from error
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(lock.release)
+
+
+def _check_inside(allowed: Bounds, update: ConfigUpdate, config: CacheConfig) -> None:
+    violation = allowed.violation(update, config)
+    if violation is not None:
+        raise OutOfBoundsError(f"{violation}; nothing was changed")
+
+
+def _check_restart(cache: Cache, allowed: Bounds, plan: Plan) -> None:
+    if plan.needs_restart and cache.deployment.owned and not allowed.allow_restart:
+        settings = ", ".join(c.setting for c in plan.changes if c.how is SupportLevel.RESTART)
+        raise OutOfBoundsError(f"{settings} needs a restart, which the operator's bounds do not allow; nothing was changed")
+
+
+def _result(plan: Plan, change_id: str, config: CacheConfig) -> ChangeResult:
+    return ChangeResult(
+        success=True,
+        message=f"{plan.cache}: {plan}",
+        change_id=change_id,
+        plan=plan,
+        config=config,
+        undo=f"undo change {change_id}",
+    )
+
+
+def _plan_of(record: ChangeRecord) -> Plan:
+    """What a change on record set out to do; it is not to be carried out again."""
+    return Plan(
+        plan_id=record.plan_id or record.change_id,
+        cache=record.cache,
+        created_at=record.recorded_at,
+        update=ConfigUpdate.model_validate({change.setting: change.new for change in record.changes}),
+        changes=record.changes,
+        reason=record.reason,
+        fingerprint="",
+    )
+
+
+def _cooldown_seconds(cache: Cache) -> float:
+    """What the operator set, else the time in which L1 fills once: sooner, the effect of a change cannot be seen."""
+    if cache.settings.cooldown_seconds is not None:
+        return cache.settings.cooldown_seconds
+    fill = cache.history.latest.fill_seconds if cache.history.latest else None
+    shortest, longest = COOLDOWN_SECONDS
+    return min(max(fill or shortest, shortest), longest)
+
+
+def _acquire(lock: FileLock) -> None:
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    lock.acquire(timeout=0)
+
+
+def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot, update: ConfigUpdate) -> str:
+    """Digest of a cache, its process, its settings and those asked for: what was approved for one plan is no word on another."""
+    facts = [name, snapshot.instance_id, snapshot.process_start, config.known(), config.differences, update.known()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What `lmcache-agent demo` and `demo-engine` run."""

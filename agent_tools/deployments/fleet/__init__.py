@@ -1,0 +1,1 @@
+"""LMCache's coordinator and the servers it knows."""

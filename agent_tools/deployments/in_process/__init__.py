@@ -1,0 +1,1 @@
+"""LMCache inside vLLM or SGLang, reached over its internal API."""

@@ -1,0 +1,1 @@
+"""An `lmcache server`: one that an operator runs, or a private one of our own."""

@@ -1,0 +1,169 @@
+"""A private `lmcache server` that we start on first use, own, restart when a setting needs it, and stop."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import anyio.to_thread
+import httpx
+from pydantic import Field
+
+from agent_tools.arena_file import page_aligned
+from agent_tools.deployments.base import Progress
+from agent_tools.deployments.start_options import ServerOptions
+from agent_tools.errors import LMCacheToolError, RefusedError, UnsupportedError
+from agent_tools.models import MB, ConfigUpdate, Support, SupportLevel
+from agent_tools.wire.http_client import LIMITS
+
+from .arenas import arena_file
+from .command_line import L1_POLICIES, Flags, adapter_json, has_secret, with_update
+from .deployment import ServerDeployment
+from .process import ServerProcess
+from .settable import SECRETS_NOT_KEPT
+
+
+class EmbeddedOptions(ServerOptions):
+    """How a private server is started."""
+
+    l1_size_mb: Annotated[float, Field(gt=0)] = 256.0
+    """L1 capacity, MB; taken from `arena_folder` in full at the start."""
+    arena_folder: Path = Path("/dev/shm")  # noqa: S108  shared memory is the place meant
+    """Where L1 lives: a folder in memory."""
+
+
+class EmbeddedDeployment(ServerDeployment):
+    """Starts with the first call. After it died, the next call starts a new one, with an empty L1."""
+
+    backend = "embedded"
+    owned = True
+
+    def __init__(self, options: EmbeddedOptions, log_folder: Path) -> None:
+        """Nothing is started yet. `log_folder` receives the server's log.
+
+        Raises:
+            UnsupportedError: lmcache is not installed, or the policy is not one L1 can have.
+        """
+        if importlib.util.find_spec("lmcache") is None:
+            raise UnsupportedError(
+                "an embedded cache needs LMCache on this machine: pip install 'lmcache-agent-tools[embedded]', or name the"
+                " address of a running `lmcache server` in the directory"
+            )
+        if options.eviction_policy not in L1_POLICIES:
+            names = ", ".join(policy.value for policy in L1_POLICIES)
+            raise UnsupportedError(f"L1 of `lmcache server` can have the policies {names}; not {options.eviction_policy.value}")
+        # The port is that of the running server, put in by the transport.
+        super().__init__("http://127.0.0.1", arena_folder=options.arena_folder, transport=_OwnedTransport(self))
+        self._flags = _start_flags(options)
+        self._folder = options.arena_folder
+        self._log_folder = log_folder
+        self._process: ServerProcess | None = None
+        self._starting = anyio.Lock()
+
+    async def started(self) -> ServerProcess:
+        """The running server; started now if there is none.
+
+        Raises:
+            CacheDiedError: It has ended since the last call. Said once, so that nobody takes an empty cache for the one he knew.
+        """
+        async with self._starting:
+            if self._process is not None and not self._process.alive:
+                died, self._process = self._process, None
+                await died.stop()
+                if not died.death_was_told:
+                    await died.check_alive()
+            if self._process is None:
+                self._process = await self._start(self._flags)
+            return self._process
+
+    async def close(self) -> None:
+        """Stop the server; nothing is left but its log."""
+        async with self._starting:
+            await super().close()
+            if self._process is not None:
+                await self._process.stop()
+                self._process = None
+
+    async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
+        """Live when all of it can be changed live; else all of it by one restart."""
+        support = await self.support(update)
+        levels = {setting: support[setting] for setting in update.known()}
+        for setting, one in levels.items():
+            if one.level is SupportLevel.UNSUPPORTED:
+                raise UnsupportedError(f"{setting} cannot be changed: {one.reason}. Nothing was changed")
+        if all(one.level is SupportLevel.LIVE for one in levels.values()):
+            await super().apply(update, progress)
+            self._flags = with_update(self._flags, update)  # for a restart, and for the server that comes after a dead one
+        else:
+            await self._restart(update, progress)
+
+    async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
+        """As for any server; but we cannot start one with a secret that stands as ``***``."""
+        support = dict(await super().support(update))
+        if update is not None and any(has_secret(adapter) for adapter in update.l2_adapters or ()):
+            support["l2_adapters"] = Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
+        return support
+
+    async def _restart(self, update: ConfigUpdate, progress: Progress) -> None:
+        process, old = await self.started(), self._flags
+        ports = (process.http_port, process.rpc_port)
+        progress("restarting the server; L1 starts empty")
+        async with self._starting:
+            await process.stop()
+            self._process = None
+            try:
+                self._process = await self._start(with_update(old, update), ports)
+            except LMCacheToolError as error:
+                self._process = await self._start(old, ports)
+                raise RefusedError(f"{error}. The old settings are in force again; the restart emptied L1", status=0) from error
+
+    async def _start(self, flags: Flags, ports: tuple[int, int] | None = None) -> ServerProcess:
+        size = page_aligned(flags["--l1-size-gb"] * 1024 * MB)
+        async with arena_file(self._folder, size) as path:
+            launch = partial(ServerProcess.launch, {**flags, "--l1-devdax-path": str(path)}, self._log_folder, ports)
+            process = await anyio.to_thread.run_sync(launch)
+            try:
+                await process.wait_ready()
+            except BaseException:
+                await process.stop()
+                raise
+        self._flags, self._access_log = flags, process.folder / "lookups"
+        return process
+
+
+class _OwnedTransport(httpx.AsyncHTTPTransport):
+    """Carries calls to the server we own: starts it when needed, and says so when it has died."""
+
+    def __init__(self, owner: EmbeddedDeployment) -> None:
+        super().__init__(trust_env=False, limits=LIMITS)
+        self._owner = owner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        process = await self._owner.started()
+        request.url = request.url.copy_with(port=process.http_port)
+        try:
+            return await super().handle_async_request(request)
+        except httpx.TransportError:
+            await process.check_alive()
+            raise
+
+
+def _start_flags(options: EmbeddedOptions) -> Flags:
+    return {
+        "--l1-size-gb": options.l1_size_mb / 1024,
+        "--no-l1-use-lazy": True,
+        "--shm-name": "",
+        "--chunk-size": options.chunk_size,
+        "--eviction-policy": L1_POLICIES[options.eviction_policy],
+        "--eviction-trigger-watermark": options.eviction_watermark,
+        "--eviction-ratio": options.eviction_ratio,
+        "--l2-prefetch-policy": options.l2_prefetch_policy,
+        "--l2-adapter": [adapter_json(adapter) for adapter in options.l2_adapters],
+        "--supported-transfer-mode": "auto",
+        "--metrics-sample-rate": 1.0,
+        # L1 arenas are made by us, who are on the same machine.
+        "--server-module": json.dumps({"module_path": "agent_tools.server_module", "config": {"off": ["arenas"]}}),
+    }

@@ -1,0 +1,123 @@
+"""Prometheus text -> the counters of one `lmcache server` at one instant."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from prometheus_client.samples import Sample
+
+from agent_tools.deployments.counters import Counters, Labels, TokenCounters
+from agent_tools.wire.prometheus import process_start_of, samples_of
+
+
+@dataclass(frozen=True)
+class Exposition:
+    """One reading of ``/metrics``."""
+
+    process_start: float | None
+    """Unix time at which the process started (``process_start_time_seconds``)."""
+    instance_id: str | None
+    """``target_info{service_instance_id}``, which is the server's ``--instance-id``."""
+    counters: Counters
+    tokens: dict[Labels, TokenCounters]
+    objects_per_token: float | None
+    """L1 objects read per token hit, measured over the lifetime: 1 / chunk size with one rank; ``None`` before the first hit."""
+    has_cache_metrics: bool
+    """False when the server exports none (``--otlp-endpoint``, ``--disable-metrics`` or ``--disable-observability``)."""
+
+
+_TOTALS = {
+    "lmcache_mp_lookups_requests_total": "lookups",
+    "lmcache_mp_l1_write_chunks_total": "stored_chunks",
+    "lmcache_mp_l1_evicted_chunks_total": "evictions",
+    "lmcache_mp_event_bus_dropped_events_total": "dropped_events",
+    "lmcache_mp_l2_evicted_objects_chunks_total": "l2_evictions",
+    "lmcache_mp_l2_load_throughput_GB_per_second_count": "l2_loads",
+    "lmcache_mp_l2_load_throughput_GB_per_second_sum": "l2_load_speeds",
+    "lmcache_mp_l1_eviction_loop_ticks_total": "eviction_ticks",
+    "lmcache_mp_l1_chunk_evict_reuse_gap_seconds_count": "evicted_followed",
+}
+_TOKENS = {
+    "lmcache_mp_lookup_requested_tokens_total": "requested",
+    "lmcache_mp_lookup_hit_l1_tokens_total": "hit_l1",
+    "lmcache_mp_lookup_hit_l2_tokens_total": "hit_l2",
+}
+_WANTED = (
+    "lmcache_mp_lookup",
+    "lmcache_mp_l1_write_chunks_total",
+    "lmcache_mp_l1_evicted_chunks_total",
+    "lmcache_mp_l1_allocation_failure_chunks_total",
+    "lmcache_mp_event_bus_dropped_events_total",
+    "lmcache_mp_l1_eviction_loop_ticks_total",
+    "lmcache_mp_l1_chunk_evict_reuse_gap_seconds_",
+    "lmcache_mp_l2_prefetch_failure_chunks_total",
+    "lmcache_mp_l2_evicted_objects_chunks_total",
+    "lmcache_mp_l2_load_throughput_GB_per_second_",
+    "grpc_server_call_duration_seconds_",
+    "process_start_time_seconds",
+    "target_info",
+)
+_EVICT_REUSE_BUCKET = "lmcache_mp_l1_chunk_evict_reuse_gap_seconds_bucket"
+_RPC = "grpc_server_call_duration_seconds"
+_LABELLED = {
+    # (name, label, value of the label)
+    ("lmcache_mp_l1_allocation_failure_chunks_total", "during", "l1_store"): "failed_stores",
+    ("lmcache_mp_lookup_early_exit_requests_total", "reason", "empty_chunk_hashes"): "short_prompts",
+    ("lmcache_mp_l2_prefetch_failure_chunks_total", "reason", "l1_oom"): "l2_loads_failed",
+    ("lmcache_mp_l2_prefetch_failure_chunks_total", "reason", "not_found"): "l2_loads_lost",
+    # Chunks that were not asked for again are recorded as 300 s, the last finite bucket.
+    (_EVICT_REUSE_BUCKET, "le", "120.0"): "evicted_needed",
+    (f"{_RPC}_sum", "grpc_method", "lmcache.mp.LookupService/Lookup"): "lookup_seconds",
+    (f"{_RPC}_sum", "grpc_method", "lmcache.mp.LookupService/WaitPrefetchStatus"): "lookup_seconds",
+    (f"{_RPC}_count", "grpc_method", "lmcache.mp.LookupService/Lookup"): "lookup_calls",
+}
+
+
+def parse_exposition(text: str) -> Exposition:
+    """Read the text of ``GET /metrics`` of an `lmcache server` 0.5.6.
+
+    Raises:
+        ValueError: The text is not in the Prometheus exposition format.
+    """
+    samples = list(samples_of(text, _wanted))
+    totals: dict[str, float] = {field.name: 0.0 for field in fields(Counters)}
+    tokens: dict[Labels, dict[str, int]] = {}
+    for sample in samples:
+        if sample.name in _TOKENS:
+            found = tokens.setdefault((sample.labels.get("model_name", ""), sample.labels.get("cache_salt", "")), {})
+            found[_TOKENS[sample.name]] = found.get(_TOKENS[sample.name], 0) + int(sample.value)
+        elif (name := _total_of(sample)) is not None:
+            totals[name] += sample.value
+    seconds, speeds = totals.pop("lookup_seconds"), totals.pop("l2_load_speeds")
+    counts = {name: int(value) for name, value in totals.items()}
+    return Exposition(
+        process_start=process_start_of(samples),
+        instance_id=next((s.labels.get("service_instance_id") for s in samples if s.name == "target_info"), None),
+        counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
+        tokens={labels: TokenCounters(**found) for labels, found in tokens.items()},
+        objects_per_token=_objects_per_token(samples),
+        # The bus counter is exported from the first second, long before the first lookup.
+        has_cache_metrics=any(s.name == "lmcache_mp_event_bus_dropped_events_total" for s in samples),
+    )
+
+
+def _wanted(line: str) -> bool:
+    if not line.startswith(_WANTED):
+        return False
+    name = line.partition("{")[0]
+    return "_bucket" not in name or name == _EVICT_REUSE_BUCKET
+
+
+def _objects_per_token(samples: Iterable[Sample]) -> float | None:
+    hits = {"lmcache_mp_lookup_hit_l1_keys_total": 0.0, "lmcache_mp_lookup_hit_l1_tokens_total": 0.0}
+    for sample in samples:
+        if sample.name in hits:
+            hits[sample.name] += sample.value
+    keys, tokens = hits.values()
+    return keys / tokens if tokens else None
+
+
+def _total_of(sample: Sample) -> str | None:
+    """The field of `Counters` that a sample adds to."""
+    if sample.name in _TOTALS:
+        return _TOTALS[sample.name]
+    return next((_LABELLED[key] for key in ((sample.name, *label) for label in sample.labels.items()) if key in _LABELLED), None)

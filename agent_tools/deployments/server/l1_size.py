@@ -1,0 +1,54 @@
+"""The size of L1 of a running server: whether it can be changed live, and the change, by whoever can make arenas on its host."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from agent_tools.arena_file import page_aligned
+from agent_tools.deployments.base import Progress
+from agent_tools.errors import UnsupportedError
+from agent_tools.models import MB, Support, SupportLevel
+from agent_tools.wire.http_client import AdminClient
+
+from .arenas import arenas_of, resize
+from .module_client import ServerModule
+from .settable import ABOVE_LIMIT, ARENAS, BELOW_PRIMARY, DRAM, MODULE_ARENAS, NO_FOLDER
+
+
+async def size_support(admin: AdminClient, module: ServerModule | None, folder: Path | None, wanted_mb: float | None) -> Support:
+    """How the size can be changed.
+
+    Args:
+        admin: The server.
+        module: The one inside it.
+        folder: On the server's host, in which we make arenas; without it the module does, if its operator lets it.
+        wanted_mb: To this size; to any without it.
+    """
+    now = await arenas_of(admin)
+    if now is None:
+        return Support(level=SupportLevel.RESTART, reason=DRAM)
+    most = await module.max_l1_bytes() if module is not None and folder is None else None
+    if folder is None and most is None:
+        return Support(level=SupportLevel.RESTART, reason=NO_FOLDER)
+    if wanted_mb is not None and page_aligned(wanted_mb * MB) < now.primary:
+        return Support(level=SupportLevel.RESTART, reason=BELOW_PRIMARY.format(now.primary / MB))
+    if most is None:
+        return Support(level=SupportLevel.LIVE, reason=ARENAS.format(folder))
+    if wanted_mb is not None and wanted_mb * MB > max(most, now.total):
+        return Support(level=SupportLevel.RESTART, reason=ABOVE_LIMIT.format(most / MB))
+    return Support(level=SupportLevel.LIVE, reason=MODULE_ARENAS.format(most / MB))
+
+
+async def change_size(
+    admin: AdminClient, module: ServerModule | None, folder: Path | None, size_mb: float, progress: Progress, undo: AsyncExitStack
+) -> None:
+    """Change it; `undo` learns how to go back. To be called where `size_support` says that it is live."""
+    if folder is not None:
+        now = await arenas_of(admin)
+        if now is None:
+            raise UnsupportedError(f"max_size_mb cannot be changed: {DRAM}. Nothing was changed")
+        await resize(admin, now, folder, page_aligned(size_mb * MB), progress)
+        undo.push_async_callback(change_size, admin, None, folder, now.total / MB, progress, AsyncExitStack())
+    elif module is not None:
+        progress(f"resizing L1 to {size_mb:.1f} MB")
+        answer = await module.put("arenas", {"total_mb": size_mb})
+        undo.push_async_callback(module.put, "arenas", {"total_mb": answer["previous_bytes"] / MB})

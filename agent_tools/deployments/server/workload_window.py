@@ -1,0 +1,127 @@
+"""The workload window of the server's module, fetched piece by piece and kept as one access log."""
+
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+import numpy as np
+
+from agent_tools.prediction.live_window import LiveHitRateCurve
+from agent_tools.wire.http_client import AdminClient
+from agent_tools.workload.access_log import AccessLog, in_time_order
+
+from . import module_client as server_module
+
+ROUTE = f"{server_module.ROUTE}/window"
+MOST_PIECES = 10_000
+"""Fetched at once; the window has fewer, whatever else answers."""
+OTHERS = "(others)"
+"""Tenants or models beyond those the module tells apart."""
+SAMPLED = (
+    "the window was too small for all of it, so the server's module kept one in {:.0f} of all distinct chunks: sizes are scaled"
+    " by that, and rates are estimates"
+)
+_COLUMNS = {"time": "<f8", "tokens": "<i8", "chunks": "<i4", "tenant": "<i2", "model": "<i2", "recorded": "<i4"}
+
+
+class WorkloadWindow:
+    """What one server's module has recorded, and what it had forgotten by the time we asked again."""
+
+    def __init__(self, admin: AdminClient) -> None:
+        """Nothing is fetched yet."""
+        self._admin = admin
+        self._fetching = anyio.Lock()
+        self._origin: tuple[str, float] | None = None
+        """(module's instance, sampling rate) of what is kept: pieces of another origin do not fit to it."""
+        self._kept = LiveHitRateCurve()
+        self._requests = self._next = 0
+        self._log: AccessLog | None = None
+
+    async def log(self) -> AccessLog | None:
+        """All that is known, in order of time; ``None`` before the first lookup. Only what is new is fetched."""
+        async with self._fetching:
+            for _ in range(MOST_PIECES):
+                answer = await self._admin.read_bytes(ROUTE, since=self._next)
+                with self._admin.understood(ROUTE):
+                    if not await self._add(answer):
+                        break
+            if self._log is None and self._requests:
+                self._log = await anyio.to_thread.run_sync(self._joined)
+            return self._log
+
+    def reaches(self, since: float | None) -> bool:
+        """Whether every lookup since a Unix time is known as it was; ``None``: since the server started."""
+        if self._origin is None or self._origin[1] < 1:
+            return False
+        began_with_the_server = self._next == self._requests
+        return began_with_the_server or (since is not None and self._log is not None and self._log.timestamps[0] <= since)
+
+    async def _add(self, raw: bytes) -> bool:
+        """Keep what an answer holds; whether there is more to ask for."""
+        try:
+            answer = msgspec.msgpack.decode(raw)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
+        origin = (answer["instance"], answer["rate"])
+        if answer["lost"] or origin != self._origin:
+            self._origin, self._kept, self._requests, self._log = origin, LiveHitRateCurve(), 0, None
+            if self._next:  # what was kept does not fit to what comes now: read all anew
+                self._next = 0
+                return True
+        piece = _decoded(answer)
+        if len(piece):
+            await anyio.to_thread.run_sync(self._kept.add, piece)
+            self._requests, self._log = self._requests + len(piece), None
+        more, self._next = answer["more"] and answer["next"] > self._next, int(answer["next"])
+        return bool(more)
+
+    def _joined(self) -> AccessLog:
+        log = self._kept.log()
+        self._requests = min(self._requests, len(log))  # older ones are dropped from a history that grew too long
+        rate = self._origin[1] if self._origin else 1.0
+        if rate == 1:
+            return in_time_order(log)
+        # Requests none of whose chunks were kept tell nothing; the length of others is that of what was kept.
+        some = log.select(np.flatnonzero(log.chunks_per_request > 0))
+        tokens = some.chunks_per_request * some.chunk_size + (rate * (some.tokens % some.chunk_size)).astype(np.int64)
+        return in_time_order(replace(some, tokens=tokens, sampling_rate=rate, remarks=(SAMPLED.format(1 / rate),)))
+
+
+def _decoded(answer: dict[str, Any]) -> AccessLog:
+    column = {name: np.frombuffer(answer["columns"][name], kind) for name, kind in _COLUMNS.items()}
+    tenants, models = (_named(column[name], answer[f"{name}s"]) for name in ("tenant", "model"))
+    hashes = np.frombuffer(answer["hashes"], np.uint8).reshape(-1, 8)
+    chunk_ids = np.frombuffer(answer["chunk_ids"], "<i4")
+    # What computes with a log relies on all of this, and looks up without asking.
+    if (
+        len({len(one) for one in column.values()}) != 1
+        or (column["recorded"] < 0).any()
+        or column["recorded"].sum(dtype=np.int64) != len(chunk_ids)
+        or ((chunk_ids < 0) | (chunk_ids >= len(hashes))).any()
+        or (column["tokens"] < 0).any()
+        or not np.isfinite(column["time"]).all()
+        or answer["chunk_size"] < 1
+    ):
+        raise ValueError("its columns do not fit together")
+    return AccessLog(
+        chunk_size=int(answer["chunk_size"]),
+        chunk_ids=chunk_ids,
+        offsets=np.concatenate(([0], np.cumsum(column["recorded"], dtype=np.int64))),
+        tokens=column["tokens"],
+        timestamps=column["time"],
+        tenants=tenants[0],
+        models=models[0],
+        tenant_names=tenants[1],
+        model_names=models[1],
+        hashes=hashes,
+    )
+
+
+def _named(indexes: Any, names: list[str]) -> tuple[Any, tuple[str, ...]]:  # noqa: ANN401  (requests,) int16
+    if (indexes >= max(len(names), 1)).any():
+        raise ValueError("it names nobody by that number")
+    if not (indexes < 0).any():
+        return indexes, tuple(names) or ("",)
+    return np.where(indexes < 0, len(names), indexes).astype(np.int16), (*names, OTHERS)

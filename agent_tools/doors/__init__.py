@@ -1,0 +1,1 @@
+"""The ways in from outside: command line, REST, MCP, and who may use them."""

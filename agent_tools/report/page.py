@@ -1,0 +1,292 @@
+"""The report: one self-contained HTML page about a cache: how it does, what would help and why, what was changed, to what effect.
+
+Everything in it that is not ours (names of models and tenants, answers of servers, reasons) is text, never markup: see `markup`;
+and the page's Content-Security-Policy forbids scripts and the network.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from agent_tools.errors import UnsupportedError, WorkloadError
+from agent_tools.models import (
+    Advice,
+    CacheMetrics,
+    ChangeRecord,
+    Evidence,
+    OptimizationRecommendation,
+    SettingChange,
+    Severity,
+    TokenCounts,
+    Verdict,
+    Verification,
+    VerificationVerdict,
+)
+from agent_tools.prediction.forecast import Forecast
+
+from .history import told
+from .markup import Html, badge, card, facts, folded, inert, joined, link, listed, section, table, tag
+from .pictures import before_after_picture, current_mark, hit_rate_picture, inline_svg, proposed_mark, size_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_NAMES = 20
+"""Models or tenants listed."""
+
+READING = (
+    "Token hit rate is the share of the requested prompt tokens, in whole chunks, that came from L1 or L2; what a prompt has"
+    " after its last whole chunk is never cached and not counted. This server: the model of lmcache server 0.5.6 on the access"
+    " log; its interval covers the unknown moments of eviction. Always-full LRU and best possible policy: exact for the observed"
+    " requests, and ideal caches; what lies between them is the policy gap. The past need not repeat: a change counts only"
+    " when it was verified."
+)
+
+BADGES = {
+    Verdict.ACT: ("act", "act"),
+    Verdict.DO_NOTHING: ("do nothing", "good"),
+    Verdict.NO_DATA: ("not enough data", ""),
+    VerificationVerdict.BETTER: ("better", "good"),
+    VerificationVerdict.WORSE: ("worse", "act"),
+    VerificationVerdict.UNDECIDED: ("undecided", ""),
+}
+URGENT = {Severity.HIGH, Severity.CRITICAL}
+
+
+def html_report(
+    advice: Advice,
+    metrics: CacheMetrics,
+    *,
+    forecast: Forecast | None = None,
+    verification: Verification | None = None,
+    changes: Sequence[ChangeRecord] = (),
+) -> str:
+    """The page, as text to be written as UTF-8. Without matplotlib it has no pictures and says so.
+
+    Args:
+        advice: What would help, or why nothing would.
+        metrics: The window that it was given for.
+        forecast: What other sizes would give.
+        verification: What came of the last change.
+        changes: The change log of the cache, oldest first.
+    """
+    parts = (
+        _head(advice),
+        _now(advice, metrics),
+        _advice(advice),
+        _forecast(forecast, metrics, advice.best) if forecast is not None else Html(),
+        section("What was changed", _verified(verification), *told(changes)),
+        _names("Models", metrics.by_model),
+        _names("Tenants", metrics.by_tenant),
+        section("How to read this", card(tag("p", READING, kind="quiet"))),
+    )
+    return _page().substitute(title=inert(f"LMCache report: {advice.cache}"), body="\n".join(parts))
+
+
+def no_report(cache: str, why: str) -> str:
+    """The page in place of a report that could not be made."""
+    parts = (tag("h1", "LMCache ", tag("bdi", cache)), tag("p", badge("no report", "act"), " ", why, kind="lead"))
+    return _page().substitute(title=inert(f"LMCache report: {cache}"), body="\n".join(parts))
+
+
+def served(page: str, cache: str, refresh: int) -> str:
+    """A report as a service gives it: says that it is read again every `refresh` seconds (0: never), and how to stop that."""
+    here = f"?{urlencode({'cache': cache})}"
+    if refresh:
+        line = tag("p", f"read again every {refresh} s; ", link("hold still", f"{here}&refresh=0"), kind="live")
+    else:
+        line = tag("p", "held still; ", link("keep up to date", here), kind="live")
+    return page.replace("<main>", f"<main>\n{line}", 1)
+
+
+@cache
+def _page() -> Template:
+    return Template((resources.files("agent_tools.report") / "page.html").read_text(encoding="utf-8"))
+
+
+def _head(advice: Advice) -> Html:
+    seen = f"{_span(advice.window.seconds)}{', since its process started' if advice.window.lifetime else ''}"
+    if advice.window.simulated:
+        seen += "; SIMULATED: no figure is of a real cache"
+    line = f"{advice.created_at:%Y-%m-%d %H:%M} UTC; observed {seen}; evidence: {_words(advice.rung.value)}"
+    return joined(
+        (
+            tag("h1", "LMCache ", tag("bdi", advice.cache)),
+            tag("p", line, kind="quiet"),
+            tag("p", badge(*BADGES[advice.verdict]), " ", advice.why, kind="lead"),
+        )
+    )
+
+
+def _now(advice: Advice, metrics: CacheMetrics) -> Html:
+    tokens, rate, used = metrics.tokens, metrics.tokens.hit_rate, metrics.utilization_percent
+    tiers = f"L1 {tokens.hit_l1 / tokens.requested:.1%}, L2 {tokens.hit_l2 / tokens.requested:.1%}" if rate else ""
+    figures = (
+        ("token hit rate", "hit_rate_percent", None if rate is None else f"{rate:.1%}", tiers),
+        ("of L1 in use", "utilization_percent", None if used is None else f"{used:.0f}%", _of_l1(metrics)),
+        ("lookups", "total_requests", _count(metrics.total_requests), ""),
+        *_engine(metrics),
+        ("tokens computed", "tokens_computed", _count(metrics.tokens_computed), "not found in the cache"),
+        ("chunks evicted", "evictions", _count(metrics.evictions), ""),
+        ("chunks not stored", "failed_stores", _count(metrics.failed_stores), "for want of room"),
+    )
+    tiles = [_tile(name, value, note if value else metrics.unavailable.get(field, "")) for name, field, value, note in figures]
+    symptoms = [
+        joined((inert(f"{one.summary} "), badge(one.severity.value, "act" if one.severity in URGENT else "")))
+        for one in advice.symptoms
+    ]
+    return section("Now", tag("div", *tiles, kind="tiles"), card(tag("h3", "What this shows"), listed(symptoms)))
+
+
+def _tile(name: str, value: str | None, note: str) -> Html:
+    return tag(
+        "div", tag("b", value or "not known", kind="" if value else "unknown"), tag("span", name), tag("i", note), kind="tile"
+    )
+
+
+def _engine(metrics: CacheMetrics) -> list[tuple[str, str, str | None, str]]:
+    """A tile for the time to first token, where an engine is named."""
+    engine = metrics.engine
+    if engine is None or engine.ttft_ms is None:
+        return []
+    ttft = engine.ttft_ms
+    return [
+        (
+            "mean time to first token",
+            "engine",
+            f"{ttft.mean:,.0f} ms",
+            f"half within {ttft.p50:,.0f}, 95 % within {ttft.p95:,.0f}",
+        )
+    ]
+
+
+def _of_l1(metrics: CacheMetrics) -> str:
+    if metrics.used_size_mb is None or metrics.total_size_mb is None:
+        return ""
+    return f"{metrics.used_size_mb:,.0f} of {metrics.total_size_mb:,.0f} MB"
+
+
+def _advice(advice: Advice) -> Html:
+    """The best recommendation in full; the others folded away."""
+    if not advice.recommendations:
+        return section("Advice", card("Nothing to change: ", advice.why))
+    first, *others = advice.recommendations
+    more = f"{len(others)} other{'s' if len(others) > 1 else ''}, less good or not allowed"
+    return section("Advice", _recommendation(first), folded(more, *map(_recommendation, others)))
+
+
+def _recommendation(one: OptimizationRecommendation) -> Html:
+    allowed = badge("allowed", "good") if one.within_bounds else badge("outside the operator's bounds", "act")
+    measured = [(each.metric, _measured(each)) for each in one.evidence]
+    return card(
+        tag("h3", one.title),
+        tag("p", one.expected_impact),
+        tag("p", badge(f"{one.confidence.value} confidence"), " ", badge(f"priority {one.priority.value}"), " ", allowed),
+        table(("setting", "now", "new", "how"), _settings(one.changes)),
+        facts(
+            {
+                "why": one.description,
+                "confidence": "; ".join(one.confidence_reasons),
+                "effort": one.implementation_effort,
+                "cost": one.cost,
+                "risk": one.risk,
+                "undo": one.undo,
+                "verified by": one.verification,
+            }
+        ),
+        folded(f"evidence: {_words(one.rung.value)}", table(("measured", "value"), measured)),
+    )
+
+
+def _settings(changes: Sequence[SettingChange]) -> list[tuple[str, str, str, str]]:
+    return [(one.setting, _value(one.old), _value(one.new), one.how.value) for one in changes]
+
+
+def _measured(evidence: Evidence) -> str:
+    return f"{evidence.value:.1%}" if evidence.unit == "share" else f"{evidence.value:,.6g} {evidence.unit}"
+
+
+def _forecast(forecast: Forecast, metrics: CacheMetrics, best: OptimizationRecommendation | None) -> Html:
+    now = current_mark(metrics, forecast)
+    proposed = proposed_mark(best, metrics, forecast) if best else None
+    described = (
+        f"Token hit rate by L1 size; an unbounded cache would reach {forecast.ceiling:.1%}. The table below has the figures."
+    )
+    picture = _picture(lambda: hit_rate_picture(forecast, now, proposed), "curve", described)
+    rows = [
+        (
+            tag("span", size_text(row.capacity_chunks, forecast), kind="whole"),
+            f"{row.server:.1%}",
+            f"{row.server_lower:.1%} to {row.server_upper:.1%}",
+            f"{row.lru:.1%}",
+            f"{row.clairvoyant:.1%}",
+            f"{row.failed_chunks:,.0f}",
+        )
+        for row in forecast.rows
+    ]
+    head = ("L1 size", "this server", "90% interval", "always-full LRU", "best possible", "chunks not stored")
+    figures = folded("the figures", table(head, rows))
+    return section("What other sizes would give", card(picture, listed(forecast.notes, kind="quiet"), figures))
+
+
+def _verified(verification: Verification | None) -> Html:
+    if verification is None:
+        return Html()
+    before, after, gain = verification.before, verification.after, verification.gain
+    same = "On the same requests." if verification.paired else "The requests before and after are not the same ones."
+    described = f"Tokens served and computed before and after the change: {verification.why}"
+    picture = _picture(lambda: before_after_picture(before, after, gain), "verified", described)
+    verdict = badge(*BADGES[verification.verdict])
+    return card(picture, tag("p", verdict, " ", verification.why), tag("p", same, kind="quiet"))
+
+
+def _names(title: str, counts: Mapping[str, TokenCounts]) -> Html:
+    """Who asked for how much, most first; nothing when there is but one without a name."""
+    if not any(counts):
+        return Html()
+    ranked = sorted(counts.items(), key=lambda item: -item[1].requested)
+    rows = [
+        (tag("bdi", name) if name else "(none)", f"{one.requested:,}", "-" if one.hit_rate is None else f"{one.hit_rate:.1%}")
+        for name, one in ranked[:MOST_NAMES]
+    ]
+    more = tag("p", f"and {len(ranked) - MOST_NAMES} more", kind="quiet") if len(ranked) > MOST_NAMES else Html()
+    return section(title, card(table(("name", "tokens requested", "token hit rate"), rows), more))
+
+
+def _picture(draw: Callable[[], "Figure"], name: str, description: str) -> Html:
+    """A picture, or the sentence why there is none."""
+    try:
+        return tag("figure", Html(inline_svg(draw(), name, description)))
+    except (UnsupportedError, WorkloadError) as error:
+        return tag("p", str(error), kind="quiet")
+
+
+def _words(code: str) -> str:
+    return code.replace("_", " ")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,g}"
+    return "unknown" if value is None else str(getattr(value, "value", value))
+
+
+def _count(count: int | None) -> str | None:
+    """A count in at most seven characters."""
+    if count is None:
+        return None
+    for unit, many in (("G", 1e9), ("M", 1e6)):
+        if count >= many:
+            return f"{count / many:.3g} {unit}"
+    return f"{count:,}"
+
+
+def _span(seconds: float) -> str:
+    """A length of time in the largest unit of which there are two."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,1 @@
+"""How LMCache and engines are reached: HTTP and the Prometheus text format."""
