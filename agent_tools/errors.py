@@ -1,6 +1,6 @@
 """The errors a caller, or a model, can act on.
 
-LMCacheToolError                 everything below; a LangChain ToolException, so tools hand it to the model as text
+LMCacheToolError                 everything below; the tools hand its text to the model
 +-- UnknownCacheError            no cache of that name in the operator's directory
 +-- UnreachableError             nothing answered; nothing was changed
 +-- NotLMCacheError              something else answers at that address
@@ -17,12 +17,10 @@ LMCacheToolError                 everything below; a LangChain ToolException, so
 +-- SettingsError                the operator's own settings are wrong
 """
 
-from langchain_core.tools import ToolException
-
 from .plain import sentence
 
 
-class LMCacheToolError(ToolException):
+class LMCacheToolError(Exception):
     """Base of all errors of this package. ``str(error)`` names what was asked, what answered, and what to do next.
 
     It is one line without secrets, whatever the answer of a server it repeats: a model, a log and a page may have it as it is.

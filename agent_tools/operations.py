@@ -1,24 +1,24 @@
-"""The verbs: all that can be done with the caches of a directory, async, each in one call.
+"""The verbs: everything that can be done with the caches of a registry, each in one async call.
 
-The only stair between the doors (tools, graphs, command line) and the rest. Run them on the I/O loop (`io_loop`).
+The doors, tools and graphs above reach the rooms below through this class alone. Run its methods on the I/O loop (`io_loop`).
 """
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 
 import anyio
 import anyio.to_thread
 
-from .caches.history import merged, requests_digest
+from .caches import observer
+from .caches.observer import READ_EVERY
 from .caches.registry import DEFAULT, Cache, Registry
 from .caches.settings import CacheSettings, Settings
+from .changes.actor import Actor
 from .changes.read_back import not_in_force
-from .contents import Contents
-from .deployments.base import Progress
-from .deployments.snapshot import Snapshot, metrics_between
+from .deployments.base import Progress, silent
+from .deployments.snapshot import metrics_between
 from .errors import StalePlanError, UnsupportedError, WorkloadError
 from .models import (
     Advice,
@@ -26,11 +26,13 @@ from .models import (
     CacheConfig,
     CacheEntry,
     CacheMetrics,
+    CacheOptimizationResult,
     ChangeOutcome,
     ChangeRecord,
     ChangeResult,
     ConfigUpdate,
     LMCacheStatus,
+    PinResult,
     Plan,
     Support,
     Symptom,
@@ -40,9 +42,9 @@ from .models import (
     TokenCounts,
     Verification,
     VerificationVerdict,
+    WarmResult,
 )
 from .models.change import Baseline
-from .prediction.cost import kv_size, measured_economics
 from .prediction.forecast import Forecast
 from .recommender.modelled import forecast_of, server_setting
 from .recommender.observation import Observation
@@ -52,50 +54,59 @@ from .recommender.symptoms import diagnose
 from .recommender.tenant_quotas import tenant_quotas
 from .recommender.verify import verify
 from .report.page import html_report
-from .serving.engine_speed import fitted_speed
-from .serving.vllm_metrics import EngineReading
-from .workload.access_log import AccessLog, lookups_since
+from .workload.access_log import lookups_since
 
-READ_EVERY = 0.45
-"""Seconds between readings while a window is observed; no divisor of the server's one-second tick, whose moment they reveal."""
-_Readings = tuple[Snapshot | None, Snapshot]
-"""The first of a window, or ``None`` for the start of the process; and the last."""
 TOP_ENTRIES = 10
 """Entries listed in a status."""
 
 
-def silent(_: str) -> None:
-    """No progress is wanted."""
+class Operations:
+    """All operations on the caches of one registry.
 
+    Methods that take a `cache` take its name in the registry. `window_seconds` is the length of a window that ends now: the call
+    waits for what earlier readings do not cover, and ``None`` means everything since the cache process started. `progress` is
+    called with one short sentence per step while a call waits.
+    """
 
-class Operations(Contents):
-    """All operations on the caches of one directory."""
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.actor = Actor(registry.settings.state_folder)
 
     async def close(self) -> None:
-        """Close all connections; stop embedded servers."""
+        """Close all connections and stop embedded servers."""
         await self.registry.close()
 
-    # ---- reading ----
+    # ---- read ----
 
     async def caches(self) -> dict[str, CacheSettings]:
-        """Every name a caller may use, with what the operator set for it; nothing is started or asked."""
+        """Return every name a caller may use with the operator's settings for it. Starts nothing and asks nothing."""
         return {name: self.registry.settings_of(name) for name in self.registry.names}
 
     async def servers(self, cache: str) -> list[str]:
-        """The names of all servers of a fleet, as its coordinator knows them now; that of the cache itself if it is none."""
+        """Return the names of a fleet's servers as its coordinator knows them now. For a single server, return its own name."""
         return await self.registry.servers(cache)
 
     async def settings(self, cache: str = DEFAULT) -> CacheConfig:
-        """The settings in force."""
+        """Return the settings in force."""
         return await (await self.registry.find(cache)).deployment.config()
 
+    async def config(self, cache: str = DEFAULT) -> tuple[CacheConfig, Mapping[str, Support]]:
+        """Return the settings in force, and for each setting whether and how it can be changed."""
+        deployment = (await self.registry.find(cache)).deployment
+        config, support = await asyncio.gather(deployment.config(), deployment.support())
+        return config, support
+
+    async def version(self, cache: str = DEFAULT) -> str | None:
+        """Return LMCache's version, or ``None`` if the cache does not report it."""
+        return await (await self.registry.find(cache)).deployment.version()
+
     async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
-        """What the cache is, how it is set, and its figures since its process started."""
+        """Return what the cache is, its settings, its health, and its figures since its process started."""
         named = await self.registry.find(cache)
-        seen, (top_entries, why_none), version = await asyncio.gather(
+        seen, (top_entries, no_entries), version = await asyncio.gather(
             self._observe(named), _top_entries(named), named.deployment.version()
         )
-        # In a thread, since a log is searched: other operations go on meanwhile.
+        # In a thread: the search through a long log must not hold up other operations.
         symptoms = await anyio.to_thread.run_sync(diagnose, seen)
         return LMCacheStatus(
             timestamp=seen.metrics.window.end,
@@ -107,27 +118,50 @@ class Operations(Contents):
             health=seen.health,
             top_entries=top_entries,
             symptoms=tuple(symptom.code.value for symptom in symptoms),
-            notes={} if why_none is None else {"top_entries": why_none},
+            notes={} if no_entries is None else {"top_entries": no_entries},
         )
 
     async def metrics(
         self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
     ) -> CacheMetrics:
-        """The figures of a window ending now.
+        """Return the figures of a window."""
+        named = await self.registry.find(cache)
+        return metrics_between(*await observer.window(named, window_seconds, progress))
 
-        Args:
-            cache: Its name.
-            window_seconds: How long a window; waits for what earlier readings do not cover. ``None``: since the process started.
-            progress: Told while waiting.
+    async def tenants(self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent) -> Tenants:
+        """Return what each tenant (cache salt) asked for and was served in a window, what it occupies, and its quota."""
+        named = await self.registry.find(cache)
+        readings, usage = await asyncio.gather(observer.window(named, window_seconds, progress), named.deployment.tenants())
+        metrics = metrics_between(*readings)
+        tenants = {
+            salt: Tenant(tokens=metrics.by_tenant.get(salt, TokenCounts()), usage=usage.get(salt, TenantUsage()))
+            for salt in sorted({*usage, *metrics.by_tenant})
+        }
+        return Tenants(window=metrics.window, tenants=tenants)
+
+    async def entries(self, cache: str = DEFAULT, limit: int = 20) -> Sequence[CacheEntry]:
+        """Return the most used entries, at most `limit`.
+
+        Raises:
+            UnsupportedError: This cache cannot list its entries; the message says what would make it possible.
         """
-        before, after = await self._window(await self.registry.find(cache), window_seconds, progress)
-        return metrics_between(before, after)
+        return await (await self.registry.find(cache)).deployment.entries(limit)
 
-    async def config(self, cache: str = DEFAULT) -> tuple[CacheConfig, Mapping[str, Support]]:
-        """The settings in force, and for each whether and how it can be changed."""
-        deployment = (await self.registry.find(cache)).deployment
-        config, support = await asyncio.gather(deployment.config(), deployment.support())
-        return config, support
+    async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
+        """Return the change log of one cache or of all caches, oldest first."""
+        if cache is not None:
+            await self.registry.find(cache)
+        return await anyio.to_thread.run_sync(self.actor.log.records, cache)
+
+    # ---- advise ----
+
+    async def diagnose(
+        self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
+    ) -> tuple[Symptom, ...]:
+        """Return what is wrong in a window, worst first."""
+        named = await self.registry.find(cache)
+        seen = await self._observe(named, await observer.window(named, window_seconds, progress))
+        return await anyio.to_thread.run_sync(diagnose, seen)
 
     async def recommend(
         self,
@@ -137,41 +171,33 @@ class Operations(Contents):
         progress: Progress = silent,
         since: float | None = None,
     ) -> Advice:
-        """What would make the cache better, or why nothing would, from the window and the access log of its requests.
+        """Return what would make the cache better, or why nothing would.
 
         Args:
-            cache: Its name.
-            window_seconds: As for `metrics`.
+            cache: Name of the cache.
+            window_seconds: Length of the window.
             bounds: Narrows the operator's bounds.
-            progress: Told while waiting.
-            since: Start the window at this Unix time instead, if this process has a reading of then.
+            progress: Called while waiting.
+            since: Start the window at this Unix time instead, if this process has a reading from then.
         """
         named = await self.registry.find(cache)
-        seen = await self._observe(named, await self._window(named, window_seconds, progress, since), bounds)
-        # The search takes seconds on a long log; other operations go on meanwhile.
+        seen = await self._observe(named, await observer.window(named, window_seconds, progress, since), bounds)
+        # In a thread: the search takes seconds on a long log.
         return await anyio.to_thread.run_sync(recommend, seen)
-
-    async def diagnose(
-        self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent
-    ) -> tuple[Symptom, ...]:
-        """What is wrong, worst first, from the window (as for `metrics`) and the access log of its requests."""
-        named = await self.registry.find(cache)
-        seen = await self._observe(named, await self._window(named, window_seconds, progress), None)
-        return await anyio.to_thread.run_sync(diagnose, seen)
 
     async def forecast(
         self, cache: str = DEFAULT, instead: ConfigUpdate | None = None, sizes_mb: Sequence[float] | None = None
     ) -> tuple[Forecast, CacheMetrics]:
-        """What L1 sizes would give on the requests since L1 was last empty, and what was measured since the start.
+        """Return what L1 sizes would give on the requests since L1 was last empty, and what was measured since the start.
 
         Args:
-            cache: Its name.
-            instead: Settings to take in place of those in force.
-            sizes_mb: L1 sizes, MB; a grid from the log by default.
+            cache: Name of the cache.
+            instead: Settings to assume in place of those in force.
+            sizes_mb: L1 sizes, MB; by default a grid chosen from the log.
 
         Raises:
-            UnsupportedError: There is no access log, without which nothing can be predicted.
-            WorkloadError: The log cannot be predicted from, or not for such settings.
+            UnsupportedError: There is no access log, so nothing can be predicted.
+            WorkloadError: The log, or the settings, cannot be predicted from.
         """
         named = await self.registry.find(cache)
         seen = await self._observe(named)
@@ -179,67 +205,49 @@ class Operations(Contents):
             raise UnsupportedError(
                 f"nothing can be predicted for {cache} without an access log; of an `lmcache server`: start it with"
                 " --server-module agent_tools.server_module, or with --lookup-hash-log-dir and name that folder as access_log in"
-                " the directory, or wait for the first lookup"
+                " caches.toml, or wait for the first lookup"
             )
         return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
-
-    async def tenants(self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent) -> Tenants:
-        """What each tenant (cache salt) asked for and got in the window (as for `metrics`), what it occupies, and its quota."""
-        named = await self.registry.find(cache)
-        (before, after), usage = await asyncio.gather(self._window(named, window_seconds, progress), named.deployment.tenants())
-        metrics = metrics_between(before, after)
-        salts = sorted({*usage, *metrics.by_tenant})
-        tenants = {
-            salt: Tenant(tokens=metrics.by_tenant.get(salt, TokenCounts()), usage=usage.get(salt, TenantUsage()))
-            for salt in salts
-        }
-        return Tenants(window=metrics.window, tenants=tenants)
 
     async def tenant_quotas(
         self, cache: str = DEFAULT, window_seconds: float | None = None, budget_mb: float | None = None
     ) -> TenantQuotas:
-        """The L2 quotas that would give the most hits within a budget, and whether one shared L2 would do as well.
+        """Return the L2 quotas that would give the most hits within a budget, and whether one shared L2 does as well.
 
         Args:
-            cache: Its name.
-            window_seconds: As for `metrics`.
-            budget_mb: What the quotas may come to; by default what they come to now, else the size of L2.
+            cache: Name of the cache.
+            window_seconds: Length of the window.
+            budget_mb: What the quotas may add up to, MB; by default what they add up to now, else the size of L2.
 
         Raises:
-            UnsupportedError: The access log does not tell tenants apart, or nothing says what may be divided.
+            UnsupportedError: The access log does not separate tenants, or there is no budget to divide.
         """
         named = await self.registry.find(cache)
-        seen = await self._observe(named, await self._window(named, window_seconds, silent))
+        seen = await self._observe(named, await observer.window(named, window_seconds))
         return await anyio.to_thread.run_sync(partial(tenant_quotas, seen, budget_mb=budget_mb))
 
     async def report(self, cache: str = DEFAULT) -> str:
-        """One self-contained HTML page: status now, advice with its evidence, pictures, history of changes."""
+        """Return one self-contained HTML page: status, advice with its evidence, pictures and the history of changes."""
         named = await self.registry.find(cache)
         seen = await self._observe(named)
         return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache))
 
-    async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
-        """The change log, oldest first, of one cache or of all."""
-        if cache is not None:
-            await self.registry.find(cache)
-        return await anyio.to_thread.run_sync(self.actor.log.records, cache)
-
-    # ---- acting ----
+    # ---- change settings ----
 
     async def plan(
         self, cache: str, update: ConfigUpdate, reason: str, bounds: Bounds | None = None, fingerprint: str | None = None
     ) -> Plan:
-        """What an update would change and cost; nothing is changed. See `Actor.plan`.
+        """Return what an update would change and cost. Changes nothing. See `Actor.plan`.
 
         Args:
-            cache: Its name.
-            update: How it is to be set.
-            reason: Why.
+            cache: Name of the cache.
+            update: The settings to change.
+            reason: Why; goes into the change log.
             bounds: Narrows the operator's bounds.
-            fingerprint: Of an earlier plan, which this one is to equal.
+            fingerprint: Fingerprint of an earlier plan that this plan must equal.
 
         Raises:
-            StalePlanError: The cache is no longer as it was when the earlier plan was made, or that one was for other settings.
+            StalePlanError: The cache changed since the earlier plan was made, or that plan was for other settings.
         """
         plan = await self.actor.plan(await self.registry.find(cache), update, reason, bounds)
         if fingerprint not in (None, plan.fingerprint):
@@ -254,140 +262,130 @@ class Operations(Contents):
         return await self.actor.apply(await self.registry.find(plan.cache), plan, actor, progress)
 
     async def undo(self, cache: str, change_id: str, actor: str, progress: Progress = silent) -> ChangeResult:
-        """Take back a change by its id. See `Actor.undo`."""
+        """Undo a change by its id. See `Actor.undo`."""
         return await self.actor.undo(await self.registry.find(cache), change_id, actor, progress)
 
     async def check_cooldown(self, cache: str) -> None:
         """Raise `CooldownError` while the last change of the cache is too recent."""
         await self.actor.check_cooldown(await self.registry.find(cache))
 
-    # ---- judging ----
+    # ---- verify a change ----
 
     async def baseline(self, cache: str, window_seconds: float | None = None, progress: Progress = silent) -> Baseline:
-        """What the cache did in a window ending now (as for `metrics`), to be compared with what it does later."""
+        """Return what the cache did in a window, to be compared with what it does after a change."""
         named = await self.registry.find(cache)
-        start, end = await self._window(named, window_seconds, progress)
-        since = metrics_between(start, end).window.start.timestamp()
-        return _baseline(named, start, end, await named.deployment.access_log(since=since))
+        readings = await observer.window(named, window_seconds, progress)
+        since = metrics_between(*readings).window.start.timestamp()
+        return observer.baseline(named, readings, await named.deployment.access_log(since=since))
 
     async def verify(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:
-        """Watch the cache until it has served as many tokens as before the change, and compare.
+        """Watch the cache until it has been asked for as many tokens as before the change, and compare.
 
         Args:
             change: The applied change.
-            before: What the cache did before it.
-            patience: At most so many seconds; the verdict may then be "undecided".
-            progress: Told while waiting.
+            before: What the cache did before the change.
+            patience: Longest wait, seconds. If it runs out, the verdict may be "undecided".
+            progress: Called while waiting.
         """
         named = await self.registry.find(change.plan.cache)
-        start = await self._read(named)
+        start = await observer.read(named)
         wanted, deadline = before.metrics.tokens.requested, time.monotonic() + patience
         while time.monotonic() < deadline:
-            served = metrics_between(start, await self._watch(named)).tokens.requested
+            served = metrics_between(start, await observer.watch(named)).tokens.requested
             progress(f"verifying: {served} of {wanted} tokens seen since the change")
             if served >= wanted > 0:
                 break
             await anyio.sleep(READ_EVERY)
-        end = await self._read(named)
-        seen = await self._observe(named, (start, end), None)
+        readings = (start, await observer.read(named))
+        seen = await self._observe(named, readings)
         in_force = not_in_force(change.plan.changes, seen.config) is None
         old = server_setting(seen, {one.setting: one.old for one in change.plan.changes})
-        log = await lookups_since(seen.log, start.taken_at)
-        judge = partial(verify, before, _baseline(named, start, end, log), in_force=in_force, seen=seen, old=old)
+        after = observer.baseline(named, readings, await lookups_since(seen.log, start.taken_at))
+        judge = partial(verify, before, after, in_force=in_force, seen=seen, old=old)
         verification = await anyio.to_thread.run_sync(judge)
         outcome = ChangeOutcome.VERIFIED if verification.verdict is VerificationVerdict.BETTER else ChangeOutcome.KEPT_UNVERIFIED
         await self.actor.note(change.change_id, outcome, verification.why)
         return verification
 
-    # ---- parts ----
+    # ---- change what is stored ----
 
-    async def _observe(self, cache: Cache, window: _Readings | None = None, bounds: Bounds | None = None) -> Observation:
-        """The cache as it was in a window; all since its process started by default."""
-        log, (before, after), config, support = await asyncio.gather(
-            self._lookups(cache), self._readings(cache, window), cache.deployment.config(), cache.deployment.support()
-        )
-        log = await lookups_since(log, after.process_start)
-        metrics, speed = metrics_between(before, after), fitted_speed(cache.history.engine_readings())
-        return Observation(
-            cache=cache.name,
-            metrics=metrics,
-            config=config,
-            support=support,
-            bounds=cache.settings.bounds.narrowed(bounds),
-            health=after.health,
-            polls=cache.history.polls(),
-            economics=cache.settings.economics or measured_economics(speed, kv_size(metrics, log)),
-            engine_speed=speed,
-            log=log,
-        )
+    async def optimize(
+        self, cache: str, target_utilization_percent: float, actor: str, reason: str = ""
+    ) -> CacheOptimizationResult:
+        """Remove least recently used entries until at most `target_utilization_percent` of L1 is used."""
+        named = await self.registry.find(cache)
 
-    async def _readings(self, cache: Cache, window: _Readings | None) -> _Readings:
-        return window or (None, await self._read(cache))
+        async def trim() -> None:
+            total = (await named.deployment.snapshot()).l1_total_bytes
+            await named.deployment.trim(int(total * target_utilization_percent / 100))
 
-    async def _lookups(self, cache: Cache) -> AccessLog | None:
-        """What was asked since we last cleared the cache, or all that is known."""
+        return await self.actor.drop(named, "optimize", actor, reason, trim)
+
+    async def clear(self, cache: str, actor: str, reason: str = "") -> CacheOptimizationResult:
+        """Remove everything from L1 except what requests hold locked. L2 is not touched."""
+        named = await self.registry.find(cache)
+        return await self.actor.drop(named, "clear", actor, reason, named.deployment.clear)
+
+    async def delete_chunks(
+        self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
+    ) -> CacheOptimizationResult:
+        """Remove chunks from L1 by their hash."""
+        named = await self.registry.find(cache)
+
+        async def delete() -> None:
+            await named.deployment.delete(model, chunk_hashes, tenant)
+
+        return await self.actor.drop(named, "delete", actor, f"{len(chunk_hashes)} chunks of {model}", delete)
+
+    async def delete_prefix(
+        self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str
+    ) -> CacheOptimizationResult:
+        """Remove all chunks of a prompt prefix, given as token ids."""
+        named = await self.registry.find(cache)
+        deleted = 0
+
+        async def delete() -> None:
+            nonlocal deleted
+            deleted = await named.deployment.delete_prefix(model, tokens, tenant)
+
+        dropped = await self.actor.drop(named, "delete", actor, reason, delete)
+        return dropped.model_copy(update={"message": f"{deleted} objects of the prefix were deleted; in L1: {dropped.message}"})
+
+    async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str = "") -> WarmResult:
+        """Load a known prompt prefix from L2 into L1."""
+        return await (await self.registry.find(cache)).deployment.warm(model, tokens, tenant)
+
+    async def pin(
+        self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str, *, pinned: bool = True
+    ) -> PinResult:
+        """Protect a prompt prefix from eviction, or with ``pinned=False`` end the protection. Recorded in the change log."""
+        named = await self.registry.find(cache)
+        verb = "pin" if pinned else "unpin"
+
+        async def pin() -> int:
+            return await named.deployment.pin(model, tokens, tenant, pinned=pinned)
+
+        chunks, record = await self.actor.carry_out(named, verb, actor, reason, pin)
+        return PinResult(chunks=chunks, change_id=record.change_id, message=f"{verb}ned {chunks} chunks of {model}")
+
+    async def _observe(
+        self, cache: Cache, readings: observer.Readings | None = None, bounds: Bounds | None = None
+    ) -> Observation:
+        """Observe the cache; see `observer.observe`. Lookups before our last clear are left out."""
         cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name)
-        return await cache.deployment.access_log(since=cleared.timestamp() if cleared else None)
-
-    async def _window(self, cache: Cache, seconds: float | None, progress: Progress, since: float | None = None) -> _Readings:
-        """(first reading, or ``None`` for the start of the process; last reading) of a window ending now.
-
-        It starts at `since`, a Unix time, if a reading of then is kept; else it spans `seconds`, waiting for what is not covered.
-        """
-        after = await self._read(cache)
-        kept = cache.history.at_or_before(since) if since is not None else None
-        if kept is not None or seconds is None:
-            return kept, after
-        covered = cache.history.at_or_before(after.taken_at - seconds)
-        if covered is not None:
-            return covered, after
-        start = cache.history.first_of_process(after)
-        while (left := start.taken_at + seconds - time.time()) > 0:
-            progress(f"observing {cache.name}: {left:.0f} s left")
-            await anyio.sleep(min(left, READ_EVERY))
-            after = await self._read(cache)
-        return start, after
-
-    async def _watch(self, cache: Cache) -> Snapshot:
-        """A reading not older than `READ_EVERY`: one for all that wait on this cache."""
-        async with cache.watched:
-            latest = cache.history.latest
-            # This machine's clock may have been set back since then.
-            fresh = latest is not None and abs(time.time() - latest.taken_at) < READ_EVERY
-            return latest if latest is not None and fresh else await self._read(cache)
-
-    async def _read(self, cache: Cache) -> Snapshot:
-        snapshot, engine = await asyncio.gather(cache.deployment.snapshot(), _engine_reading(cache))
-        if cache.engine is not None:
-            snapshot = replace(snapshot, engine=engine, no_engine=cache.engine.trouble or "")
-        cache.history.add(snapshot)
-        return snapshot
-
-
-async def _engine_reading(cache: Cache) -> EngineReading | None:
-    return None if cache.engine is None else await cache.engine.reading()
+        return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds)
 
 
 async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str | None]:
-    """The most used entries, or why they are not known."""
+    """Return the most used entries, or why they are unknown."""
     try:
         return tuple(await cache.deployment.entries(TOP_ENTRIES)), None
     except UnsupportedError as error:
         return None, str(error)
 
 
-def _baseline(cache: Cache, before: Snapshot | None, after: Snapshot, log: AccessLog | None) -> Baseline:
-    """What was read of a window; `log` is of its requests."""
-    metrics = metrics_between(before, after)
-    return Baseline(
-        metrics=metrics,
-        intervals=merged(cache.history.intervals(metrics.window.start.timestamp(), metrics.window.end.timestamp())),
-        requests_digest=None if log is None else requests_digest(log),
-    )
-
-
 def _page(seen: Observation, changes: Sequence[ChangeRecord]) -> str:
-    """The report of one observation; where its log is none that can be predicted from, it says less."""
+    """Return the report of one observation. Without a usable access log the report leaves out the predictions."""
     try:
         forecast = None if seen.log is None else forecast_of(seen)
     except WorkloadError:
@@ -397,5 +395,5 @@ def _page(seen: Observation, changes: Sequence[ChangeRecord]) -> str:
 
 @cache
 def shared_operations() -> Operations:
-    """The operations on the operator's own directory, made once per process; an embedded server is then shared too."""
+    """Return the operations on the operator's own caches. One per process, so an embedded server is shared too."""
     return Operations(Registry(Settings.load()))

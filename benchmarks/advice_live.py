@@ -29,12 +29,13 @@ import numpy as np
 from prediction import machine
 from prediction_live import CHUNK_BYTES, CHUNK_TOKENS, RESULTS, Cell, Counters, server, workloads
 
+from agent_tools.caches.observer import READ_EVERY
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Advice, Bounds
-from agent_tools.operations import READ_EVERY, Operations
+from agent_tools.operations import Operations
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplaySettings, replay

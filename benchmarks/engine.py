@@ -33,18 +33,20 @@ import psutil
 from anyio import to_process
 from prediction import machine
 
+from agent_tools.caches import observer
 from agent_tools.caches.registry import DEFAULT, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.demo.engine.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic, send, text
 from agent_tools.demo.engine.demo import EngineOnACache, Phase, engine_on_a_cache, settings_for, ttft_of
 from agent_tools.demo.engine.tiny_model import Shape
 from agent_tools.demo.engine.vllm_server import LMCACHES_OWN, MODEL, Connector
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.errors import UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ConfigUpdate
 from agent_tools.models.engine import TimeToFirstToken
-from agent_tools.operations import Operations, silent
+from agent_tools.operations import Operations
 from agent_tools.recommender.modelled import predicted_rate, predicted_ttft, server_setting
 from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.recommend import recommend
@@ -134,7 +136,7 @@ async def observed(engine: EngineOnACache, phase: Phase) -> Observation:
     operations = engine.operations
     named = operations.registry.get(DEFAULT)
     since = time.time() - phase.metrics.window.start.timestamp()
-    window = await io_loop.arun(operations._window, named, since, silent)  # noqa: SLF001  what `recommend` does
+    window = await io_loop.arun(observer.window, named, since)
     return await io_loop.arun(operations._observe, named, window, None)  # noqa: SLF001
 
 

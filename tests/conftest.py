@@ -29,13 +29,14 @@ from agent_tools.arena_file import reserve
 from agent_tools.caches.history import History
 from agent_tools.caches.registry import Cache, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.deployments.simulated.deployment import SimulatedDeployment
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ConfigUpdate
-from agent_tools.operations import Operations, silent
+from agent_tools.operations import Operations
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplayResult, ReplaySettings, replay
 

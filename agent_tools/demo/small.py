@@ -12,12 +12,13 @@ from typing import Any, cast
 import anyio
 import anyio.to_thread
 
+from agent_tools.caches.observer import READ_EVERY
 from agent_tools.caches.registry import DEFAULT, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, CacheMetrics, Mode
-from agent_tools.operations import READ_EVERY, Operations
+from agent_tools.operations import Operations
 from agent_tools.tuning.state import TuneContext, TuneReport
 from agent_tools.tuning.tune_cache import build_tune_cache
 from agent_tools.workload.access_log import AccessLog

@@ -12,6 +12,10 @@ Progress = Callable[[str], None]
 """Called with one short sentence per step of a long operation."""
 
 
+def silent(_: str) -> None:
+    """Ignore progress."""
+
+
 class Deployment(Protocol):
     """One LMCache. All methods are async and run on the I/O loop; all errors are `LMCacheToolError`.
 

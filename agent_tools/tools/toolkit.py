@@ -60,6 +60,10 @@ class LMCacheToolkit(BaseToolkit):
         return [_tool(spec, self.prefix, self.operations) for spec in specs]
 
 
+class ToolFailure(ToolException):
+    """An `LMCacheToolError` as LangChain expects it; the text starts with the error's code."""
+
+
 async def _shared_operations() -> Operations:
     # Imported now (see `spec`) and in a thread, since an import may do what must not be done on an event loop.
     module = await anyio.to_thread.run_sync(import_module, "agent_tools.operations")
@@ -69,7 +73,10 @@ async def _shared_operations() -> Operations:
 
 def _tool(spec: ToolSpec, prefix: str, operations: Operations | None) -> StructuredTool:
     async def call(arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        content, artifact = await spec.run(operations or await _shared_operations(), spec.arguments(**arguments))
+        try:
+            content, artifact = await spec.run(operations or await _shared_operations(), spec.arguments(**arguments))
+        except LMCacheToolError as error:
+            raise ToolFailure(f"{error.code}: {error}") from error
         return _bounded(content), artifact
 
     def sync(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
@@ -104,9 +111,9 @@ def _tool(spec: ToolSpec, prefix: str, operations: Operations | None) -> Structu
 
 
 def _as_text(error: ToolException) -> str:
-    """Ours are for the model to act on; another tool exception is a bug in here."""
-    if isinstance(error, LMCacheToolError):
-        return f"{error.code}: {error}"
+    """Hand the text of our own errors to the model; any other tool exception is a bug in here."""
+    if isinstance(error, ToolFailure):
+        return str(error)
     raise error
 
 

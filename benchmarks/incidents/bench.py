@@ -12,13 +12,14 @@ from typing import Any
 
 import psutil
 
+from agent_tools.caches.observer import READ_EVERY
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.errors import LMCacheToolError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Advice, CacheConfig, ChangeResult, ConfigUpdate, Mode, Verdict, VerificationVerdict
 from agent_tools.models.change import Baseline
-from agent_tools.operations import READ_EVERY, Operations
+from agent_tools.operations import Operations
 from agent_tools.tuning.state import TuneContext, TuneReport
 from agent_tools.tuning.tune_cache import build_tune_cache
 

@@ -16,13 +16,13 @@ from real_cache import eventually
 from real_logs import log_of
 
 from agent_tools.caches.registry import Cache
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server import embedded
 from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import CacheDiedError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
-from agent_tools.operations import silent
 from agent_tools.workload.replay import replay
 
 Own = Callable[..., EmbeddedDeployment]

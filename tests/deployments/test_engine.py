@@ -11,6 +11,7 @@ import pytest
 from engine_process import CHUNK, CHUNK_BYTES, EngineProcess
 from real_cache import Launch, eventually
 
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.in_process.deployment import EngineDeployment
 from agent_tools.deployments.in_process.exposition import REFRESH_SECONDS
 from agent_tools.deployments.server.process import free_port
@@ -18,7 +19,6 @@ from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.errors import NotLMCacheError, RefusedError, SettingsError, UnreachableError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, ConfigUpdate, EvictionPolicy, L2Adapter, SupportLevel
-from agent_tools.operations import silent
 
 Twins = tuple[EngineProcess, EngineProcess]
 Connect = Callable[..., EngineDeployment]

@@ -17,6 +17,7 @@ from real_logs import CHUNK_SIZE, conversations, log_of
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.fleet.coordinator import Coordinator, Prefix
 from agent_tools.deployments.fleet.deployment import FleetDeployment
 from agent_tools.deployments.fleet.prefix import _placements
@@ -33,7 +34,7 @@ from agent_tools.errors import (
 )
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, CacheEntry, ConfigUpdate, SupportLevel, TenantUsage
-from agent_tools.operations import Operations, silent
+from agent_tools.operations import Operations
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplaySettings, replay
 from agent_tools.workload.tokens import prompt

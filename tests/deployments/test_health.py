@@ -10,9 +10,9 @@ from real_cache import Launch, eventually
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.health import health_of
 from agent_tools.deployments.server.process import ServerProcess
+from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, CacheStatus, Health
-from agent_tools.operations import metrics_between
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import replay
 

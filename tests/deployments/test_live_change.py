@@ -10,6 +10,7 @@ from real_logs import conversations, log_of
 
 from agent_tools.caches.registry import Cache
 from agent_tools.deployments.all_or_nothing import all_or_nothing
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.live_change import AdapterChange, adapter_change
 from agent_tools.deployments.server.module_client import LiveAdapter, module_of
@@ -17,7 +18,6 @@ from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import OutcomeUnknownError, RefusedError, UnreachableError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheConfig, ConfigUpdate, L2Adapter, SupportLevel
-from agent_tools.operations import silent
 
 Connect = Callable[..., ServerDeployment]
 LRU = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}

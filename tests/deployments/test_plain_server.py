@@ -8,12 +8,12 @@ import pytest
 from real_cache import Launch, eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.errors import UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate, SupportLevel
-from agent_tools.operations import silent
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplayResult, ReplaySettings, replay
 

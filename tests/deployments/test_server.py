@@ -13,6 +13,7 @@ from real_cache import Play, eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
 from agent_tools.caches.registry import Cache
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.answers import entry_of
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import ServerProcess
@@ -20,7 +21,6 @@ from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, CacheConfig, ConfigUpdate, EvictionPolicy, SupportLevel
-from agent_tools.operations import silent
 from agent_tools.workload.generate import AgentTraffic
 
 Connect = Callable[..., ServerDeployment]

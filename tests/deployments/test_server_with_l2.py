@@ -14,13 +14,13 @@ import pytest
 from real_cache import Launch, eventually
 from real_logs import CHUNK_SIZE, log_of
 
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheConfig, ConfigUpdate, L2Adapter, SupportLevel
-from agent_tools.operations import silent
 from agent_tools.workload.replay import ReplaySettings, _kv_client, replay
 from agent_tools.workload.tokens import prompt
 

@@ -13,12 +13,13 @@ from real_logs import CHUNK_SIZE, conversations, log_of
 
 from agent_tools.caches.registry import Cache, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.simulated.deployment import SimulatedDeployment, SimulatedOptions
 from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import UnsupportedError, WorkloadError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, Bounds, ConfigUpdate, EvictionPolicy, L2Adapter, Mode, SupportLevel
-from agent_tools.operations import Operations, silent
+from agent_tools.operations import Operations
 from agent_tools.prediction.eviction_clock import PERIOD, EvictionClock, observed_clock
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_setting import ServerSetting

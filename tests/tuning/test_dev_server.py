@@ -22,11 +22,11 @@ from langgraph_sdk.client import SyncLangGraphClient
 from real_cache import eventually
 from tuning import FEW_BIG
 
+from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import free_port
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate
-from agent_tools.operations import silent
 from agent_tools.workload.replay import ReplaySettings, replay
 
 ROOT = Path(__file__).parents[2]
