@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 BASE := .venv-base
+NEWEST := .venv-newest
 ENGINE := .venv-engine
 
-.PHONY: demo demo-engine test test-base test-engine lint format bench bench-live bench-engine incidents faults load setup clean
+.PHONY: demo demo-engine test test-base test-newest test-engine lint format bench bench-live bench-engine incidents faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -21,6 +22,9 @@ test: $(READY)  ## The whole test suite, with real servers: under ten minutes
 
 test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra is installed, on a simulated cache
 	$(BASE)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+
+test-newest: $(NEWEST)/ready  ## Run test-base plus REST, MCP, Studio and pictures on the newest version of every dependency
+	$(NEWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
 
 test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: four minutes
 	$(ENGINE)/bin/python -m pytest $(TEST_ARGS) tests/engine_demo
@@ -40,6 +44,7 @@ format: $(READY)
 
 bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; results in benchmarks/results
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/server_module.py
@@ -77,6 +82,13 @@ $(BASE)/ready: constraints.txt pyproject.toml
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --editable . --group test-base
 	touch $@
 
+# No constraints: this environment shows that the ranges in pyproject.toml hold. `make clean` renews it. There is no lmcache, which pins torch.
+$(NEWEST)/ready: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --editable '.[agent,mcp,plot,serve,studio]' --group test-base
+	touch $@
+
 # vLLM wants other versions than the rest, so it has an environment of its own; what it needs of torch is the CPU build alone.
 $(ENGINE)/ready: constraints-engine.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("vLLM for CPUs needs Python 3.11 or later: make demo-engine PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -87,4 +99,4 @@ $(ENGINE)/ready: constraints-engine.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BASE) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BASE) $(NEWEST) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""How the hot loops are compiled: by numba, when first called, with its disk cache where the file system allows one."""
+"""Compilation of the hot loops: numba compiles them at the first call and caches the result on disk if it can."""
 
 import hashlib
 import threading
@@ -14,17 +14,17 @@ _MAKING = threading.Lock()
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile ``function`` to machine code that runs without the GIL, so that settings can be tried in threads.
+    """Return a function that numba compiles at its first call and that then runs without the GIL, so threads can try settings.
 
-    Done at the first call: numba takes a fifth of a second to import, and who only reads a cache's status never needs it. The
-    machine code is kept on disk (seconds saved in each new process). Where neither the package's folder nor the user's cache
-    folder can be written, numba refuses to decorate at all; then each process compiles anew.
+    Numba takes a fifth of a second to import, and a caller that only reads a cache's status never needs it. The machine code is
+    cached on disk, which saves seconds in each new process. If neither the package's folder nor the user's cache folder is
+    writable, numba refuses to cache; each process then compiles again.
     """
     return Kernel(function)
 
 
 class Kernel(Generic[P, R]):
-    """A function that is machine code from its first call on, or from the first call of a kernel that calls it."""
+    """A function that is compiled at its first call, or at the first call of a kernel that calls it."""
 
     def __init__(self, function: Callable[P, R]) -> None:
         update_wrapper(self, function)
@@ -36,8 +36,8 @@ class Kernel(Generic[P, R]):
         return result
 
     @property
-    def dispatcher(self) -> Any:  # noqa: ANN401  numba's own, which has no types
-        """Numba's, of which there is one however many threads come first."""
+    def dispatcher(self) -> Any:  # noqa: ANN401  numba's dispatchers have no types
+        """Return the numba dispatcher. There is only one, even if several threads ask first."""
         with _MAKING:
             if self._dispatcher is None:
                 self._dispatcher = _dispatcher(self._function)
@@ -45,15 +45,15 @@ class Kernel(Generic[P, R]):
 
     @property
     def _numba_type_(self) -> Any:  # noqa: ANN401
-        """What numba asks any object for that it meets in a kernel: to another kernel, this one is its dispatcher."""
+        """Return the type that numba asks for when another kernel calls this one: the type of the dispatcher."""
         return self.dispatcher._numba_type_
 
 
 def _dispatcher(function: Callable[..., Any]) -> Any:  # noqa: ANN401
-    import numba  # noqa: PLC0415  the point of this file
+    import numba  # noqa: PLC0415  imported late, on purpose
 
-    # Numba takes a kernel from its cache as long as the kernel's own file is unchanged, whatever became of the kernels that it
-    # calls from other files. So the cache goes by the sources of all of them: the name is part of its file's name.
+    # Numba reuses a cached kernel as long as the kernel's own file is unchanged, even if kernels that it calls from other files
+    # have changed. So the name of the cache file holds a hash of all sources in the folder.
     function.__qualname__ = f"{function.__qualname__}_{_sources(Path(function.__code__.co_filename).parent)}"
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -63,7 +63,7 @@ def _dispatcher(function: Callable[..., Any]) -> Any:  # noqa: ANN401
 
 @cache
 def _sources(folder: Path) -> str:
-    """A short hash of every source file in a folder: kernels call kernels of their own folder only."""
+    """Return a short hash of all source files in a folder. Kernels only call kernels of their own folder."""
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())

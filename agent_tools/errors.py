@@ -1,17 +1,19 @@
-"""The errors a caller, or a model, can act on.
+"""The errors that a caller, or a model, can act on.
 
-LMCacheToolError                 everything below; the tools hand its text to the model
-+-- UnknownCacheError            no cache of that name in the operator's directory
+LMCacheToolError                 base class; the tools pass the text to the model
++-- UnknownCacheError            caches.toml has no cache of that name
 +-- UnreachableError             nothing answered; nothing was changed
 +-- NotLMCacheError              something else answers at that address
-+-- RefusedError                 LMCache answered with an error; nothing was changed
++-- RefusedError                 LMCache answered with an error
 +-- UnsupportedError             this deployment cannot do that; says what can be done instead
-+-- OutOfBoundsError             outside the bounds the operator set
-+-- StalePlanError               the cache is no longer as it was when the plan was made
+|   +-- NothingToChangeError     the cache already is as wanted
++-- OutOfBoundsError             the change is outside the operator's bounds
++-- StalePlanError               the cache has changed since the plan was made
 +-- BusyError                    another change is under way on this cache
-+-- CooldownError                the last change is too recent to judge it
-+-- UnknownChangeError           no change of that id, or it cannot be undone
-+-- OutcomeUnknownError          a change was sent and its outcome is not known; never retried
++-- CooldownError                the last change is too recent to be judged
++-- UnknownChangeError           there is no change with that id, or it cannot be undone
++-- OutcomeUnknownError          a change was sent and its outcome is unknown; it is never retried
++-- RecordError                  the change log cannot be written; a change that cannot be on record is not made
 +-- CacheDiedError               the cache process ended during the operation
 +-- WorkloadError                a trace or access log cannot be read
 +-- SettingsError                the operator's own settings are wrong
@@ -21,9 +23,9 @@ from .plain import sentence
 
 
 class LMCacheToolError(Exception):
-    """Base of all errors of this package. ``str(error)`` names what was asked, what answered, and what to do next.
+    """Base class of all errors of this package. ``str(error)`` says what was asked, what answered, and what to do next.
 
-    It is one line without secrets, whatever the answer of a server it repeats: a model, a log and a page may have it as it is.
+    The text is one line without secrets, even if it repeats a server's answer. Models, logs and pages can show it as it is.
     """
 
     code = "error"
@@ -33,25 +35,25 @@ class LMCacheToolError(Exception):
 
 
 class UnknownCacheError(LMCacheToolError):
-    """No cache of that name in the operator's directory."""
+    """Raised when caches.toml has no cache of the given name."""
 
     code = "unknown_cache"
 
 
 class UnreachableError(LMCacheToolError):
-    """Nothing answered at the cache's address; nothing was changed."""
+    """Raised when nothing answers at the cache's address. Nothing was changed."""
 
     code = "unreachable"
 
 
 class NotLMCacheError(LMCacheToolError):
-    """Something answers at the address, but it is not the LMCache admin API."""
+    """Raised when something answers at the address, but it is not the LMCache admin API."""
 
     code = "not_lmcache"
 
 
 class RefusedError(LMCacheToolError):
-    """LMCache answered with an error status; `status` is the HTTP code."""
+    """Raised when LMCache answers with an error status. `status` is the HTTP status code."""
 
     code = "refused"
 
@@ -61,60 +63,72 @@ class RefusedError(LMCacheToolError):
 
 
 class UnsupportedError(LMCacheToolError):
-    """The deployment cannot do this; the message says what can be done instead."""
+    """Raised when the deployment cannot do what was asked. The message says what it can do instead."""
 
     code = "unsupported"
 
 
+class NothingToChangeError(UnsupportedError):
+    """The cache already is as wanted; there is nothing to change."""
+
+    code = "nothing_to_change"
+
+
 class OutOfBoundsError(LMCacheToolError):
-    """The change lies outside the operator's bounds."""
+    """Raised when a change lies outside the operator's bounds."""
 
     code = "out_of_bounds"
 
 
 class StalePlanError(LMCacheToolError):
-    """The cache changed after the plan was made; make a new plan."""
+    """Raised when the cache has changed since the plan was made. Make a new plan."""
 
     code = "stale_plan"
 
 
 class BusyError(LMCacheToolError):
-    """Another change is under way on this cache."""
+    """Raised when another change is under way on this cache."""
 
     code = "busy"
 
 
 class CooldownError(LMCacheToolError):
-    """The last change is too recent for its effect to be judged."""
+    """Raised when the last change is too recent for its effect to be judged."""
 
     code = "cooldown"
 
 
 class UnknownChangeError(LMCacheToolError):
-    """No such change in the log, or nothing of it is left to undo."""
+    """Raised when the log has no such change, or nothing of the change is left to undo."""
 
     code = "unknown_change"
 
 
 class OutcomeUnknownError(LMCacheToolError):
-    """A change was sent and no clear answer came; it may or may not be in force. Never retried."""
+    """Raised when a change was sent and no clear answer came. The change may or may not be in force; it is never retried."""
 
     code = "outcome_unknown"
 
 
+class RecordError(LMCacheToolError):
+    """The change log cannot be written."""
+
+    code = "not_recorded"
+
+
 class CacheDiedError(LMCacheToolError):
-    """The cache process ended during the operation; the message holds its last known state."""
+    """Raised when the cache process ended during the operation. The message holds its last known state."""
 
     code = "cache_died"
 
 
 class WorkloadError(LMCacheToolError):
-    """A trace or access log that cannot be read; the message names the file and line."""
+    """Raised when a trace or access log cannot be read. The message names the file and line."""
 
     code = "bad_workload"
 
 
 class SettingsError(LMCacheToolError):
-    """The operator's directory or settings file is wrong."""
+    """Raised when caches.toml or another setting of the operator is wrong."""
 
     code = "bad_settings"

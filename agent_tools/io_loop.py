@@ -1,7 +1,7 @@
-"""The one loop on which all I/O runs, and the bridge to it for sync callers and for callers on any other event loop.
+"""The one event loop on which all I/O runs, and the bridge to it for synchronous callers and for callers on other event loops.
 
-Operations are written once, async. No HTTP client is ever shared between loops, and a caller that waits holds no thread
-when it awaits.
+Operations are written once, as coroutines. Event loops never share an HTTP client. A caller that awaits an operation holds no
+thread while it waits.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class IOLoop:
         self._context: AbstractContextManager[BlockingPortal]
         self._lock = threading.Lock()
 
-    def run(self, operation: Callable[..., Awaitable[T]], *args: Any) -> T:  # noqa: ANN401  handed on as they are
+    def run(self, operation: Callable[..., Awaitable[T]], *args: Any) -> T:  # noqa: ANN401  passed on unchanged
         """Run an async operation on the I/O loop and wait for it, blocking this thread."""
         future = self._start(operation, args)
         try:
@@ -37,14 +37,17 @@ class IOLoop:
         return outcome()
 
     async def arun(self, operation: Callable[..., Awaitable[T]], *args: Any) -> T:  # noqa: ANN401
-        """Run an async operation on the I/O loop and await it from any event loop, this one too; cancelling this cancels it."""
+        """Run an async operation on the I/O loop and await it from any event loop, including the I/O loop.
+
+        Cancelling the caller cancels the operation.
+        """
         if asyncio.get_running_loop() is self._loop:
             return await operation(*args)
         outcome = await asyncio.wrap_future(self._start(operation, args))
         return outcome()
 
     def _start(self, operation: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> "Future[Callable[[], T]]":
-        """Hand an operation to the loop without waiting until it is taken, as the portal's own way would."""
+        """Hand an operation to the loop and return at once. The portal's own method would wait until the loop takes it."""
         return asyncio.run_coroutine_threadsafe(_contained(operation, args), self._started())
 
     def _started(self) -> asyncio.AbstractEventLoop:
@@ -57,18 +60,21 @@ class IOLoop:
             return self._loop
 
     def _stop(self, portal: BlockingPortal) -> None:
-        """End the loop while its thread can still run, cancelling what is left on it; else the interpreter hangs as it exits."""
+        """Cancel what is left on the loop and end it while its thread can still run; otherwise the interpreter hangs at exit."""
         portal.call(portal.stop, True)
         self._context.__exit__(None, None, None)
 
 
 async def _contained(operation: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> Callable[[], T]:
-    """The outcome, to be called by who waits for it: a ``SystemExit`` or the like, raised on the loop, would end the loop."""
+    """Return the outcome as a function for the waiting caller to call.
+
+    A ``SystemExit`` or similar raised on the loop itself would end the loop.
+    """
     try:
         result = await operation(*args)
     except (Exception, asyncio.CancelledError):
         raise
-    except BaseException as error:  # noqa: BLE001  handed on
+    except BaseException as error:  # noqa: BLE001  raised again in the caller
         return partial(_raise, error)
     return lambda: result
 

@@ -1,4 +1,4 @@
-"""Importing LMCache, which takes seconds, warns of what others deprecated and reports its device on the terminal."""
+"""A quiet import of LMCache, which takes seconds, warns about deprecated packages and prints its device on the terminal."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ _LOG_LEVEL = "LMCACHE_LOG_LEVEL"
 
 @contextlib.contextmanager
 def importing_lmcache() -> Iterator[None]:
-    """Put around an import of lmcache: it is quiet, and the environment stays as it was."""
+    """Import lmcache inside this context: the import is quiet, and the environment is restored afterwards."""
     level = os.environ.get(_LOG_LEVEL)
     os.environ.setdefault(_LOG_LEVEL, "WARNING")
     try:

@@ -4,9 +4,11 @@ The doors, tools and graphs above reach the rooms below through this class alone
 """
 
 import asyncio
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -16,10 +18,11 @@ from .caches.observer import READ_EVERY
 from .caches.registry import DEFAULT, Cache, Registry
 from .caches.settings import CacheSettings, Settings
 from .changes.actor import Actor
+from .changes.permission import check_permitted
 from .changes.read_back import not_in_force
 from .deployments.base import Progress, silent
 from .deployments.snapshot import metrics_between
-from .errors import StalePlanError, UnsupportedError, WorkloadError
+from .errors import NothingToChangeError, StalePlanError, UnknownChangeError, UnsupportedError, WorkloadError
 from .models import (
     Advice,
     Bounds,
@@ -34,6 +37,7 @@ from .models import (
     LMCacheStatus,
     PinResult,
     Plan,
+    SettingChange,
     Support,
     Symptom,
     Tenant,
@@ -45,19 +49,20 @@ from .models import (
     WarmResult,
 )
 from .models.change import Baseline
-from .prediction.forecast import Forecast
-from .recommender.modelled import forecast_of, server_setting
+from .plain import plain
 from .recommender.observation import Observation
-from .recommender.quota_advice import TenantQuotas
-from .recommender.recommend import recommend
 from .recommender.symptoms import diagnose
-from .recommender.tenant_quotas import tenant_quotas
-from .recommender.verify import verify
-from .report.page import html_report
+from .recommender.symptoms.rule import ENOUGH_LOOKUPS
 from .workload.access_log import lookups_since
+
+# A verb that predicts, verifies or draws imports what it needs when it is called, so that `status` starts fast.
+if TYPE_CHECKING:
+    from .prediction.forecast import Forecast
+    from .recommender.quota_advice import TenantQuotas
 
 TOP_ENTRIES = 10
 """Entries listed in a status."""
+NO_LOG_READ = "judged by counters alone; `diagnose` also reads the access log"
 
 
 class Operations:
@@ -71,6 +76,17 @@ class Operations:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.actor = Actor(registry.settings.state_folder)
+        self.approved_by: str | None = None
+        """Who approved the changes made with this; ``None`` if nobody was asked. See `approved`."""
+
+    def approved(self, by: str | None) -> "Operations":
+        """Return the same operations for changes that a person approved.
+
+        Only a host that asked a person may call this. `by` is the name that the host authenticated; ``None`` if nobody was asked.
+        """
+        approved = copy.copy(self)
+        approved.approved_by = by
+        return approved
 
     async def close(self) -> None:
         """Close all connections and stop embedded servers."""
@@ -80,7 +96,8 @@ class Operations:
 
     async def caches(self) -> dict[str, CacheSettings]:
         """Return every name a caller may use with the operator's settings for it. Starts nothing and asks nothing."""
-        return {name: self.registry.settings_of(name) for name in self.registry.names}
+        registry = self.registry
+        return await anyio.to_thread.run_sync(lambda: {name: registry.settings_of(name) for name in registry.names})
 
     async def servers(self, cache: str) -> list[str]:
         """Return the names of a fleet's servers as its coordinator knows them now. For a single server, return its own name."""
@@ -100,11 +117,15 @@ class Operations:
         """Return LMCache's version, or ``None`` if the cache does not report it."""
         return await (await self.registry.find(cache)).deployment.version()
 
-    async def status(self, cache: str = DEFAULT) -> LMCacheStatus:
-        """Return what the cache is, its settings, its health, and its figures since its process started."""
+    async def status(self, cache: str = DEFAULT, *, read_log: bool = True) -> LMCacheStatus:
+        """Return what the cache is, its settings, its health, and its figures since its process started.
+
+        Without `read_log` the symptoms rest on counters and histograms alone, and `notes` say so: a long access log takes long to
+        read, and the loops over it take long to load.
+        """
         named = await self.registry.find(cache)
         seen, (top_entries, no_entries), version = await asyncio.gather(
-            self._observe(named), _top_entries(named), named.deployment.version()
+            self._observe(named, read_log=read_log), _top_entries(named), named.deployment.version()
         )
         # In a thread: the search through a long log must not hold up other operations.
         symptoms = await anyio.to_thread.run_sync(diagnose, seen)
@@ -118,7 +139,7 @@ class Operations:
             health=seen.health,
             top_entries=top_entries,
             symptoms=tuple(symptom.code.value for symptom in symptoms),
-            notes={} if no_entries is None else {"top_entries": no_entries},
+            notes=({} if no_entries is None else {"top_entries": no_entries}) | ({} if read_log else {"symptoms": NO_LOG_READ}),
         )
 
     async def metrics(
@@ -137,7 +158,7 @@ class Operations:
             salt: Tenant(tokens=metrics.by_tenant.get(salt, TokenCounts()), usage=usage.get(salt, TenantUsage()))
             for salt in sorted({*usage, *metrics.by_tenant})
         }
-        return Tenants(window=metrics.window, tenants=tenants)
+        return Tenants(window=metrics.window, tenants=tenants, more=metrics.more_tenants)
 
     async def entries(self, cache: str = DEFAULT, limit: int = 20) -> Sequence[CacheEntry]:
         """Return the most used entries, at most `limit`.
@@ -148,10 +169,42 @@ class Operations:
         return await (await self.registry.find(cache)).deployment.entries(limit)
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
-        """Return the change log of one cache or of all caches, oldest first."""
-        if cache is not None:
-            await self.registry.find(cache)
-        return await anyio.to_thread.run_sync(self.actor.log.records, cache)
+        """Return the change log of one cache or of all caches, oldest first. See `log_problems` for lines that cannot be read."""
+        latest = None if cache is None else (await self.registry.find(cache)).history.latest
+        return await anyio.to_thread.run_sync(self.actor.log.records, cache, latest.server if latest else None)
+
+    async def log_problems(self) -> list[str]:
+        """Name the lines of the change log that cannot be read, or only in part, or are dated in the future."""
+        return await anyio.to_thread.run_sync(self.actor.log.problems)
+
+    async def change(self, change_id: str) -> list[ChangeRecord]:
+        """Return the records of one change, oldest first.
+
+        Raises:
+            UnknownChangeError: There is no such change.
+        """
+        return await anyio.to_thread.run_sync(self.actor.log.story, change_id)
+
+    async def wait_for_traffic(self, cache: str, least_seconds: float, most_seconds: float, progress: Progress = silent) -> float:
+        """Wait until a window holds enough lookups for advice, and return its length in seconds.
+
+        Args:
+            cache: Name of the cache.
+            least_seconds: Wait at least this long.
+            most_seconds: Stop waiting after this time, whatever was seen.
+            progress: Called while waiting.
+        """
+        named = await self.registry.find(cache)
+        start = await observer.read(named)
+        while True:
+            metrics = metrics_between(start, await observer.watch(named))
+            seconds, lookups = time.time() - start.taken_at, metrics.total_requests or 0
+            if seconds >= most_seconds or (seconds >= least_seconds and lookups >= ENOUGH_LOOKUPS):
+                return seconds
+            progress(
+                f"observing {cache}: {lookups} lookups in {seconds:.0f} s (at least {ENOUGH_LOOKUPS} and {least_seconds:g} s)"
+            )
+            await anyio.sleep(READ_EVERY)
 
     # ---- advise ----
 
@@ -180,6 +233,8 @@ class Operations:
             progress: Called while waiting.
             since: Start the window at this Unix time instead, if this process has a reading from then.
         """
+        from .recommender.recommend import recommend
+
         named = await self.registry.find(cache)
         seen = await self._observe(named, await observer.window(named, window_seconds, progress, since), bounds)
         # In a thread: the search takes seconds on a long log.
@@ -187,7 +242,7 @@ class Operations:
 
     async def forecast(
         self, cache: str = DEFAULT, instead: ConfigUpdate | None = None, sizes_mb: Sequence[float] | None = None
-    ) -> tuple[Forecast, CacheMetrics]:
+    ) -> "tuple[Forecast, CacheMetrics]":
         """Return what L1 sizes would give on the requests since L1 was last empty, and what was measured since the start.
 
         Args:
@@ -199,6 +254,8 @@ class Operations:
             UnsupportedError: There is no access log, so nothing can be predicted.
             WorkloadError: The log, or the settings, cannot be predicted from.
         """
+        from .recommender.modelled import forecast_of
+
         named = await self.registry.find(cache)
         seen = await self._observe(named)
         if seen.log is None:
@@ -211,7 +268,7 @@ class Operations:
 
     async def tenant_quotas(
         self, cache: str = DEFAULT, window_seconds: float | None = None, budget_mb: float | None = None
-    ) -> TenantQuotas:
+    ) -> "TenantQuotas":
         """Return the L2 quotas that would give the most hits within a budget, and whether one shared L2 does as well.
 
         Args:
@@ -222,6 +279,8 @@ class Operations:
         Raises:
             UnsupportedError: The access log does not separate tenants, or there is no budget to divide.
         """
+        from .recommender.tenant_quotas import tenant_quotas
+
         named = await self.registry.find(cache)
         seen = await self._observe(named, await observer.window(named, window_seconds))
         return await anyio.to_thread.run_sync(partial(tenant_quotas, seen, budget_mb=budget_mb))
@@ -230,26 +289,32 @@ class Operations:
         """Return one self-contained HTML page: status, advice with its evidence, pictures and the history of changes."""
         named = await self.registry.find(cache)
         seen = await self._observe(named)
-        return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache))
+        return await anyio.to_thread.run_sync(_page, seen, await self.changes(cache), await self.log_problems())
 
     # ---- change settings ----
 
     async def plan(
-        self, cache: str, update: ConfigUpdate, reason: str, bounds: Bounds | None = None, fingerprint: str | None = None
+        self,
+        cache: str,
+        wanted: CacheConfig | ConfigUpdate,
+        reason: str,
+        bounds: Bounds | None = None,
+        fingerprint: str | None = None,
     ) -> Plan:
-        """Return what an update would change and cost. Changes nothing. See `Actor.plan`.
+        """Return what has to change for the cache to be as wanted, and what that costs. Changes nothing. See `Actor.plan`.
 
         Args:
             cache: Name of the cache.
-            update: The settings to change.
+            wanted: Any subset of the settings.
             reason: Why; goes into the change log.
             bounds: Narrows the operator's bounds.
             fingerprint: Fingerprint of an earlier plan that this plan must equal.
 
         Raises:
+            NothingToChangeError: The cache already is as wanted.
             StalePlanError: The cache changed since the earlier plan was made, or that plan was for other settings.
         """
-        plan = await self.actor.plan(await self.registry.find(cache), update, reason, bounds)
+        plan = await self.actor.plan(await self.registry.find(cache), wanted, reason, bounds)
         if fingerprint not in (None, plan.fingerprint):
             raise StalePlanError(
                 f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it, or that plan is for other"
@@ -257,13 +322,42 @@ class Operations:
             )
         return plan
 
-    async def apply(self, plan: Plan, actor: str, progress: Progress = silent) -> ChangeResult:
-        """Carry out a plan. See `Actor.apply`."""
-        return await self.actor.apply(await self.registry.find(plan.cache), plan, actor, progress)
+    async def apply(self, plan: Plan, actor: str, progress: Progress = silent, before: Baseline | None = None) -> ChangeResult:
+        """Carry out a plan. See `Actor.apply`.
 
-    async def undo(self, cache: str, change_id: str, actor: str, progress: Progress = silent) -> ChangeResult:
-        """Undo a change by its id. See `Actor.undo`."""
-        return await self.actor.undo(await self.registry.find(cache), change_id, actor, progress)
+        Args:
+            plan: The plan.
+            actor: Who asks; goes into the change log.
+            progress: Called while waiting.
+            before: What the cache did before the change, recorded with it for `verify_change`. By default the counters since the
+                cache process started.
+        """
+        return await self.actor.apply(await self._changeable(plan.cache), plan, self._who(actor), progress, baseline=before)
+
+    async def configure(
+        self,
+        cache: str,
+        wanted: CacheConfig | ConfigUpdate,
+        reason: str,
+        actor: str,
+        *,
+        bounds: Bounds | None = None,
+        fingerprint: str | None = None,
+        progress: Progress = silent,
+    ) -> ChangeResult | None:
+        """Plan and apply in one call. Return ``None`` if the cache already is as wanted."""
+        try:
+            plan = await self.plan(cache, wanted, reason, bounds, fingerprint)
+        except NothingToChangeError:
+            return None
+        return await self.apply(plan, actor, progress)
+
+    async def undo(
+        self, cache: str | None, change_id: str, actor: str, progress: Progress = silent, reason: str = ""
+    ) -> ChangeResult:
+        """Undo a change by its id. Without `cache`, the change log names the cache. See `Actor.undo`."""
+        name = cache or (await self._record_of(change_id)).cache
+        return await self.actor.undo(await self._changeable(name), change_id, self._who(actor), progress, reason)
 
     async def check_cooldown(self, cache: str) -> None:
         """Raise `CooldownError` while the last change of the cache is too recent."""
@@ -288,6 +382,49 @@ class Operations:
             progress: Called while waiting.
         """
         named = await self.registry.find(change.plan.cache)
+        return await self._verify(named, change.change_id, change.plan.changes, before, patience, progress)
+
+    async def verify_change(
+        self, change_id: str, patience: float, cache: str | None = None, progress: Progress = silent
+    ) -> Verification:
+        """Verify a change that is on record, also one that another process made.
+
+        The change is compared with the figures recorded when it was made. The traffic after it is observed from now on.
+
+        Args:
+            change_id: The change.
+            patience: Longest wait for as many tokens as before the change, seconds.
+            cache: Name of the cache; by default the change log names it.
+            progress: Called while waiting.
+
+        Raises:
+            UnknownChangeError: There is no such change of settings, it is not in force, or nothing was recorded to compare with.
+        """
+        record = await self._record_of(change_id, cache)
+        named = await self.registry.find(record.cache)
+        wrong = not_in_force(record.changes, await named.deployment.config())
+        if not record.changes or wrong is not None:
+            why = f"the cache reads {wrong}" if wrong else "it changed no setting"
+            raise UnknownChangeError(f"{change_id} is not in force on {named.name}, so it cannot be verified: {why}")
+        if record.baseline is None:
+            raise UnknownChangeError(
+                f"{change_id} was recorded without figures from before it (by an earlier version), so there is nothing to compare"
+                " with; undo it and set it again, then verify that change"
+            )
+        return await self._verify(named, change_id, record.changes, record.baseline, patience, progress)
+
+    async def _verify(
+        self,
+        named: Cache,
+        change_id: str,
+        changes: tuple[SettingChange, ...],
+        before: Baseline,
+        patience: float,
+        progress: Progress,
+    ) -> Verification:
+        from .recommender.modelled import server_setting
+        from .recommender.verify import verify
+
         start = await observer.read(named)
         wanted, deadline = before.metrics.tokens.requested, time.monotonic() + patience
         while time.monotonic() < deadline:
@@ -298,13 +435,13 @@ class Operations:
             await anyio.sleep(READ_EVERY)
         readings = (start, await observer.read(named))
         seen = await self._observe(named, readings)
-        in_force = not_in_force(change.plan.changes, seen.config) is None
-        old = server_setting(seen, {one.setting: one.old for one in change.plan.changes})
+        in_force = not_in_force(changes, seen.config) is None
+        old = server_setting(seen, {one.setting: one.old for one in changes})
         after = observer.baseline(named, readings, await lookups_since(seen.log, start.taken_at))
         judge = partial(verify, before, after, in_force=in_force, seen=seen, old=old)
         verification = await anyio.to_thread.run_sync(judge)
         outcome = ChangeOutcome.VERIFIED if verification.verdict is VerificationVerdict.BETTER else ChangeOutcome.KEPT_UNVERIFIED
-        await self.actor.note(change.change_id, outcome, verification.why)
+        await self.actor.note(change_id, outcome, verification.why)
         return verification
 
     # ---- change what is stored ----
@@ -313,67 +450,102 @@ class Operations:
         self, cache: str, target_utilization_percent: float, actor: str, reason: str = ""
     ) -> CacheOptimizationResult:
         """Remove least recently used entries until at most `target_utilization_percent` of L1 is used."""
-        named = await self.registry.find(cache)
+        named = await self._changeable(cache)
 
         async def trim() -> None:
             total = (await named.deployment.snapshot()).l1_total_bytes
             await named.deployment.trim(int(total * target_utilization_percent / 100))
 
-        return await self.actor.drop(named, "optimize", actor, reason, trim)
+        return await self.actor.drop(named, "optimize", self._who(actor), reason, trim)
 
     async def clear(self, cache: str, actor: str, reason: str = "") -> CacheOptimizationResult:
         """Remove everything from L1 except what requests hold locked. L2 is not touched."""
-        named = await self.registry.find(cache)
-        return await self.actor.drop(named, "clear", actor, reason, named.deployment.clear)
+        named = await self._changeable(cache)
+        return await self.actor.drop(named, "clear", self._who(actor), reason, named.deployment.clear)
 
     async def delete_chunks(
         self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
     ) -> CacheOptimizationResult:
         """Remove chunks from L1 by their hash."""
-        named = await self.registry.find(cache)
+        named = await self._changeable(cache)
 
         async def delete() -> None:
             await named.deployment.delete(model, chunk_hashes, tenant)
 
-        return await self.actor.drop(named, "delete", actor, f"{len(chunk_hashes)} chunks of {model}", delete)
+        return await self.actor.drop(named, "delete", self._who(actor), f"{len(chunk_hashes)} chunks of {plain(model)}", delete)
 
     async def delete_prefix(
         self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str
     ) -> CacheOptimizationResult:
         """Remove all chunks of a prompt prefix, given as token ids."""
-        named = await self.registry.find(cache)
+        named = await self._changeable(cache)
         deleted = 0
 
         async def delete() -> None:
             nonlocal deleted
             deleted = await named.deployment.delete_prefix(model, tokens, tenant)
 
-        dropped = await self.actor.drop(named, "delete", actor, reason, delete)
+        dropped = await self.actor.drop(named, "delete", self._who(actor), reason, delete)
         return dropped.model_copy(update={"message": f"{deleted} objects of the prefix were deleted; in L1: {dropped.message}"})
 
-    async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str = "") -> WarmResult:
-        """Load a known prompt prefix from L2 into L1."""
-        return await (await self.registry.find(cache)).deployment.warm(model, tokens, tenant)
+    async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str = "") -> WarmResult:
+        """Load a known prompt prefix from L2 into L1. Recorded in the change log, since it takes room from other entries."""
+        named = await self._changeable(cache)
+
+        async def warm() -> WarmResult:
+            return await named.deployment.warm(model, tokens, tenant)
+
+        warmed, record = await self.actor.carry_out(named, "warm", self._who(actor), reason, warm)
+        return warmed.model_copy(update={"change_id": record.change_id})
 
     async def pin(
         self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str, *, pinned: bool = True
     ) -> PinResult:
         """Protect a prompt prefix from eviction, or with ``pinned=False`` end the protection. Recorded in the change log."""
-        named = await self.registry.find(cache)
+        named = await self._changeable(cache)
         verb = "pin" if pinned else "unpin"
 
         async def pin() -> int:
             return await named.deployment.pin(model, tokens, tenant, pinned=pinned)
 
-        chunks, record = await self.actor.carry_out(named, verb, actor, reason, pin)
-        return PinResult(chunks=chunks, change_id=record.change_id, message=f"{verb}ned {chunks} chunks of {model}")
+        chunks, record = await self.actor.carry_out(named, verb, self._who(actor), reason, pin)
+        return PinResult(chunks=chunks, change_id=record.change_id, message=f"{verb}ned {chunks} chunks of {plain(model)}")
+
+    async def _changeable(self, cache: str) -> Cache:
+        """Find a cache that is about to be changed, if the operator permits that; see `check_permitted`."""
+        named = await self.registry.find(cache)
+        check_permitted(named, self.registry.settings.approvers, self.approved_by)
+        return named
+
+    def _who(self, actor: str) -> str:
+        return actor if self.approved_by is None else f"{actor}, approved by {self.approved_by}"
+
+    async def _record_of(self, change_id: str, cache: str | None = None) -> ChangeRecord:
+        """Return the first record of a change.
+
+        Raises:
+            UnknownChangeError: There is no such change, or several caches have one and `cache` does not say which.
+        """
+        story = await anyio.to_thread.run_sync(self.actor.log.story, change_id)
+        of_caches = {record.cache: record for record in reversed(story) if cache in (None, record.cache)}
+        if not of_caches:
+            raise UnknownChangeError(f"{change_id} is a change of {story[0].cache}, not of {cache}")
+        if len(of_caches) > 1:
+            raise UnknownChangeError(f"{', '.join(sorted(of_caches))} each have a change {change_id}; say which cache is meant")
+        return next(iter(of_caches.values()))
 
     async def _observe(
-        self, cache: Cache, readings: observer.Readings | None = None, bounds: Bounds | None = None
+        self,
+        cache: Cache,
+        readings: observer.Readings | None = None,
+        bounds: Bounds | None = None,
+        *,
+        read_log: bool = True,
     ) -> Observation:
         """Observe the cache; see `observer.observe`. Lookups before our last clear are left out."""
-        cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name)
-        return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds)
+        server = (cache.history.latest or await observer.read(cache)).server
+        cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name, server)
+        return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds, read_log=read_log)
 
 
 async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str | None]:
@@ -384,13 +556,17 @@ async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str
         return None, str(error)
 
 
-def _page(seen: Observation, changes: Sequence[ChangeRecord]) -> str:
+def _page(seen: Observation, changes: Sequence[ChangeRecord], log_problems: Sequence[str]) -> str:
     """Return the report of one observation. Without a usable access log the report leaves out the predictions."""
+    from .recommender.modelled import forecast_of
+    from .recommender.recommend import recommend
+    from .report.page import html_report
+
     try:
         forecast = None if seen.log is None else forecast_of(seen)
     except WorkloadError:
         forecast = None
-    return html_report(recommend(seen), seen.metrics, forecast=forecast, changes=changes)
+    return html_report(recommend(seen), seen.metrics, forecast=forecast, changes=changes, log_problems=log_problems)
 
 
 @cache

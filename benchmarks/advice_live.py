@@ -1,14 +1,14 @@
-"""Is the advice good? The setting the recommender picks, against the best of an exhaustive search by replay on live servers.
+"""Compare the recommended setting with the best setting of an exhaustive search by replay on live servers.
 
-Run from the repository root; about 40 minutes::
+Run from the repository root (about 40 minutes)::
 
     PYTHONPATH=. python benchmarks/advice_live.py
 
-For each workload a server with LMCache's default eviction settings is observed while it serves, as `tune_cache` does, and advice
-is asked for twice: within its present memory, and with twice as much allowed. Then the workload is replayed into a fresh server
-for the present setting, for the one the search ranks first (also when the verdict is that it gains too little to be worth a
-change), and for each of a grid; these two and the best two of the grid are replayed `REPEATS` times, for the moment of eviction
-moves what one replay shows. Replays that are in the result file already are not run again.
+For each workload, the benchmark observes a server with LMCache's default eviction settings under load, as `tune_cache` does. It
+gets advice twice: within the present memory, and with twice the memory allowed. Then it replays the workload into a fresh server
+for the present setting, for the setting that the search ranks first (even if the verdict is that it gains too little), and for
+each setting of a grid. It replays the first two and the best two of the grid `REPEATS` times, because the moment of eviction
+changes the result of a single replay. Replays that are already in the result file are not run again.
 """
 
 import argparse
@@ -216,7 +216,7 @@ class Bench:
                     "",
                     f"{machine()}, {dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}. Token hit rates of live servers, means of"
                     f" {REPEATS} replays of {SECONDS:.0f} s, with the largest minus the smallest. The grid: {len(SHAPES)} pairs"
-                    " of watermark and ratio at each size. `picked` is what the search of the recommender ranks first; the"
+                    " of watermark and ratio at each size. `picked` is the setting that the search ranks first; the"
                     " verdict is to act only when the lower bound of its gain is a point or more.",
                     "",
                     "| workload | may choose from | present setting | its rate | picked | its rate | best of the grid |"

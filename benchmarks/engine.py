@@ -1,16 +1,16 @@
-"""What a cache setting is worth in time to first token, on a real vLLM; needs the environment of `make demo-engine`.
+"""Measure what a cache setting is worth in time to first token, on a real vLLM. Needs the environment of `make demo-engine`.
 
-Run from the repository root; about 30 minutes, and nothing else should run on the machine::
+Run from the repository root (about 30 minutes; nothing else should run on the machine)::
 
     PYTHONPATH=. .venv-engine/bin/python benchmarks/engine.py [--only search|break_even|changes|restart]
 
-* search: the same conversations, from an empty L1, under each of 9 settings; what the model says of each from one observation
-  of the first right before; and the setting that the advice on the first of these observations picks.
-* break_even: how long a prefix must be for loading it to be faster than computing it.
-* changes: the time to first token while settings are changed live under traffic.
-* restart: what requests wait for while the cache server is restarted, with LMCache's time-out and with a shorter one.
+* search: measure the same conversations, from an empty L1, under each of 9 settings. Compare with the model's prediction for
+  each, from one observation of the first setting right before, and with the setting that the advice picks.
+* break_even: measure how long a prefix must be so that loading it is faster than computing it.
+* changes: measure the time to first token while settings change live under traffic.
+* restart: measure how long requests wait while the cache server restarts, with LMCache's time-out and with a shorter one.
 
-Results are merged into one file. Settings that are in it already are not measured again: delete it to start anew.
+The results are merged into one file. Settings that are already in it are not measured again; delete the file to start over.
 """
 
 import argparse

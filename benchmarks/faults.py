@@ -1,14 +1,13 @@
-"""Faults at every step of a change, on real servers: is what is in force known, and can it be undone?
+"""Inject faults at every step of a change on real servers. Check that the settings in force are known and can be undone.
 
-Run from the repository root, about a quarter of an hour::
+Run from the repository root (about 15 minutes)::
 
     PYTHONPATH=. python benchmarks/faults.py [--every 1]
 
-A change of four settings is planned, applied and undone through a proxy that spoils one call, or all from it on. Afterwards the
-server itself is asked what is in force, and that is held against what the product told and wrote down; the same plan is applied
-again, twice, and the change is undone. Agents are killed by SIGKILL in processes of their own, with their checkpoint kept and
-lost, and the server is killed and started again. `tests/faults` has what is done and judged, and does the most telling ones in
-`make test`.
+The benchmark plans, applies and undoes a change of four settings through a proxy that breaks one call, or all calls from it on.
+Then it reads the settings in force from the server and compares them with what the product reported and recorded. It applies the
+same plan twice more, and undoes the change. It kills agents with SIGKILL in separate processes, with their checkpoint kept and
+lost, and it kills and restarts the server. `tests/faults` holds the steps and checks; `make test` runs the most important ones.
 """
 
 import argparse
@@ -38,12 +37,13 @@ from fault_proxy import KILLS, Fault, FaultProxy
 from faulted_change import Scene, aftermath, attempt, told, trial
 from tuning import THRASHING
 
+from agent_tools.changes import read_back
 from agent_tools.deployments.server import module_client as server_module
 from agent_tools.deployments.server.arenas import arena_file
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.io_loop import io_loop
-from agent_tools.models import MB, Bounds
+from agent_tools.models import MB, Bounds, L2Adapter
 from agent_tools.workload.replay import ReplaySettings, replay
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
@@ -63,6 +63,16 @@ class Server:
     ports: tuple[int, int] = field(default_factory=lambda: (free_port(), free_port()))
     process: ServerProcess | None = None
 
+    @property
+    def l2(self) -> L2Adapter:
+        """The file store that changes attach."""
+        return L2Adapter(type="fs", settings={"base_path": str(self.folder / "l2")})
+
+    @property
+    def config(self) -> dict[str, object]:
+        """Of the server's module."""
+        return {"off": ["arenas"], "l2_adapters": [{"type": self.l2.type, **self.l2.settings}]}
+
     async def start(self) -> ServerProcess:
         """With the settings it was first started with."""
         async with arena_file(self.arenas, 16 * MB) as primary:
@@ -70,7 +80,7 @@ class Server:
                 "--l1-size-gb": 16 / 1024,
                 "--eviction-policy": "LRU",
                 "--supported-transfer-mode": "auto",
-                "--server-module": json.dumps({"module_path": "agent_tools.server_module", "config": {"off": ["arenas"]}}),
+                "--server-module": json.dumps({"module_path": "agent_tools.server_module", "config": self.config}),
                 "--l1-devdax-path": str(primary),
                 "--no-l1-use-lazy": True,
                 "--shm-name": "",
@@ -101,7 +111,7 @@ async def scene_of(bounds: Bounds | None = None) -> AsyncIterator[tuple[Scene, S
         proxy = FaultProxy(process.http_url)
         await proxy.open()
         try:
-            yield Scene(process.http_url, proxy, Path(name), Path(arenas), bounds), server
+            yield Scene(process.http_url, proxy, Path(name), Path(arenas), server.l2, bounds=bounds), server
         finally:
             await proxy.close()
             await server.stop()
@@ -278,16 +288,16 @@ def report(findings: list[Finding], minutes: float) -> str:
             "# Faults",
             "",
             f"{machine()}, {today:%Y-%m-%d}. {len(findings)} injected faults in {minutes:.0f} minutes, on real servers of",
-            f"LMCache 0.5.6. After {wrong} of them something of this did not hold: what is in force is what was told, or was",
-            "told to be unknown, and so on record; the lock was free; the same plan again changed nothing twice; undo brought",
-            "the first settings back; each line of the change log is whole, and says what became of each change whose process",
-            "lived to say it; no file was left.",
+            f"LMCache 0.5.6. After {wrong} of them one of these checks failed: the settings in force are the reported and",
+            "recorded ones, or were reported as unknown; the lock is free; applying the same plan again changes nothing; undo",
+            "restores the first settings; every line of the change log is complete, and records the outcome of each change whose",
+            "process survived; no file is left behind.",
             "",
-            "By what went wrong:",
+            "By injected fault:",
             "",
             *table(by_fault, findings, ("what", "fault")),
             "",
-            "By what came of it (the step that ended with an error, and that error; of killed agents, how the second ended):",
+            "By result (the step that failed, and its error; for killed agents, how the second agent ended):",
             "",
             *table(by_end, findings, ("end", "error")),
             "",
@@ -313,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="only every n-th call")
     every = parser.parse_args().every
-    server_module.PATIENCE = PATIENCE
+    server_module.PATIENCE = read_back.LONGEST_DELAY = PATIENCE
     began = time.monotonic()
     for findings in all_of_them(every):
         text = report(findings, (time.monotonic() - began) / 60)

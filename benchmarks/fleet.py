@@ -1,10 +1,11 @@
-"""How long `tune_fleet` takes to read 100 servers, against the raw HTTP calls it makes.
+"""Measure how long `tune_fleet` takes to read 100 servers, compared with the raw HTTP calls that it makes.
 
 Run from the repository root::
 
     PYTHONPATH=. python benchmarks/fleet.py
 
-The servers are stand-ins: another process that listens on 100 ports and gives, on each, what one real `lmcache server` answered.
+The servers are stand-ins: another process listens on 100 ports and returns on each the recorded answers of one real
+`lmcache server`.
 """
 
 import argparse

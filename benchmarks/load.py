@@ -1,14 +1,15 @@
-"""Fifty agents that poll one real server and five that change it, for ten minutes: is anything slow, stuck or leaked?
+"""Run fifty agents that poll one real server and five that change it, for ten minutes. Is anything slow, stuck or leaking?
 
 Run from the repository root::
 
     PYTHONPATH=. python benchmarks/load.py [--minutes 10]
 
-All agents are in one process and use the tools of one `LMCacheToolkit`, as those of one orchestrator do. A poll is one call of a
-reading tool. All the while the raw HTTP calls that these tools make are made too, those of one tool at a time on connections of
-their own, so that nothing but the server itself is waited for: its own answer time at the same load. Another process sends the
-server an engine's requests. What is open and held, here and in the server, is counted every ten seconds. Memory is read in two
-ways, as by the soak: resident is what the system counts, with what allocators keep of freed memory; in use is what is not freed.
+All agents run in one process and share the tools of one `LMCacheToolkit`, as in one orchestrator. A poll is one call of a reading
+tool. At the same time the benchmark makes the raw HTTP calls behind these tools, one tool at a time and on separate connections,
+so that it measures the server's own answer time under the same load. Another process sends an engine's requests to the server.
+Every ten seconds the benchmark counts open connections, files and memory, in its own process and in the server. It reads memory
+in two ways, like the soak test: resident memory is the system's count, including freed memory that allocators keep; memory in use
+is what is not freed.
 """
 
 import argparse
@@ -294,24 +295,24 @@ def report(found: dict[str, Any]) -> str:
         [
             "# Load",
             "",
-            f"{machine()}, {today:%Y-%m-%d}. {READERS} agents that poll and {CHANGERS} that change one real server for"
-            f" {found['seconds'] / 60:.0f} minutes, while an engine's requests come, 20 a second. Stuck or failed calls:"
-            f" {len(found['problems'])}. In force and not explained by the change log: {unexplained}.",
+            f"{machine()}, {today:%Y-%m-%d}. {READERS} agents poll one real server and {CHANGERS} change it for"
+            f" {found['seconds'] / 60:.0f} minutes, while an engine sends 20 requests a second. Stuck or failed calls:"
+            f" {len(found['problems'])}. Settings in force that the change log does not explain: {unexplained}.",
             "",
-            "A read, milliseconds, and the raw HTTP calls that it needs, made one tool's at a time at the same load (target: p95",
-            "within 3 times):",
+            "Time of a read, and of its raw HTTP calls under the same load, in milliseconds (target: p95 within 3 times the raw",
+            "p95):",
             "",
             "| tool | calls | p50 | p95 | raw p50 | raw p95 | p95 ratio |",
             "|---|--:|--:|--:|--:|--:|--:|",
             *reads,
             "",
-            f"What is open and held, from {WARM:.0%} of the time on (medians of the first and the last third):",
+            f"Open connections, files and memory after the first {WARM:.0%} of the time (medians of first and last third):",
             "",
-            "| what | settled | at the end | most | trend, an hour |",
+            "| what | settled | at the end | most | trend per hour |",
             "|---|--:|--:|--:|--:|",
             *held,
             "",
-            "What came of changes; who comes second is told so:",
+            "Outcomes of changes (an agent that comes second gets an error that says so):",
             "",
             *(f"* {what}: {count}" for what, count in found["changes"].items()),
             "",

@@ -1,10 +1,11 @@
-"""What our layers cost over the raw HTTP calls they make, against a real `lmcache server`, in one run.
+"""Measure what our layers cost on top of their raw HTTP calls to a real `lmcache server`, in one run.
 
 Run from the repository root::
 
     PYTHONPATH=. python benchmarks/overhead.py
 
-Each figure is a median. A tool and the raw calls it makes are taken in turns, so that other load on the machine meets both alike.
+Each figure is a median. The benchmark alternates a tool with its raw calls, so that other load on the machine affects both
+equally.
 """
 
 import argparse

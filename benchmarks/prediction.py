@@ -1,10 +1,10 @@
-"""Speed of the predictions, as ratios against LMCache's own sweep measured in the same run.
+"""Measure the speed of the predictions, as ratios to LMCache's own sweep in the same run.
 
 Run from the repository root::
 
     PYTHONPATH=. python benchmarks/prediction.py [--large]
 
-``--large`` adds a log of 100 M chunk accesses (about 3 GB of memory). Writes ``results/prediction.json`` and ``.md``.
+``--large`` adds a log of 100 M chunk accesses (about 3 GB of memory). The results go to ``results/prediction.json`` and ``.md``.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from agent_tools.models import (
 )
 from agent_tools.models.metrics import utc
 from agent_tools.prediction.clairvoyant import clairvoyant_hits
-from agent_tools.prediction.engine_model import simulate_engine
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
+from agent_tools.prediction.in_process_model import simulate_in_process
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_prediction import predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
@@ -126,8 +126,8 @@ def measure(log: AccessLog) -> list[Line]:
         Line("server model, L1", chunks, one, ">= 50 M/s"),
         Line("server model, L1 and L2", chunks, two, ">= 50 M/s"),
         Line("prediction of 8 settings, 20 clocks each", 160 * chunks, best_of(3, lambda: predict_settings(log, grid))),
-        Line("embedded engine, LRU", chunks, best_of(5, lambda: simulate_engine(log, capacity, "LRU"))),
-        Line("embedded engine, LFU", chunks, best_of(5, lambda: simulate_engine(log, capacity, "LFU"))),
+        Line("in-process LMCache, LRU", chunks, best_of(5, lambda: simulate_in_process(log, capacity, "LRU"))),
+        Line("in-process LMCache, LFU", chunks, best_of(5, lambda: simulate_in_process(log, capacity, "LFU"))),
         Line("clairvoyant bound", chunks, best_of(5, lambda: clairvoyant_hits(log, capacity))),
         Line("full recommendation", chunks, best_of(3, lambda: recommend(observed(log, capacity))), "<= 2 s"),
     ]

@@ -1,12 +1,12 @@
-"""The server model against a live `lmcache server`: workloads x L1 sizes x (watermark, ratio), with real KV.
+"""Compare the server model with a live `lmcache server`: workloads x L1 sizes x (watermark, ratio), with real KV.
 
-Run from the repository root; a cell takes about 30 s, the whole matrix 20 minutes::
+Run from the repository root (about 30 s per cell, 20 minutes for the whole matrix)::
 
     PYTHONPATH=. python benchmarks/prediction_live.py [--cells 3] [--clients 4 | --l2]
 
-Every cell replays a workload into a fresh server, then feeds the model with the lookup-hash log that this server wrote, and
-compares with ``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``. Cells that are in the result file
-already are not run again.
+Each cell replays a workload into a fresh server. Then it runs the model on the lookup-hash log that this server wrote, and
+compares the hit rate with ``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``. Cells that are
+already in the result file are not run again.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""What `agent_tools.server_module` costs a real `lmcache server`, and what 100 changes under full traffic do to its requests.
+"""Measure what `agent_tools.server_module` costs a real `lmcache server`, and how 100 changes under full traffic affect requests.
 
-Run from the repository root, about ten minutes::
+Run from the repository root (about ten minutes)::
 
     PYTHONPATH=. python benchmarks/server_module.py [--pairs 20] [--changes 100]
 
-Two servers run side by side, one with the module and one without, neither writing a lookup-hash log. The same requests go to
-both, in turns that are reversed each time, from an empty L1; every pair gives a ratio of requests per second and one of the
-server's CPU time a request, which other load on the machine disturbs less.
+Two servers run side by side, one with the module and one without. Neither writes a lookup-hash log. Both get the same requests
+from an empty L1, in alternating order. Each pair gives the ratio of requests per second and the ratio of the server's CPU time
+per request. Other load on the machine disturbs the CPU time less.
 """
 
 import argparse
@@ -190,7 +190,10 @@ def full_memory() -> dict[str, float]:
 
 def changes(count: int) -> dict[str, Any]:
     """Random changes under full traffic of four clients; the traffic fails loudly when one request does."""
-    with server(16 * MB, arena_folder="/dev/shm", max_l1_mb=96) as one, tempfile.TemporaryDirectory() as folder:  # noqa: S108
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(16 * MB, arena_folder="/dev/shm", max_l1_mb=96, l2_adapters=[{"type": "fs", "base_path": folder}]) as one,  # noqa: S108
+    ):
         module = ModuleClient(one)
         module.ask("PUT", "arenas", json={"total_mb": 64})
         module.ask("PUT", "eviction", json={"watermark": 0.95})

@@ -1,17 +1,17 @@
-"""Half an hour of traffic and changes on one real server with the module: is it healthy at the end, and its memory flat?
+"""Run half an hour of traffic and changes on one real server with the module. Check its health and that its memory stays flat.
 
 Run from the repository root::
 
     PYTHONPATH=. python benchmarks/server_module_soak.py [--minutes 30]
 
-Two engines send 20 requests a second each; both are killed (SIGKILL) at a random moment within 20 s, and others take their place.
-Every second or so something is changed through the product's own client (policy, watermark, ratio, L1 size, L2 adapters, prefetch
-policy) and the window is read; with each two engines the client is made anew too.
+Two engines send 20 requests a second each. The benchmark kills both (SIGKILL) at a random moment within 20 s and starts two
+others. About every second it changes a setting through the product's own client (policy, watermark, ratio, L1 size, L2 adapters,
+prefetch policy) and reads the window. It creates a new client with each pair of engines.
 
-Memory is read in two ways. Resident is what the system counts, read after each two engines; freed memory that the allocators
-hold back is part of it. In use is what the server's live objects occupy, read inside it every few minutes in one and the same
-state: no engine, no L2, L1 empty, no prompt of a killed engine held. Objects that are never freed make it grow; fragments of
-freed memory do not.
+The benchmark reads memory in two ways. Resident memory is the system's count after each pair of engines, including freed memory
+that the allocators keep. Memory in use is the size of the server's live objects, read inside the server every few minutes in the
+same state: no engine, no L2, an empty L1, and no prompt of a killed engine. Objects that are never freed make it grow; fragments
+of freed memory do not.
 """
 
 import argparse
@@ -70,12 +70,13 @@ TESTS = Path(__file__).parents[1] / "tests" / "server_module"
 
 
 @contextmanager
-def watched_server() -> Iterator[Server]:
+def watched_server(l2_folder: str | None = None) -> Iterator[Server]:
     """The server with the module, and a second module that tells its memory."""
     path = {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(TESTS)])}
+    listed = [] if l2_folder is None else [{"type": "fs", "base_path": l2_folder}]
     with (
         mock.patch.dict(os.environ, path),
-        server(32 * MB, MORE_FLAGS, arena_folder="/dev/shm", max_l1_mb=128, **SMALL) as one,  # noqa: S108
+        server(32 * MB, MORE_FLAGS, arena_folder="/dev/shm", max_l1_mb=128, l2_adapters=listed, **SMALL) as one,  # noqa: S108
     ):
         yield one
 
@@ -152,7 +153,7 @@ def soak(seconds: float) -> dict[str, Any]:
     resident: list[tuple[float, float]] = []
     at_rest: list[tuple[float, dict[str, float]]] = []
     refusals: list[str] = []
-    with watched_server() as one, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, watched_server(folder) as one:
         first = ServerDeployment(one.http_url)
         fill(one, first)
         io_loop.run(first.close)

@@ -29,7 +29,6 @@ from agent_tools.models import SETTINGS, Bounds, Support
 from agent_tools.models.cost import Economics, Prefill, Prices
 from agent_tools.recommender.recommend import TREATABLE
 from agent_tools.recommender.symptoms import RULES
-from agent_tools.tools.tune import TUNE
 from agent_tools.tuning.tune_cache import tune_cache
 from agent_tools.tuning.tune_fleet import tune_fleet
 
@@ -55,7 +54,7 @@ def _drawn(drawn: Graph) -> str:
 def tools() -> str:
     """The table of tools."""
     rows = ["| tool | changes something | what for |", "|---|---|---|"]
-    for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
+    for tool in LMCacheToolkit().get_tools():
         changes = "no" if tool.metadata and tool.metadata["readOnlyHint"] else "yes"
         rows.append(f"| `{tool.name}` | {changes} | {tool.description} |")
     return "\n".join(rows)

@@ -1,12 +1,12 @@
-"""A nightly job that tunes caches side by side and writes a page about each and a summary of all.
+"""A nightly job that tunes caches side by side. It writes a page for each cache and a summary of all.
 
-    python examples/nightly.py                                   # all caches of the operator's directory
+    python examples/nightly.py                                   # all caches of caches.toml
     python examples/nightly.py --cache chat --cache batch --mode auto --folder /var/www/caches
 
-A cache that fails or cannot be reached has its line in the summary, and does not keep the others from being tuned. Mode `auto`
-changes what the operator's bounds allow; `recommend`, the default, nothing. A night that was cut short goes on where it stopped
-when it is started again on the same day: checkpoints are in SQLite beside the pages (Postgres: see examples/orchestrator.py).
-For something to tune, see examples/small_cache.py.
+If a cache fails or is unreachable, the summary says so, and the job still tunes the others. Mode `auto` makes changes within the
+operator's bounds; `recommend`, the default, changes nothing. If a job is interrupted, start it again on the same day: it
+continues where it stopped. Checkpoints are in SQLite next to the pages (for Postgres, see examples/orchestrator.py). To get a
+cache to tune, run examples/small_cache.py.
 """
 
 import operator
@@ -22,17 +22,22 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite, Send
 from typing_extensions import TypedDict
 
-from agent_tools import LMCacheToolError, Operations
-from agent_tools.caches.registry import Registry
-from agent_tools.caches.settings import Settings
+from agent_tools import (
+    LMCacheToolError,
+    Mode,
+    Operations,
+    Registry,
+    Settings,
+    TuneContext,
+    TuneReport,
+    build_tune_cache,
+    tune_node,
+)
 from agent_tools.io_loop import io_loop
-from agent_tools.models import Mode
-from agent_tools.tuning.state import TuneContext, TuneReport
-from agent_tools.tuning.tune_cache import build_tune_cache, tune_node
 
 
 class Night(TypedDict, total=False):
-    """What one night does."""
+    """The state of one night's run."""
 
     caches: list[str]
     reports: Annotated[list[dict[str, Any]], operator.add]
@@ -42,7 +47,7 @@ class Night(TypedDict, total=False):
 def nightly(
     operations: Operations, mode: Mode, window: float, folder: Path, checkpointer: BaseCheckpointSaver[str]
 ) -> CompiledStateGraph[Night, None, Night, Night]:
-    """The graph: every cache tuned at the same time; then the pages."""
+    """Return the graph: tune all caches at the same time, then write the pages."""
 
     def every_cache(state: Night) -> list[Send]:
         return [Send("tune", {"cache": name}) for name in state["caches"]]
@@ -51,7 +56,7 @@ def nightly(
         reports = sorted(map(TuneReport.model_validate, state["reports"]), key=lambda report: report.cache)
         rows = [f"| {report.cache} | {report.outcome.value} | {with_page(report)} |" for report in reports]
         title = f"# Caches on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-        summary = "\n".join([title, "", "| cache | outcome | what was found |", "|---|---|---|", *rows, ""])
+        summary = "\n".join([title, "", "| cache | outcome | result |", "|---|---|---|", *rows, ""])
         (folder / "summary.md").write_text(summary, encoding="utf-8")
         return {"summary": summary}
 
@@ -79,21 +84,21 @@ def nightly(
 
 
 def main(
-    cache: Annotated[list[str] | None, typer.Option(help="Name of a cache; may be repeated.")] = None,
+    cache: Annotated[list[str] | None, typer.Option(help="Name of a cache in caches.toml; repeat it for several.")] = None,
     mode: Mode = Mode.RECOMMEND,
-    window: Annotated[float, typer.Option(help="Seconds to observe; 0 for all since each cache started.")] = 0,
-    folder: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("caches"),
+    window: Annotated[float, typer.Option(help="Seconds to observe; 0 uses all data since each cache started.")] = 0,
+    folder: Annotated[Path, typer.Option(help="Folder for the pages.")] = Path("caches"),
 ) -> None:
-    """Tune caches and report."""
+    """Tune caches and write the pages."""
     if mode is Mode.APPROVE:
-        raise typer.BadParameter("nobody is there at night to approve; use recommend or auto")
+        raise typer.BadParameter("nobody can approve at night; use recommend or auto")
     folder.mkdir(parents=True, exist_ok=True)
     operations = Operations(Registry(Settings.load()))
     tonight: Any = {"configurable": {"thread_id": f"{datetime.now(timezone.utc):%Y-%m-%d}"}}
     try:
         with SqliteSaver.from_conn_string(str(folder / "nightly.db")) as saver:
             graph = nightly(operations, mode, window, folder, saver)
-            left = graph.get_state(tonight).next  # by a night that was cut short
+            left = graph.get_state(tonight).next  # steps that an interrupted run has left
             names = cache or list(operations.registry.names)
             start: Any = None if left else {"caches": names, "reports": Overwrite([])}
             print(graph.invoke(start, tonight)["summary"])

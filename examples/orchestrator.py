@@ -1,14 +1,14 @@
-"""A workflow that has its cache tuned before its heavy work, after a person approved it: in another process, days later.
+"""A workflow that tunes its cache before its heavy work. A person approves the change in another process, even days later.
 
-    python examples/orchestrator.py start              # prints what is asked and ends
-    python examples/orchestrator.py resume approve     # or reject; finishes the work
+    python examples/orchestrator.py start              # print the approval request and end
+    python examples/orchestrator.py resume approve     # or reject; finish the work
 
-The cache is the one named `default` in the operator's directory. If that is a private server, it ends with its process, and the
-next process finds another one that the plan was not made for. So name one that stays, with LMCACHE_AGENT_SETTINGS;
-examples/small_cache.py starts one that has something to be tuned.
+The workflow tunes the cache `default` of caches.toml. Use a server that keeps running: an `embedded:` server ends with its
+process, so the next process would start another server, for which the plan is not valid. Set LMCACHE_AGENT_SETTINGS to your
+caches.toml; examples/small_cache.py starts a suitable server.
 
-Checkpoints go to SQLite. With more than one machine use Postgres: `pip install langgraph-checkpoint-postgres`, and
-``PostgresSaver.from_conn_string("postgresql://...")`` in place of `SqliteSaver`; nothing else changes.
+Checkpoints go to SQLite. For several machines use Postgres: `pip install langgraph-checkpoint-postgres`, and replace
+`SqliteSaver` by ``PostgresSaver.from_conn_string("postgresql://...")``. Nothing else changes.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
-from agent_tools.tuning.state import TuneContext
-from agent_tools.tuning.tune_cache import tune_node
+from agent_tools import TuneContext, tune_node
 
 QUESTIONS = ("lease.pdf: who signs?", "audit.pdf: what is missing?", "lease.pdf: until when?", "audit.pdf: who answers?")
 CONFIG: Any = {"configurable": {"thread_id": "nightly batch"}}
@@ -33,7 +32,7 @@ app = typer.Typer(help=__doc__)
 
 
 class Batch(TypedDict, total=False):
-    """The workflow's own state; the subgraph's keys are not in it."""
+    """The workflow's own state. It has none of the subgraph's keys."""
 
     questions: tuple[str, ...]
     in_order: list[str]
@@ -43,35 +42,35 @@ class Batch(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BatchContext:
-    """The workflow's own context; the subgraph finds its settings in `tune_cache`."""
+    """The workflow's own context. The subgraph reads its settings from `tune_cache`."""
 
     customer: str
     tune_cache: TuneContext
 
 
 class Answer(str, Enum):
-    """What a person may say."""
+    """A person's decision."""
 
     APPROVE = "approve"
     REJECT = "reject"
 
 
-Window = Annotated[float, typer.Option(help="Seconds to observe before judging.")]
-Db = Annotated[Path, typer.Option(help="Where the checkpoints are kept.")]
+Window = Annotated[float, typer.Option(help="Seconds to observe the cache.")]
+Db = Annotated[Path, typer.Option(help="File for the checkpoints.")]
 
 
 def put_in_order(state: Batch) -> Batch:
-    """Questions on one document together, so that its prefix is still in the cache for the next; runs beside the tuning."""
+    """Group questions by document, so that the next question finds the prefix in the cache. This runs beside the tuning."""
     return {"in_order": sorted(state["questions"])}
 
 
 def answer_all(state: Batch, runtime: Runtime[BatchContext]) -> Batch:
-    """The heavy work: here go the calls of your model."""
+    """Do the heavy work: put the calls of your model here."""
     return {"answers": [f"{question} (for {runtime.context.customer})" for question in state["in_order"]]}
 
 
 def orchestrator() -> StateGraph[Batch, BatchContext, Batch, Batch]:
-    """Tune the cache and put the questions in order, side by side; then answer them."""
+    """Return the graph: tune the cache and sort the questions side by side, then answer them."""
     builder = StateGraph(Batch, context_schema=BatchContext)
     builder.add_node(
         "tune",
@@ -90,12 +89,12 @@ def orchestrator() -> StateGraph[Batch, BatchContext, Batch, Batch]:
 
 
 def run(start: Any, db: Path, window: float) -> None:  # noqa: ANN401  an input or a Command
-    """Go on until the end or until something is asked, and print which."""
+    """Run until the end or until an approval request, and print the result or the request."""
     context = BatchContext("ACME", TuneContext(window_seconds=window, verify_seconds=30))
     with SqliteSaver.from_conn_string(str(db)) as saver:
         graph = orchestrator().compile(checkpointer=saver)
         if isinstance(start, Command) and not graph.get_state(CONFIG).interrupts:
-            raise typer.BadParameter("nothing waits for an answer; start first")
+            raise typer.BadParameter("no request waits for an answer; run start first")
         state = graph.invoke(start, CONFIG, context=context)
     for question in state.get("__interrupt__", ()):
         print(question.value["action_requests"][0]["description"])
@@ -112,7 +111,7 @@ def start(db: Db = Path("orchestrator.db"), window: Window = 10) -> None:
 
 @app.command()
 def resume(answer: Answer, db: Db = Path("orchestrator.db"), window: Window = 10) -> None:
-    """Answer what was asked, and finish the batch."""
+    """Answer the approval request, and finish the batch."""
     run(Command(resume={"decisions": [{"type": answer.value}]}), db, window)
 
 

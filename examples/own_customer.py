@@ -1,11 +1,11 @@
-"""An agent that is its own customer: it notices that its chat model has become slow, and has the cache under that model tuned.
+"""An agent that is its own customer: it notices that its chat model has become slow, and tunes the cache behind the model.
 
     make demo-engine && .venv-engine/bin/python examples/own_customer.py --budget-ms 800
 
-Its chat model is a real vLLM on this machine's CPU, in front of a private `lmcache server` with too small an L1. It works on
-several documents in turn, so that its own prompts push each other out. A model of random weights calls no tools, so what a
-capable one would decide by itself is decided by a node: it looks at the times to first token that it measured, and calls the
-tool `lmcache_tune`. Everything else is as it would be with any chat model.
+The chat model is a real vLLM on this machine's CPU, with its own `lmcache server` whose L1 is too small. The agent works on
+several documents in turn, so its prompts evict each other. A model with random weights calls no tools. Therefore a node makes the
+decision that a capable model would make: it compares the measured times to first token with the budget, and calls the tool
+`lmcache_tune`. Everything else works the same with any chat model.
 """
 
 import asyncio
@@ -28,32 +28,31 @@ from agent_tools import LMCacheToolkit
 from agent_tools.demo.engine.chat_traffic import ChatRequest, ChatTraffic
 from agent_tools.demo.engine.demo import engine_on_a_cache, settings_for
 from agent_tools.demo.engine.vllm_server import MODEL
-from agent_tools.tools.tune import TUNE
 
 LOOK_BACK = 24
-"""Requests whose median it compares with its budget."""
+"""Number of last requests whose median time to first token is compared with the budget."""
 
 
 class State(TypedDict, total=False):
-    """What the agent knows of itself."""
+    """The agent's state."""
 
     ttft_ms: Annotated[list[float], operator.add]
-    """Of each request so far."""
+    """Time to first token of each request so far, ms."""
     notes: Annotated[list[str], operator.add]
-    """What tuning came to: after how many requests, and what the tool said."""
+    """Results of tuning: after how many requests, and the tool's answer."""
 
 
 def own_customer(
     model: BaseChatModel, tune: BaseTool, task: Sequence[ChatRequest], budget_ms: float, cache: str = "default"
 ) -> CompiledStateGraph[State, None, State, State]:
-    """The graph: one request of the task after the other, and once, when their median misses the budget, the tool.
+    """Return the graph: send one request after the other, and call the tool once if their median misses the budget.
 
     Args:
-        model: Whose time to first token is measured.
+        model: The chat model whose time to first token is measured.
         tune: The tool ``lmcache_tune`` of a toolkit.
-        task: What is asked of the model.
-        budget_ms: For the median of the last `LOOK_BACK` requests.
-        cache: Name of the cache under the model.
+        task: The requests to the model.
+        budget_ms: Budget for the median time to first token of the last `LOOK_BACK` requests, ms.
+        cache: Name of the model's cache.
     """
 
     async def work(state: State) -> dict[str, Any]:
@@ -72,8 +71,9 @@ def own_customer(
         return "tune" if slow and not state.get("notes") else "work"
 
     async def call_tool(state: State) -> dict[str, Any]:
-        reason = f"my median time to first token is {median(state['ttft_ms'][-LOOK_BACK:]):,.0f} ms, my budget {budget_ms:g} ms"
-        # It waits for the tool, so there is no traffic to verify by meanwhile: what follows shows whether it helped.
+        took = median(state["ttft_ms"][-LOOK_BACK:])
+        reason = f"my median time to first token is {took:,.0f} ms, and my budget is {budget_ms:g} ms"
+        # The agent sends nothing while it waits for the tool, so the tool cannot verify. The next requests show the effect.
         arguments = {"cache": cache, "mode": "auto", "reason": reason, "window_seconds": 0, "verify_seconds": 1}
         said = await tune.ainvoke(arguments)
         return {"notes": [f"after {len(state['ttft_ms'])} requests: {said}"]}
@@ -88,22 +88,22 @@ def own_customer(
 
 
 async def run(budget_ms: float, seed: int) -> None:
-    """Start both servers, work, and tell what the agent saw."""
+    """Start both servers, run the agent, and print what it measured."""
     from langchain_openai import ChatOpenAI  # noqa: PLC0415  an extra
 
     traffic = ChatTraffic(turns=10, turn_words=100, seed=seed)
     task = traffic.requests()
     with tempfile.TemporaryDirectory() as state_folder:
         async with engine_on_a_cache(settings_for(traffic, Path(state_folder)), print) as engine:
-            body = {"ignore_eos": True, "skip_special_tokens": False}  # of vLLM: each token of an answer is seen
+            body = {"ignore_eos": True, "skip_special_tokens": False}  # vLLM options that make each token of an answer visible
             model = ChatOpenAI(
                 base_url=f"{engine.vllm.url}/v1", api_key="none", model=MODEL, max_tokens=4, max_retries=0, extra_body=body
             )
-            tools = LMCacheToolkit(operations=engine.operations, more=(TUNE,)).get_tools()
+            tools = LMCacheToolkit(operations=engine.operations).get_tools()
             (tune,) = (tool for tool in tools if tool.name == "lmcache_tune")
             graph = own_customer(model, tune, task, budget_ms)
             state = await graph.ainvoke({}, {"recursion_limit": 3 * len(task)})
-    print(*(state.get("notes") or ["the budget was kept; nothing was tuned"]), sep="\n")
+    print(*(state.get("notes") or ["the agent met its budget, so it did not tune the cache"]), sep="\n")
     for start in range(0, len(task), LOOK_BACK):
         times = state["ttft_ms"][start : start + LOOK_BACK]
         print(f"requests {start + 1} to {start + len(times)}: median time to first token {median(times):,.0f} ms")

@@ -1,10 +1,9 @@
-"""An agent that watches its own latency, and has its cache tuned when it misses its budget.
+"""An agent that measures its own latency, and tunes its cache when it misses its budget.
 
     python examples/supervisor.py --budget-ms 8
 
-It needs no model and no GPU: its work is to replay agents' requests, with real KV, into a private `lmcache server`, and to
-compute what the cache did not have. That is a small matrix product per chunk, in place of a real engine's prefill; its time is
-measured.
+It needs no model and no GPU. It replays agents' requests with real KV into its own `lmcache server`, and computes the missed
+chunks. A small matrix product per chunk replaces the prefill of a real engine; its time is measured.
 """
 
 import operator
@@ -21,28 +20,25 @@ from langgraph.graph.state import CompiledStateGraph
 from small_cache import AGENTS, AT_PACE, SMALL, small_cache
 from typing_extensions import TypedDict
 
-from agent_tools import Operations
-from agent_tools.models import Mode
-from agent_tools.tuning.state import TuneContext, TuneReport
-from agent_tools.tuning.tune_cache import build_tune_cache, tune_node
+from agent_tools import Mode, Operations, TuneContext, TuneReport, build_tune_cache, tune_node
 from agent_tools.workload.replay import replay
 
 CHUNK, WEIGHTS = np.ones((AGENTS.chunk_size, 128), np.float32), np.ones((128, 128), np.float32)
 TUNE = TuneContext(cache=SMALL, mode=Mode.AUTO, window_seconds=0, verify_seconds=1)
-"""Within the operator's bounds, without asking, on all that was seen so far. The next round shows whether it helped."""
+"""Tune within the operator's bounds, without approval, on all data so far. The next round shows whether it helped."""
 
 
 class State(TypedDict, total=False):
-    """What the supervisor knows."""
+    """The supervisor's state."""
 
     p95_ms: Annotated[list[float], operator.add]
-    """Of each round of work."""
+    """95th percentile of the compute time in each round, ms."""
     notes: Annotated[list[str], operator.add]
-    """What each tuning came to."""
+    """Result of each tuning."""
 
 
 def prefill(chunks: int) -> float:
-    """Compute so many chunks of a prompt; how long that took, ms."""
+    """Compute `chunks` chunks of a prompt. Return the time in ms."""
     began = time.perf_counter()
     for _ in range(chunks):
         np.einsum("tc,cd->td", CHUNK, WEIGHTS)
@@ -50,7 +46,7 @@ def prefill(chunks: int) -> float:
 
 
 def note(report: dict[str, Any]) -> dict[str, Any]:
-    """What was changed, or why nothing was."""
+    """Return a note on what was changed, or why nothing was changed."""
     read = TuneReport.model_validate(report)
     return {"notes": [read.change.message if read.change else read.summary]}
 
@@ -58,7 +54,7 @@ def note(report: dict[str, Any]) -> dict[str, Any]:
 def supervisor(
     operations: Operations, rpc_url: str, budget_ms: float, rounds: int, checkpointer: BaseCheckpointSaver[str]
 ) -> CompiledStateGraph[State, None, State, State]:
-    """The graph: work, round after round, with the cache tuned after each that missed the budget."""
+    """Return the graph: work in rounds, and tune the cache after each round that missed the budget."""
 
     def work(state: State) -> dict[str, Any]:  # noqa: ARG001  LangGraph passes it
         hits = replay(AGENTS, rpc_url, AT_PACE).hits
@@ -71,7 +67,7 @@ def supervisor(
         return "tune" if state["p95_ms"][-1] > budget_ms else "work"
 
     tune = tune_node(
-        read=lambda state: {"tune_reason": f"p95 is {state['p95_ms'][-1]:.1f} ms, the budget {budget_ms:g} ms"},
+        read=lambda state: {"tune_reason": f"p95 is {state['p95_ms'][-1]:.1f} ms, the budget is {budget_ms:g} ms"},
         write=note,
         context=TUNE,
         graph=build_tune_cache(operations=operations).compile(),
@@ -86,7 +82,7 @@ def supervisor(
 
 
 def main(budget_ms: float = 8, rounds: int = 3, db: Path = Path("supervisor.db")) -> None:
-    """Work some rounds under a latency budget; what was measured is kept in SQLite (Postgres: see examples/orchestrator.py)."""
+    """Work some rounds under a latency budget. Checkpoints go to SQLite (for Postgres, see examples/orchestrator.py)."""
     this_run: Any = {"configurable": {"thread_id": f"{time.time()}"}}
     with small_cache() as (operations, server), SqliteSaver.from_conn_string(str(db)) as saver:
         for update in supervisor(operations, server.rpc_url, budget_ms, rounds, saver).stream({}, this_run):

@@ -9,11 +9,12 @@ Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 import json
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from real_cache import Launch, Play, eventually
 from simulated_cache import (
     KV_BYTES_PER_TOKEN,
@@ -31,11 +32,11 @@ from agent_tools.caches.registry import Cache, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.command_line import Flags
-from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.embedded import TOKEN_ENV, EmbeddedDeployment, EmbeddedOptions
 from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.deployments.simulated.deployment import SimulatedDeployment
 from agent_tools.io_loop import io_loop
-from agent_tools.models import MB, Bounds, ConfigUpdate
+from agent_tools.models import MB, Bounds, ConfigUpdate, L2Adapter
 from agent_tools.operations import Operations
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.replay import ReplayResult, ReplaySettings, replay
@@ -53,11 +54,20 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """So are the tests of `simulated_cache` that cannot run here."""
+    """Skip the tests whose markers ask for a package or a real cache that is not here."""
     for item in items:
-        why = why_skipped(item.nodeid)
+        why = why_skipped(item)
         if why is not None:
             item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests read no settings file of the person who runs them."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        environment.delenv("LMCACHE_AGENT_SETTINGS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +101,9 @@ def operations(state_folder: Path, request: pytest.FixtureRequest) -> Iterator[O
 
 def _embedded_operations(arena_folder: Path, state_folder: Path) -> Operations:
     embedded = EmbeddedOptions(l1_size_mb=16, arena_folder=arena_folder)
-    default = CacheSettings(bounds=Bounds(max_size_mb=64, allow_restart=True), cooldown_seconds=0, embedded=embedded)
+    listed = L2Adapter(type="mock", settings={"max_size_gb": 0.01, "mock_bandwidth_gb": 1.0})
+    bounds = Bounds(max_size_mb=64, allow_restart=True, l2_adapter=listed)
+    default = CacheSettings(bounds=bounds, cooldown_seconds=0, embedded=embedded)
     unreachable = CacheSettings(target="http://127.0.0.1:9", timeout_seconds=1)
     return Operations(Registry(Settings(caches={"default": default, "unreachable": unreachable}, state_folder=state_folder)))
 
@@ -123,6 +135,13 @@ def server(lmcache: None, cache: Cache) -> ServerProcess:
 
 
 @pytest.fixture
+def module_token(cache: Cache, server: ServerProcess) -> SecretStr:
+    """The token that the module of the embedded server asks for."""
+    assert isinstance(cache.deployment, EmbeddedDeployment)
+    return SecretStr(cache.deployment._environment[TOKEN_ENV])
+
+
+@pytest.fixture
 def play(cache: Cache, request: pytest.FixtureRequest) -> Play:
     """Replays a log into the embedded cache and returns when the server has counted and logged all of it."""
     if SIMULATED:
@@ -146,9 +165,9 @@ def launch(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Starts real servers with any flags, on free ports and with a lookup-hash log; all are stopped at the module's end."""
     processes: list[ServerProcess] = []
 
-    def launch(flags: Flags) -> ServerProcess:
+    def launch(flags: Flags, environment: Mapping[str, str] | None = None) -> ServerProcess:
         small: Flags = {"--l1-size-gb": 16 / 1024, "--eviction-policy": "LRU", "--supported-transfer-mode": "auto"}
-        process = ServerProcess.launch(small | flags, tmp_path_factory.mktemp("logs"))
+        process = ServerProcess.launch(small | flags, tmp_path_factory.mktemp("logs"), extra=environment)
         processes.append(process)
         io_loop.run(process.wait_ready)
         return process
@@ -158,11 +177,31 @@ def launch(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         io_loop.run(process.stop)
 
 
+def listed_adapters(folder: Path) -> list[dict[str, object]]:
+    """What the operator of the shared server lists."""
+    return [
+        {"type": "fs", "base_path": str(folder)},
+        {"type": "mock", "max_size_gb": 0.001, "mock_bandwidth_gb": 1},
+        {"type": "fs_native", "base_path": "/proc/nowhere"},
+    ]
+
+
+@pytest.fixture
+def l2_folder(module_server: ServerProcess) -> Path:
+    """The folder of the shared server's listed ``fs`` adapter, empty."""
+    folder: Path = module_server.l2_folder  # type: ignore[attr-defined]
+    for file in folder.iterdir():
+        file.unlink()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def module_server(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A real server with our module, whose L1 is one devdax arena of 16 MB; the module may make it 64."""
     primary = reserve(arena_folder, 16 * MB)
-    module = {"module_path": "agent_tools.server_module", "config": {"arena_folder": str(arena_folder), "max_l1_mb": 64}}
+    folder = tmp_path_factory.mktemp("module-l2")
+    config = {"arena_folder": str(arena_folder), "max_l1_mb": 64, "l2_adapters": listed_adapters(folder)}
+    module = {"module_path": "agent_tools.server_module", "config": config}
     flags: Flags = {
         "--l1-size-gb": 16 / 1024,
         "--eviction-policy": "LRU",
@@ -176,6 +215,7 @@ def module_server(lmcache: None, arena_folder: Path, tmp_path_factory: pytest.Te
     try:
         io_loop.run(process.wait_ready)
         primary.unlink()
+        process.l2_folder = folder  # type: ignore[attr-defined]
         yield process
     finally:
         primary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 import pytest
@@ -24,7 +24,7 @@ class Play(Protocol):
 class Launch(Protocol):
     """Starts a real server with these flags, on free ports and with a lookup-hash log."""
 
-    def __call__(self, flags: Flags) -> ServerProcess: ...
+    def __call__(self, flags: Flags, environment: Mapping[str, str] | None = None) -> ServerProcess: ...
 
 
 def eventually(value: Callable[[], T], seconds: float = 10) -> T:

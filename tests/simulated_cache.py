@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -43,35 +42,15 @@ EXTRAS = {
     "zmq": "embedded",
 }
 """Optional package -> the extra that brings it."""
-NEED_A_PACKAGE = {
-    "tests/deployments/test_embedded.py::test_l1_of_a_policy_it_cannot_have_is_refused_at_once": "lmcache",
-    "tests/deployments/test_embedded.py::test_a_secret_that_was_masked_is_never_taken_for_a_secret": "lmcache",
-    "tests/workload/test_replay.py::test_nothing_listening_is_told_at_once": "lmcache",
-    "tests/workload/test_replay.py::test_an_address_that_is_none_is_told*": "lmcache",
-    "tests/test_readme.py::test_the_examples_run*": "langchain",
-    "tests/tuning/test_dev_server.py::*": "langgraph_cli",
-    "tests/doors/test_cli.py::test_predict_prints_a_table_and_draws_it": "matplotlib",
-    "tests/tools/test_toolkit.py::*lmcache_plot_hit_rate_curve*": "matplotlib",
-    "tests/tools/test_toolkit.py::test_a_prediction_covers_the_present_size_and_is_drawn_as_svg": "matplotlib",
-}
-"""Tests -> the package without which they cannot run; modules that import one are found out by themselves."""
-NEED_A_REAL_CACHE = {
-    "tests/test_operations.py::test_the_status_holds_all_that_can_be_known_and_says_what_cannot": "it names LMCache's version",
-    "tests/tools/test_toolkit.py::test_the_status_carries_the_servers_own_figures": "it names LMCache's version",
-    "tests/tools/test_toolkit.py::test_the_caches_are_listed_by_name_without_an_address": "it names the embedded cache",
-    "tests/tools/test_toolkit.py::test_what_a_single_server_cannot_do_is_refused_with_what_could*": "reasons are LMCache's",
-    "tests/tools/test_toolkit.py::*lmcache_delete_prefix*": "simulated prompts have no token ids",
-}
-"""Tests of the cache of `operations` that say what only a real one does -> why."""
 
 
-def why_skipped(nodeid: str) -> str | None:
-    """Why a test cannot run here; ``None`` when it can."""
-    package = next((one for tests, one in NEED_A_PACKAGE.items() if fnmatchcase(nodeid, tests)), None)
-    if package is not None and importlib.util.find_spec(package) is None:
-        return _not_installed(package)
-    why = next((why for tests, why in NEED_A_REAL_CACHE.items() if fnmatchcase(nodeid, tests)), None)
-    return f"the cache is simulated: {why}" if why is not None and SIMULATED else None
+def why_skipped(test: pytest.Item) -> str | None:
+    """Return why a test cannot run here, by its markers ``needs`` and ``real_cache``, or ``None`` if it can."""
+    missing = [str(mark.args[0]) for mark in test.iter_markers("needs") if importlib.util.find_spec(mark.args[0]) is None]
+    if missing:
+        return _not_installed(missing[0])
+    real = test.get_closest_marker("real_cache")
+    return f"the cache is simulated: {real.args[0]}" if real is not None and SIMULATED else None
 
 
 def _not_installed(package: str) -> str:

@@ -42,13 +42,22 @@ def test_arguments_and_results_pass_and_errors_come_back() -> None:
 
 
 def test_many_waits_hold_no_threads_and_pass_together() -> None:
+    waiting, together = 0, asyncio.Event()
+
+    async def wait_for_all_the_others() -> None:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 200:
+            together.set()
+        await together.wait()
+
     async def all_of_them() -> None:
-        await asyncio.gather(*(io_loop.arun(anyio.sleep, 0.2) for _ in range(200)))
+        await asyncio.gather(*(io_loop.arun(wait_for_all_the_others) for _ in range(200)))
 
     io_loop.run(where)
-    threads, began = threading.active_count(), time.monotonic()
-    asyncio.run(all_of_them())
-    assert time.monotonic() - began < 2
+    threads = threading.active_count()
+    asyncio.run(all_of_them())  # it would never end if one wait held up another
+    assert waiting == 200
     assert threading.active_count() <= threads + 2
 
 

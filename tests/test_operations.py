@@ -28,6 +28,7 @@ def metrics(operations: Operations, window_seconds: float | None = None) -> Cach
 # ---- reading ----
 
 
+@pytest.mark.real_cache("it names LMCache's version")
 def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations: Operations, cache: Cache, play: Play) -> None:
     play(log_of(*conversations(2, 8), *conversations(2, 8)), model="status")  # chunks that no other test has used
     status = io_loop.run(operations.status)
@@ -44,18 +45,19 @@ def test_the_status_holds_all_that_can_be_known_and_says_what_cannot(operations:
 def test_a_window_that_earlier_readings_cover_needs_no_waiting(operations: Operations, cache: Cache, play: Play) -> None:
     metrics(operations)
     result = play(log_of(*conversations(3, 8)), clients=1)
-    window = metrics(operations, 0.01)
+    said: list[str] = []
+    window = io_loop.run(operations.metrics, "default", 0.01, said.append)
+    assert said == [], "nothing was waited for"
     assert (window.total_requests, window.stored_chunks) == (result.requests, result.sent_chunks)
     assert not window.window.lifetime
-    assert window.window.seconds < 5
 
 
 def test_a_window_that_is_not_covered_is_waited_for(operations: Operations, cache: Cache) -> None:
     said: list[str] = []
     began = time.monotonic()
     window = io_loop.run(operations.metrics, "default", 1.2, said.append)
-    assert 1.2 <= time.monotonic() - began < 5
-    assert 1.2 <= window.window.seconds < 5
+    assert time.monotonic() - began >= 1.2
+    assert window.window.seconds >= 1.2
     assert said[0] == "observing default: 1 s left"
     assert not window.window.lifetime
 
@@ -85,7 +87,7 @@ def test_reading_writes_nothing(operations: Operations, cache: Cache, state_fold
 
 @pytest.mark.parametrize("verb", ["status", "metrics", "config", "recommend", "changes", "baseline"])
 def test_a_name_that_is_not_listed_is_refused_by_every_verb(operations: Operations, verb: str) -> None:
-    with pytest.raises(UnknownCacheError, match="no cache named 'nope'; the operator's directory has: default, unreachable"):
+    with pytest.raises(UnknownCacheError, match="no cache named 'nope'; the caches are: default, unreachable"):
         io_loop.run(getattr(operations, verb), "nope")
 
 

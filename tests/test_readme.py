@@ -20,6 +20,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.needs("langchain")
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_run(
     example: str,
@@ -31,6 +32,7 @@ def test_the_examples_run(
 ) -> None:
     # The operator's directory of the reader is the tests' own one here.
     for module in (
+        "agent_tools.client",
         "agent_tools.operations",
         "agent_tools.tuning.tune_cache",
         "agent_tools.tuning.tune_fleet",

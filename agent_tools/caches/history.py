@@ -15,6 +15,10 @@ MOST_INTERVALS = 600
 """Intervals kept in a baseline; more are merged."""
 KEPT = 7200
 """Readings kept per cache: two hours at one a second."""
+MOST_SERIES = 500_000
+"""Token counters kept per cache, over all readings: some 100 MB. With many tenants, the history reaches back less far."""
+ALWAYS_KEPT = 10
+"""Readings kept whatever they hold."""
 MOST_POLLS = 300
 """Latest tick readings used; the thread's period drifts over longer times."""
 
@@ -26,7 +30,8 @@ class History:
     """The latest readings of one cache, oldest first."""
 
     def __init__(self) -> None:
-        self._snapshots: deque[Snapshot] = deque(maxlen=KEPT)
+        self._snapshots: deque[Snapshot] = deque()
+        self._series = 0
         self._polls: deque[Poll] = deque(maxlen=MOST_POLLS)
         self._engine: deque[EngineReading] = deque(maxlen=MOST_OF_ENGINE)
 
@@ -35,6 +40,9 @@ class History:
         if self.latest is None or self.latest.process_start != snapshot.process_start:
             self._polls.clear()
         self._snapshots.append(snapshot)
+        self._series += _series_of(snapshot)
+        while len(self._snapshots) > KEPT or (self._series > MOST_SERIES and len(self._snapshots) > ALWAYS_KEPT):
+            self._series -= _series_of(self._snapshots.popleft())
         if snapshot.counters is not None:
             self._polls.append(Poll(snapshot.asked_at, snapshot.taken_at, snapshot.counters.eviction_ticks))
         if snapshot.engine is not None and snapshot.engine not in (*self._engine,)[-1:]:
@@ -66,6 +74,10 @@ class History:
         inside = [s for s in self._snapshots if start <= s.taken_at <= end]
         seen = [tokens_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
         return [(tokens.requested, tokens.hit) for tokens in seen if tokens.requested]
+
+
+def _series_of(snapshot: Snapshot) -> int:
+    return len(snapshot.tokens) + sum(map(_series_of, snapshot.members.values()))
 
 
 def requests_digest(log: AccessLog) -> str | None:

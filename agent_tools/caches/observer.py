@@ -69,7 +69,12 @@ async def window(cache: Cache, seconds: float | None, progress: Progress = silen
 
 
 async def observe(
-    cache: Cache, emptied: float | None = None, readings: Readings | None = None, bounds: Bounds | None = None
+    cache: Cache,
+    emptied: float | None = None,
+    readings: Readings | None = None,
+    bounds: Bounds | None = None,
+    *,
+    read_log: bool = True,
 ) -> Observation:
     """Return everything the recommender looks at.
 
@@ -78,13 +83,17 @@ async def observe(
         emptied: Unix time at which we last cleared the cache: lookups before it say nothing about what L1 holds.
         readings: The window; everything since the cache process started by default.
         bounds: Narrows the operator's bounds.
+        read_log: Whether to read the access log.
     """
 
     async def given() -> Readings:
         return readings or (None, await read(cache))
 
+    async def logged() -> AccessLog | None:
+        return await cache.deployment.access_log(since=emptied) if read_log else None
+
     log, (before, after), config, support = await asyncio.gather(
-        cache.deployment.access_log(since=emptied), given(), cache.deployment.config(), cache.deployment.support()
+        logged(), given(), cache.deployment.config(), cache.deployment.support()
     )
     log = await lookups_since(log, after.process_start)
     metrics, speed = metrics_between(before, after), fitted_speed(cache.history.engine_readings())
@@ -98,6 +107,7 @@ async def observe(
         polls=cache.history.polls(),
         economics=cache.settings.economics or measured_economics(speed, kv_size(metrics, log)),
         engine_speed=speed,
+        own_cache_tokens=cache.settings.engine_cache_tokens,
         log=log,
     )
 

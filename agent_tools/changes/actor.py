@@ -1,4 +1,4 @@
-"""Changing a cache safely: a plan bound to what it was made for, one change at a time, every step on record, and undo."""
+"""Change a cache safely: bind a plan to the cache as it was, make one change at a time, record every step, and undo."""
 
 import contextlib
 import hashlib
@@ -15,20 +15,23 @@ from filelock import FileLock, Timeout
 
 from agent_tools.caches.registry import Cache
 from agent_tools.deployments.base import Progress
-from agent_tools.deployments.snapshot import Snapshot
+from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.errors import (
     BusyError,
     CacheDiedError,
     CooldownError,
     LMCacheToolError,
+    NothingToChangeError,
     OutcomeUnknownError,
     OutOfBoundsError,
+    RecordError,
     StalePlanError,
     UnknownChangeError,
     UnsupportedError,
 )
 from agent_tools.models import (
     MB,
+    Baseline,
     Bounds,
     CacheConfig,
     CacheOptimizationResult,
@@ -41,9 +44,11 @@ from agent_tools.models import (
 )
 from agent_tools.models.advice import setting_changes
 from agent_tools.models.metrics import now
+from agent_tools.private_folder import make_private
 
-from .log import ChangeLog, new_id
+from .log import Begun, ChangeLog, new_id
 from .read_back import apply_and_read_back, fate, last_known_state, not_in_force, surely
+from .wanted import still_to_change
 
 T = TypeVar("T")
 RESTART_LOSES = (
@@ -63,85 +68,124 @@ class Actor:
         self.log = ChangeLog(state_folder / "changes.jsonl")
         self._locks = state_folder / "locks"
 
-    async def plan(self, cache: Cache, update: ConfigUpdate, reason: str, bounds: Bounds | None = None) -> Plan:
-        """What the update would change, checked against bounds and deployment; nothing is changed.
+    async def plan(self, cache: Cache, wanted: CacheConfig | ConfigUpdate, reason: str, bounds: Bounds | None = None) -> Plan:
+        """Return what has to change for the cache to be as wanted, checked against bounds and deployment. Changes nothing.
 
         Args:
-            cache: What is to be changed.
-            update: How it is to be set.
+            cache: The cache to change.
+            wanted: Any subset of the settings; see `still_to_change`.
             reason: Why.
-            bounds: What this run allows, where that is less than what the operator allows.
+            bounds: Narrows the operator's bounds.
 
         Raises:
             OutOfBoundsError: The operator does not allow it.
-            UnsupportedError: The deployment cannot do it, or there is nothing to change.
+            NothingToChangeError: The cache already is as wanted.
+            UnsupportedError: The deployment cannot do it.
         """
         config = await cache.deployment.config()
         allowed = cache.settings.bounds.narrowed(bounds)
+        update = still_to_change(wanted, config, allowed, cache.name)
         _check_inside(allowed, update, config)
         plan = await self._plan(cache, update, config, reason)
         _check_restart(cache, allowed, plan)
         return plan
 
-    async def apply(self, cache: Cache, plan: Plan, actor: str, progress: Progress, undoes: str | None = None) -> ChangeResult:
-        """Carry out a plan, once, and read back what is in force; a plan that was carried out before is not carried out again.
+    async def apply(
+        self, cache: Cache, plan: Plan, actor: str, progress: Progress, baseline: Baseline | None = None
+    ) -> ChangeResult:
+        """Carry out a plan once, and read back what is in force. A plan that was carried out before is not carried out again.
+
+        `baseline` is what the cache did before the change, for a later verification: the counters since its start by default.
 
         Raises:
             StalePlanError: The cache, or the plan, is not as it was when the plan was made.
-            OutOfBoundsError: The operator does not allow it (any more); only what undoes a change may lie outside.
+            OutOfBoundsError: The operator does not allow the change, or no longer allows it.
             BusyError: Another change of this cache is under way.
             UnsupportedError: A setting needs a restart of a server we do not own; the message holds its new command line.
+            RecordError: The change log cannot be written, so nothing was changed.
             OutcomeUnknownError, CacheDiedError: As the names say; the message holds what is known.
         """
-        async with self._sole_changer(cache):
-            before = await cache.deployment.config()
-            done = await anyio.to_thread.run_sync(self.log.of_plan, plan.plan_id)
-            if done and not_in_force(plan.changes, before) is None:
-                return await self._found_done(plan, done, before)
-            if any(record.outcome is ChangeOutcome.APPLIED for record in done):
-                raise StalePlanError(
-                    f"{plan.plan_id} was carried out as {done[0].change_id} and set back since: an approval is for once;"
-                    " make a new plan. Nothing was changed"
-                )
-            if plan.fingerprint != fingerprint(cache.name, before, await cache.deployment.snapshot(), plan.update):
-                raise StalePlanError(
-                    f"{cache.name} has changed since {plan.plan_id} was made; make a new plan. Nothing was changed"
-                )
-            if undoes is None:  # whoever made the plan, and whatever the bounds were then
-                _check_inside(cache.settings.bounds, plan.update, before)
-                _check_restart(cache, cache.settings.bounds, plan)
-            record = ChangeRecord(
-                change_id=new_id("change"),
-                recorded_at=now(),
-                cache=cache.name,
-                actor=actor,
-                operation="undo" if undoes else "reconfigure",
-                outcome=ChangeOutcome.STARTED,
-                reason=plan.reason,
-                changes=plan.changes,
-                before=before,
-                undoes=undoes,
-                plan_id=plan.plan_id,
+        async with self._sole_changer(cache) as server:
+            return await self._apply(cache, plan, actor, progress, server, baseline=baseline)
+
+    async def _apply(
+        self,
+        cache: Cache,
+        plan: Plan,
+        actor: str,
+        progress: Progress,
+        server: str,
+        *,
+        undoes: str | None = None,
+        baseline: Baseline | None = None,
+    ) -> ChangeResult:
+        """Apply a plan as the sole changer. The values of a plan that undoes a change may lie outside the bounds."""
+        before = await cache.deployment.config()
+        done = await anyio.to_thread.run_sync(self.log.of_plan, plan.plan_id)
+        if done and not_in_force(plan.changes, before) is None:
+            return await self._found_done(plan, done, before)
+        if any(record.outcome is ChangeOutcome.APPLIED for record in done):
+            raise StalePlanError(
+                f"{plan.plan_id} was carried out as {done[0].change_id} and set back since: an approval is for once;"
+                " make a new plan. Nothing was changed"
             )
-            after = await self._recorded(cache, record, lambda: apply_and_read_back(cache, plan, before, progress))
+        snapshot = await cache.deployment.snapshot()
+        if plan.fingerprint != fingerprint(cache.name, before, snapshot, plan.update):
+            raise StalePlanError(f"{cache.name} has changed since {plan.plan_id} was made; make a new plan. Nothing was changed")
+        # Whoever made the plan, and whatever the bounds were then:
+        if undoes is None:
+            _check_inside(cache.settings.bounds, plan.update, before)
+        _check_restart(cache, cache.settings.bounds, plan)
+        record = ChangeRecord(
+            change_id=new_id("change"),
+            recorded_at=now(),
+            cache=cache.name,
+            actor=actor,
+            operation="undo" if undoes else "reconfigure",
+            outcome=ChangeOutcome.STARTED,
+            reason=plan.reason,
+            changes=plan.changes,
+            before=before,
+            undoes=undoes,
+            plan_id=plan.plan_id,
+            server=server,
+            baseline=baseline or Baseline(metrics=metrics_between(None, snapshot)),
+        )
+        after = await self._recorded(cache, record, lambda: apply_and_read_back(cache, plan, before, progress))
         return _result(plan, record.change_id, after)
 
     async def _found_done(self, plan: Plan, story: list[ChangeRecord], config: CacheConfig) -> ChangeResult:
-        """What came of a plan that was carried out before, perhaps by a process that died before it could say so."""
+        """Return the result of a plan that was carried out before, perhaps by a process that died before it recorded that."""
         if all(record.outcome is not ChangeOutcome.APPLIED for record in story):
             await self._record(story[0], ChangeOutcome.APPLIED, "found in force")
         return _result(plan, story[0].change_id, config)
 
-    async def undo(self, cache: Cache, change_id: str, actor: str, progress: Progress) -> ChangeResult:
-        """Set back what a change set, whatever the bounds say: they allowed the old values once.
+    async def undo(self, cache: Cache, change_id: str, actor: str, progress: Progress, reason: str = "") -> ChangeResult:
+        """Set back what a change set.
+
+        The old values may lie outside the bounds, which allowed them once. Everything else the bounds say holds: a cache that
+        must not be restarted is not restarted.
 
         Raises:
             UnknownChangeError: There is no such change of this cache, or nothing of it is left to undo.
+            OutOfBoundsError: It takes a restart, which the bounds do not allow.
+            BusyError: Another change of this cache, perhaps another undo, is under way.
         """
+        await self._settings_changed(cache, change_id)  # before the lock, which needs a server that answers
+        async with self._sole_changer(cache) as server:
+            return await self._undo(cache, change_id, actor, progress, server, reason)
+
+    async def _settings_changed(self, cache: Cache, change_id: str) -> list[ChangeRecord]:
+        """Return the records of a change of this cache's settings, oldest first."""
         story = await anyio.to_thread.run_sync(self.log.story, change_id)
-        outcomes = {record.outcome for record in story}
         if story[0].cache != cache.name or not story[0].changes:
             raise UnknownChangeError(f"{change_id} is not a change of settings of {cache.name}: there is nothing to undo")
+        return story
+
+    async def _undo(self, cache: Cache, change_id: str, actor: str, progress: Progress, server: str, reason: str) -> ChangeResult:
+        """Undo a change as the sole changer, so that of two undos at once only one finds the change in force."""
+        story = await self._settings_changed(cache, change_id)
+        outcomes = {record.outcome for record in story}
         if ChangeOutcome.UNDONE in outcomes or ChangeOutcome.REFUSED in outcomes:
             raise UnknownChangeError(f"{change_id} is not in force any more ({', '.join(sorted(o.value for o in outcomes))})")
         old = {change.setting: change.old for change in story[0].changes}
@@ -156,15 +200,15 @@ class Actor:
                 f"{change_id} is not in force: {cache.name} is set as it was before it. There is nothing to undo"
             )
         else:
-            plan = await self._plan(cache, ConfigUpdate(**old), config, f"undo {change_id}")
-            result = await self.apply(cache, plan, actor, progress, undoes=change_id)
+            plan = await self._plan(cache, ConfigUpdate(**old), config, reason or f"undo {change_id}")
+            result = await self._apply(cache, plan, actor, progress, server, undoes=change_id)
         await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
         return result
 
     async def drop(
         self, cache: Cache, operation: str, actor: str, reason: str, dropping: Callable[[], Awaitable[None]]
     ) -> CacheOptimizationResult:
-        """Carry out an operation that removes entries, and count what it removed by LMCache's own figures."""
+        """Remove entries, and count by LMCache's own figures how many are gone."""
 
         async def counted() -> tuple[Snapshot, Snapshot]:
             before = await cache.deployment.snapshot()
@@ -189,7 +233,7 @@ class Actor:
     async def carry_out(
         self, cache: Cache, operation: str, actor: str, reason: str, work: Callable[[], Awaitable[T]]
     ) -> tuple[T, ChangeRecord]:
-        """Do something to what is stored, alone and on record; no setting is changed."""
+        """Change what is stored, as the sole changer and on record. No setting is changed."""
         record = ChangeRecord(
             change_id=new_id("change"),
             recorded_at=now(),
@@ -199,15 +243,16 @@ class Actor:
             outcome=ChangeOutcome.STARTED,
             reason=reason,
         )
-        async with self._sole_changer(cache):
+        async with self._sole_changer(cache) as server:
+            record = record.model_copy(update={"server": server})
             return await self._recorded(cache, record, lambda: surely(work)), record
 
     async def check_cooldown(self, cache: Cache) -> None:
-        """Raise `CooldownError` while the last change is too recent for its effect to be judged."""
-        last = await anyio.to_thread.run_sync(self.log.last_change, cache.name)
+        """Raise `CooldownError` while the last change of the server is too recent for its effect to be judged."""
+        last = await anyio.to_thread.run_sync(self.log.last_change, cache.name, await _identity(cache))
         if last is None:
             return
-        age, cooldown = (now() - last.recorded_at).total_seconds(), _cooldown_seconds(cache)
+        age, cooldown = max((now() - last.recorded_at).total_seconds(), 0.0), _cooldown_seconds(cache)
         if age < cooldown:
             raise CooldownError(
                 f"{cache.name} was last changed {age:.0f} s ago ({last.change_id}); wait {cooldown - age:.0f} s more, so that the"
@@ -220,7 +265,7 @@ class Actor:
         await self._record(first, outcome, detail)
 
     async def _record(self, record: ChangeRecord, outcome: ChangeOutcome, detail: str) -> None:
-        line = record.model_copy(update={"recorded_at": now(), "outcome": outcome, "detail": detail})
+        line = record.model_copy(update={"recorded_at": now(), "outcome": outcome, "detail": detail, "baseline": None})
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.log.append, line)
 
@@ -228,7 +273,7 @@ class Actor:
         support = await cache.deployment.support(cache.settings.bounds.revealed(update))
         changes = setting_changes(update, config.known(), support)
         if not changes:
-            raise UnsupportedError(f"{cache.name} already has these settings: there is nothing to change")
+            raise NothingToChangeError(f"{cache.name} already has these settings: there is nothing to change")
         for change in changes:
             if change.how is SupportLevel.UNSUPPORTED:
                 raise UnsupportedError(f"{change.setting} cannot be changed on {cache.name}: {change.note}. Nothing was changed")
@@ -246,9 +291,10 @@ class Actor:
         )
 
     async def _recorded(self, cache: Cache, record: ChangeRecord, change: Callable[[], Awaitable[T]]) -> T:
-        """Carry out a change between a first and a last line in the log."""
+        """Carry out a change between a first and a last line in the log; without a first line there is no change."""
         last_known = f"{await last_known_state(cache)}; on record as {record.change_id}"
-        await self._record(record, ChangeOutcome.STARTED, "")
+        with anyio.CancelScope(shield=True):
+            begun = await anyio.to_thread.run_sync(self.log.begin, record)
         outcome, detail = ChangeOutcome.UNKNOWN, "interrupted"
         try:
             result = await change()
@@ -264,19 +310,31 @@ class Actor:
         else:
             return result
         finally:
-            await self._record(record, outcome, detail)
+            await self._end(begun, record, outcome, detail)
+
+    async def _end(self, begun: Begun, record: ChangeRecord, outcome: ChangeOutcome, detail: str) -> None:
+        line = record.model_copy(update={"recorded_at": now(), "outcome": outcome, "detail": detail, "baseline": None})
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.log.end, begun, line)
+        except RecordError as error:
+            raise RecordError(f"{record.change_id} ended as {outcome.value}, but the record does not say so: {error}") from error
 
     @contextlib.asynccontextmanager
-    async def _sole_changer(self, cache: Cache) -> AsyncIterator[None]:
-        """One change at a time per cache, among all processes of this state folder; released if we die."""
-        target = f"{cache.name}-{os.getpid()}" if cache.settings.private else cache.settings.target
-        lock = FileLock(self._locks / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}.lock", thread_local=False)
+    async def _sole_changer(self, cache: Cache) -> AsyncIterator[str]:
+        """Hold the lock of a server, and yield the server's identity.
+
+        All processes that use this state folder share the lock, whatever name or address they use for the server. The system
+        releases it if this process dies.
+        """
+        server = await _identity(cache)
+        lock = FileLock(self._locks / f"{hashlib.sha256(server.encode()).hexdigest()[:16]}.lock", thread_local=False)
         try:
             await anyio.to_thread.run_sync(_acquire, lock)
         except Timeout as error:
             raise BusyError(f"another change of {cache.name} is under way; wait until it is done. Nothing was changed") from error
         try:
-            yield
+            yield server
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(lock.release)
@@ -306,7 +364,7 @@ def _result(plan: Plan, change_id: str, config: CacheConfig) -> ChangeResult:
 
 
 def _plan_of(record: ChangeRecord) -> Plan:
-    """What a change on record set out to do; it is not to be carried out again."""
+    """Return the plan of a change on record, for its result only: it must not be carried out again."""
     return Plan(
         plan_id=record.plan_id or record.change_id,
         cache=record.cache,
@@ -319,7 +377,7 @@ def _plan_of(record: ChangeRecord) -> Plan:
 
 
 def _cooldown_seconds(cache: Cache) -> float:
-    """What the operator set, else the time in which L1 fills once: sooner, the effect of a change cannot be seen."""
+    """Return the operator's cool-down, else the time in which L1 fills once: before that, a change has not taken full effect."""
     if cache.settings.cooldown_seconds is not None:
         return cache.settings.cooldown_seconds
     fill = cache.history.latest.fill_seconds if cache.history.latest else None
@@ -327,12 +385,23 @@ def _cooldown_seconds(cache: Cache) -> float:
     return min(max(fill or shortest, shortest), longest)
 
 
+async def _identity(cache: Cache) -> str:
+    """Return what stands for the server itself: not its name or address, of which one server can have several.
+
+    A fleet, and a server that exports no start time, are known by their address only.
+    """
+    if cache.settings.private:
+        return f"{cache.name}-{os.getpid()}"
+    server = None if cache.settings.kind == "fleet" else (await cache.deployment.snapshot()).server
+    return server or cache.settings.target.replace("//localhost", "//127.0.0.1").replace("//[::1]", "//127.0.0.1")
+
+
 def _acquire(lock: FileLock) -> None:
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    make_private(Path(lock.lock_file).parent)
     lock.acquire(timeout=0)
 
 
 def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot, update: ConfigUpdate) -> str:
-    """Digest of a cache, its process, its settings and those asked for: what was approved for one plan is no word on another."""
+    """Return a digest of a cache, its process, its settings and the settings asked for. It binds an approval to one plan."""
     facts = [name, snapshot.instance_id, snapshot.process_start, config.known(), config.differences, update.known()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

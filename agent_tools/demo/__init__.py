@@ -1,1 +1,1 @@
-"""What `lmcache-agent demo` and `demo-engine` run."""
+"""The demos that `lmcache-agent demo` and `lmcache-agent demo-engine` run."""

@@ -15,9 +15,10 @@ import anyio.to_thread
 from agent_tools.caches.observer import READ_EVERY
 from agent_tools.caches.registry import DEFAULT, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
-from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.embedded import EmbeddedDeployment
+from agent_tools.deployments.start_options import EmbeddedOptions
 from agent_tools.io_loop import io_loop
-from agent_tools.models import MB, Bounds, CacheMetrics, Mode
+from agent_tools.models import MB, Bounds, CacheMetrics, Mode, VerificationVerdict
 from agent_tools.operations import Operations
 from agent_tools.tuning.state import TuneContext, TuneReport
 from agent_tools.tuning.tune_cache import build_tune_cache
@@ -28,57 +29,63 @@ from agent_tools.workload.replay import replay
 from agent_tools.workload.schedule import ReplaySettings, first_that_fit
 
 PASS_SECONDS = 35.0
-"""Time one pass of traffic is meant to take, unless told otherwise."""
+"""Planned duration of one pass of traffic, seconds."""
 SMALL = 0.15
-"""Size of the first L1, as a share of what would hold the whole workload."""
+"""Size of the first L1, as a share of the size that would hold the whole workload."""
 ROOM = 1.6
-"""Size of the operator's bound, as a multiple of what would hold the whole workload."""
+"""The operator's bound on L1, as a multiple of the size that would hold the whole workload."""
 FOOTPRINT_MB = 200
-"""Size of all of a recorded trace's KV: its chunks are made as large as that allows, between 8 and 128 KB."""
+"""Size of a recorded trace's KV in total, MB. The size of a chunk follows from it, within 8 to 128 KB."""
 
 Progress = Callable[[int, int, CacheMetrics], None]
-"""(requests done, all requests, the server's figures of this pass so far)"""
+"""Called with (requests done, all requests, the server's figures of this pass so far)."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is replayed."""
+    """The traffic that the demo replays."""
 
     log: AccessLog
     pace: float
-    """Time compression."""
+    """Time compression; see `ReplaySettings.pace`."""
     seconds: float
-    """Time one pass is meant to take."""
+    """Planned duration of one pass, seconds."""
     kv_bytes_per_token: int
     description: str
 
     @property
     def footprint_mb(self) -> float:
-        """L1 that would hold every chunk, MB."""
+        """Return the L1 size that would hold every chunk, MB."""
         return self.log.unique_chunks * self.log.chunk_size * self.kv_bytes_per_token / MB
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo did, by the server's own counters."""
+    """The result of the demo, from the server's own counters."""
 
     before: CacheMetrics
     after: CacheMetrics | None
-    """``None`` when nothing was changed, so that there was no second pass."""
+    """``None`` if nothing was changed, so there was no second pass."""
     report: TuneReport
     corrupt_chunks: int
-    """Chunks that came back other than they were stored, over both passes."""
+    """Chunks that came back with other bytes than were stored, over both passes."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the change is in force and was verified to help."""
+        found = self.report.verification
+        return found is not None and found.verdict is VerificationVerdict.BETTER and found.in_force
 
 
 def agent_workload(seed: int, seconds: float = PASS_SECONDS) -> Workload:
-    """Generated multi-turn agent traffic, as much of it as can be replayed in `seconds`."""
+    """Return generated multi-turn agent traffic that can be replayed in `seconds`."""
     whole = AgentTraffic(requests=4000, seed=seed).generate()
     log, pace = first_that_fit(whole, seconds)
     return Workload(log, pace, seconds, 128, f"generated agent traffic (seed {seed}): {_shape(log, pace)}")
 
 
 def recorded_workload(path: Path, seconds: float = PASS_SECONDS, *, skip_bad_lines: bool = False) -> Workload:
-    """The first requests of a recorded trace that can be replayed in `seconds`."""
+    """Return the first requests of a recorded trace that can be replayed in `seconds`."""
     whole = read_trace(path, skip_bad_lines=skip_bad_lines)
     log, pace = first_that_fit(whole, seconds)
     chunk_bytes = min(max(FOOTPRINT_MB * MB // max(log.unique_chunks, 1), 8 * 1024), 128 * 1024)
@@ -90,7 +97,7 @@ def recorded_workload(path: Path, seconds: float = PASS_SECONDS, *, skip_bad_lin
 
 
 def settings_for(workload: Workload, state_folder: Path) -> Settings:
-    """A directory of one private server with LMCache's default eviction settings and too small an L1."""
+    """Return settings with one private server that has LMCache's default eviction settings and too small an L1."""
     embedded = EmbeddedOptions(l1_size_mb=max(round(workload.footprint_mb * SMALL), 4), chunk_size=workload.log.chunk_size)
     bounds = Bounds(max_size_mb=round(workload.footprint_mb * ROOM))
     return Settings(
@@ -99,19 +106,19 @@ def settings_for(workload: Workload, state_folder: Path) -> Settings:
 
 
 async def run_demo(workload: Workload, settings: Settings, say: Callable[[str], None], on_progress: Progress) -> DemoResult:
-    """Run the whole demo; whatever happens, the server is stopped and nothing is left but its log and the change log.
+    """Run the whole demo. In any case the server is stopped, and only its log and the change log remain.
 
     Args:
-        workload: What to replay, twice.
-        settings: A directory whose cache `default` is embedded.
-        say: Told what happens, one sentence at a time.
-        on_progress: Told about twice a second while traffic runs.
+        workload: The traffic to replay, twice.
+        settings: Settings with an embedded cache named `default`.
+        say: Called with one sentence for each thing that happens.
+        on_progress: Called about twice a second while traffic runs.
     """
     async with _operations(settings) as operations:
         deployment = operations.registry.get(DEFAULT).deployment
-        assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  settings say so
+        assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  the settings define it so
         server = await io_loop.arun(deployment.started)
-        say(f"`lmcache server` runs at {server.http_url}; its log: {server.log}")
+        say(f"`lmcache server` runs at {server.http_url}; log: {server.log}")
         play = partial(_play, operations, workload, server.rpc_url, on_progress)
         before, corrupt = await play()
         report, second = await _tune(operations, play, 3 * workload.seconds, say)
@@ -125,14 +132,14 @@ Pass = tuple[CacheMetrics, int]
 async def _tune(
     operations: Operations, play: Callable[[], Awaitable[Pass]], patience: float, say: Callable[[str], None]
 ) -> tuple[TuneReport, Pass | None]:
-    """Run `tune_cache`; as soon as it has applied its change, empty L1 and play the workload again for it to verify by."""
+    """Run `tune_cache`. When it has applied its change, empty L1 and replay the workload again, so that it can verify."""
     graph = build_tune_cache(operations=operations).compile(name="tune_cache")
     context = TuneContext(mode=Mode.AUTO, window_seconds=0, verify_seconds=patience)
     report: dict[str, Any] = {}
     second: list[Pass] = []
 
     async def play_again() -> None:
-        await io_loop.arun(operations.clear, DEFAULT, "demo", "both passes start with an empty L1, so that they compare")
+        await io_loop.arun(operations.clear, DEFAULT, "demo", "both passes start with an empty L1, so that they can be compared")
         second.append(await play())
 
     async with anyio.create_task_group() as tasks:
@@ -149,7 +156,7 @@ async def _tune(
 
 
 async def _play(operations: Operations, workload: Workload, rpc_url: str, on_progress: Progress) -> Pass:
-    """Replay the workload once; the server's own figures of just that time, and how many chunks came back wrong."""
+    """Replay the workload once. Return the server's own figures of that time, and the number of corrupt chunks."""
     settings = ReplaySettings(pace=workload.pace, kv_bytes_per_token=workload.kv_bytes_per_token)
     stop, done = threading.Event(), [0]
 
@@ -176,7 +183,7 @@ async def _play(operations: Operations, workload: Workload, rpc_url: str, on_pro
 
 
 async def _in_thread(work: Callable[[], Any], stop: threading.Event) -> Any:  # noqa: ANN401
-    """Run blocking work in a thread; when cancelled, tell it to stop and wait until it has."""
+    """Run blocking work in a thread. When cancelled, set `stop` and wait until the work has ended."""
     ended = anyio.Event()
     outcome: list[Any] = []
 
@@ -209,5 +216,5 @@ async def _operations(settings: Settings) -> AsyncIterator[Operations]:
 def _shape(log: AccessLog, pace: float) -> str:
     return (
         f"{len(log)} requests, {len(log.chunk_ids)} chunks of {log.chunk_size} tokens, {log.unique_chunks} distinct;"
-        f" {log.duration:.0f} s of traffic, time compressed {pace:.1f} x"
+        f" {log.duration:.0f} s of traffic, replayed {pace:.1f} times as fast"
     )

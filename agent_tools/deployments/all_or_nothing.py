@@ -1,4 +1,4 @@
-"""Several steps of one change: when a step is refused, the steps before it are taken back."""
+"""A change of several steps: if the cache refuses a step, undo the steps before it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,12 +9,12 @@ from agent_tools.errors import LMCacheToolError, OutcomeUnknownError, RefusedErr
 
 @contextlib.asynccontextmanager
 async def all_or_nothing() -> AsyncIterator[AsyncExitStack]:
-    """Collects how to take back each step; does so when a later one is refused.
+    """Collect how to undo each step, and undo all of them if the cache refuses a later step.
 
-    When the outcome of a step is not known all is left as it is: what to do then is for the caller to see.
+    If the outcome of a step is unknown, undo nothing, because the caller must first find out what happened.
 
     Raises:
-        OutcomeUnknownError: Taking back failed too.
+        OutcomeUnknownError: The undo failed too.
     """
     undo = AsyncExitStack()
     try:
@@ -24,6 +24,6 @@ async def all_or_nothing() -> AsyncIterator[AsyncExitStack]:
             await undo.aclose()
         except LMCacheToolError as error:
             raise OutcomeUnknownError(
-                f"{refused}; taking back what was changed before that failed as well: {error}. Read the configuration"
+                f"{refused}; the undo of the steps before it failed as well: {error}. Read the configuration"
             ) from refused
         raise

@@ -1,4 +1,4 @@
-"""What every LMCache can be asked, whatever it is: the `Deployment` protocol."""
+"""The `Deployment` protocol: the calls that every kind of LMCache deployment answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ from agent_tools.workload.access_log import AccessLog
 from .snapshot import Snapshot
 
 Progress = Callable[[str], None]
-"""Called with one short sentence per step of a long operation."""
+"""A callback that gets one short sentence for each step of a long operation."""
 
 
 def silent(_: str) -> None:
@@ -17,82 +17,83 @@ def silent(_: str) -> None:
 
 
 class Deployment(Protocol):
-    """One LMCache. All methods are async and run on the I/O loop; all errors are `LMCacheToolError`.
+    """One LMCache. All methods are async and run on the I/O loop. All errors are `LMCacheToolError`.
 
-    What a deployment cannot do raises `UnsupportedError` with the reason and the alternative; it is never silently accepted.
+    If a deployment cannot do something, it raises `UnsupportedError` with the reason and the alternative. It never silently
+    accepts such a call.
     """
 
     backend: str
-    """What answers: ``lmcache server``, ``embedded`` ..."""
+    """The kind of deployment, e.g. ``lmcache server`` or ``embedded``."""
     owned: bool
-    """Whether we may restart the cache process ourselves."""
+    """Whether we may restart the cache process."""
 
     async def snapshot(self) -> Snapshot:
-        """Counters since the process started and sizes now."""
+        """Return the counters since the process started, and the present sizes."""
         ...
 
     async def version(self) -> str | None:
-        """LMCache's version."""
+        """Return LMCache's version, or ``None`` if it is unknown."""
         ...
 
     async def config(self) -> CacheConfig:
-        """The settings in force now."""
+        """Return the settings in force."""
         ...
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
-        """For every setting, whether it can be changed; with an update, whether it can be changed to those values."""
+        """Return for every setting how it can be changed. With an update, return how it can be changed to these values."""
         ...
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
-        """Change settings; returns when LMCache has accepted them.
+        """Change settings. Return when LMCache has accepted them.
 
         Raises:
-            UnsupportedError: A setting cannot be changed here; nothing was changed.
-            OutcomeUnknownError: Sent, but no clear answer came.
-            CacheDiedError: The process ended in the middle.
+            UnsupportedError: This deployment cannot change a setting. Nothing was changed.
+            OutcomeUnknownError: The request was sent, but the answer did not show its outcome.
+            CacheDiedError: The cache process ended during the change.
         """
         ...
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
-        """The command line that starts this cache with the update; ``None`` where there is no such command."""
+        """Return the command line that starts this cache with the update, or ``None`` if there is no such command."""
         ...
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:
-        """Stored entries, at most `limit`."""
+        """Return at most `limit` stored entries."""
         ...
 
     async def clear(self) -> None:
-        """Remove all that is in L1, except what requests hold locked."""
+        """Remove all entries from L1, except entries that requests lock."""
         ...
 
     async def trim(self, max_used_bytes: int) -> None:
-        """Remove least recently used entries until L1 holds at most so many bytes."""
+        """Remove the least recently used entries until L1 holds at most `max_used_bytes`."""
         ...
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:
-        """Remove chunks from L1 by their chained hash (hexadecimal); returns how many were removed."""
+        """Remove chunks from L1 by their chained hash (hexadecimal). Return the number of removed chunks."""
         ...
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str) -> WarmResult:
-        """Load a known prompt prefix from L2 into L1."""
+        """Load a prompt prefix, given as token ids, from L2 into L1."""
         ...
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
-        """Remove all chunks of a prompt prefix, given as token ids; returns how many were removed."""
+        """Remove all chunks of a prompt prefix, given as token ids. Return the number of removed chunks."""
         ...
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:
-        """Keep the chunks of a prompt prefix from being evicted, or no longer; returns how many chunks that is."""
+        """Pin or unpin the chunks of a prompt prefix; pinned chunks are not evicted. Return the number of these chunks."""
         ...
 
     async def tenants(self) -> Mapping[str, TenantUsage]:
-        """What each tenant (cache salt, ``""`` for none) occupies."""
+        """Return the space that each tenant uses, by cache salt (``""`` for requests without one)."""
         ...
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:
-        """The lookups since a Unix time; ``None`` where the deployment keeps no log."""
+        """Return the lookups since a Unix time in seconds, or ``None`` if there is no access log."""
         ...
 
     async def close(self) -> None:
-        """Release connections; stop what we started."""
+        """Close all connections, and stop all processes that we started."""
         ...

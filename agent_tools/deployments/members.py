@@ -1,4 +1,4 @@
-"""A cache of several processes (workers of an engine, servers of a fleet): asked side by side, and told as one."""
+"""A cache of several processes (workers of an engine, servers of a fleet): ask them side by side, and merge their answers."""
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 
 async def side_by_side(asked: Mapping[str, Awaitable[T]]) -> tuple[dict[str, T], dict[str, LMCacheToolError]]:
-    """The answers and the failures of all members by name; only errors of ours count as failures."""
+    """Return the answers and the failures of all members, by name.
+
+    Only an `LMCacheToolError` counts as a failure; any other exception is raised.
+    """
     outcomes = dict(zip(asked, await asyncio.gather(*asked.values(), return_exceptions=True), strict=True))
     answers: dict[str, T] = {}
     failures: dict[str, LMCacheToolError] = {}
@@ -31,14 +34,16 @@ async def side_by_side(asked: Mapping[str, Awaitable[T]]) -> tuple[dict[str, T],
 
 
 def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheToolError]) -> Snapshot:
-    """The sum of the members' readings. A member that did not answer is named in the health, and left out of the sums.
+    """Return the sum of the members' readings.
+
+    A member that did not answer is named in the health, and is missing from the sums.
 
     Raises:
-        UnreachableError: None answered.
+        UnreachableError: No member answered.
     """
     if not answers:
         reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        raise UnreachableError(f"no member of this cache answered ({reasons or 'it has none'}); nothing was changed")
+        raise UnreachableError(f"no member of this cache answered ({reasons or 'it has no members'}). Nothing was changed")
     parts = list(answers.values())
     counters = [part.counters for part in parts if part.counters is not None]
     return Snapshot(
@@ -63,7 +68,7 @@ def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheTool
 
 
 def agreed(configs: Mapping[str, CacheConfig]) -> CacheConfig:
-    """Each setting in which all members agree; those in which they differ are ``None`` and told by member."""
+    """Return the settings on which all members agree. Other settings are ``None`` and listed by member in `differences`."""
     plain = {name: config.model_dump(mode="json") for name, config in configs.items()}
     common: dict[str, Any] = {}
     differences: dict[str, dict[str, Any]] = {}
@@ -92,7 +97,7 @@ def _tokens(parts: Iterable[Snapshot]) -> dict[Labels, TokenCounters]:
 
 
 def _health(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheToolError]) -> Health:
-    silent = [f"{name} is left out: {error}" for name, error in failures.items()]
+    silent = [f"{name} is missing from the sums: {error}" for name, error in failures.items()]
     ill = [f"{name}: {problem}" for name, part in answers.items() for problem in part.health.problems]
     return Health(
         healthy=not silent and all(part.health.healthy for part in answers.values()),
@@ -102,12 +107,12 @@ def _health(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheToolE
 
 
 def _common(values: Iterable[T]) -> T | None:
-    """The value that all have."""
+    """Return the value that all members share, or ``None`` if they differ."""
     first, *others = values
     return first if all(other == first for other in others) else None
 
 
 def _total(values: Iterable[int | None]) -> int | None:
-    """The sum; ``None`` when one is not known."""
+    """Return the sum, or ``None`` if a value is unknown."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from statistics import median
 
-from agent_tools.deployments.counters import Counters, Labels, TokenCounters
-from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, Spread, TokenCounts, Window
+from agent_tools.deployments.counters import Counters, Labels, TokenCounters, Unlisted
+from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, MoreNames, Spread, TokenCounts, Window
 from agent_tools.models.metrics import utc
 from agent_tools.serving.engine_window import engine_between
 from agent_tools.serving.vllm_metrics import EngineReading
@@ -39,6 +39,8 @@ class Snapshot:
     chunk_size: int
     """Tokens per chunk."""
     health: Health
+    unlisted: Unlisted = field(default_factory=Unlisted)
+    """How many models and tenants `tokens` holds together, under ``None``."""
     locked_objects: int | None = None
     """Objects in L1 that requests hold locked."""
     l2_used_bytes: int | None = None
@@ -55,6 +57,17 @@ class Snapshot:
     """Whether a model made the figures, and no LMCache."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
+
+    @property
+    def server(self) -> str | None:
+        """Identity of the server process, whichever address it was read from; ``None`` if the server exports no start time.
+
+        It is made of the instance id and ``process_start_time_seconds``. For several processes it covers all of them.
+        """
+        if self.members:
+            servers = [member.server for member in self.members.values()]
+            return None if None in servers else ",".join(sorted(map(str, servers)))
+        return None if self.process_start is None else f"{self.instance_id or ''}@{self.process_start!r}"
 
     @property
     def fill_seconds(self) -> float | None:
@@ -138,9 +151,10 @@ def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None,
     if after.members:
         parts = [_counted(then, now) for then, now in _pairs(before, after).values()]
         counted = [counters for counters, _ in parts if counters is not None]
-        labels = {label for _, tokens in parts for label in tokens}
-        tokens = {label: _sum(tokens[label] for _, tokens in parts if label in tokens) for label in labels}
-        return reduce(added, counted) if counted else None, tokens
+        by_labels: dict[Labels, list[TokenCounts]] = {}
+        for label, counts in (one for _, tokens in parts for one in tokens.items()):
+            by_labels.setdefault(label, []).append(counts)
+        return reduce(added, counted) if counted else None, {label: _sum(many) for label, many in by_labels.items()}
     if after.counters is None:
         return None, {}
     start = _start(before, after)
@@ -195,6 +209,7 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
     )
     if counters is None:
         return metrics.model_copy(update={"unavailable": _why_missing(metrics)})
+    by_model, by_tenant, unlisted = _grouped(tokens, 0), _grouped(tokens, 1), _unlisted(now)
     counted = metrics.model_copy(
         update={
             "total_requests": counters.lookups,
@@ -206,8 +221,10 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "memory_saved_mb": None if per_token is None else total.hit * per_token / MB,
             "memory_savings_percent": None if total.hit_rate is None or per_token is None else 100 * total.hit_rate,
             "tokens": total,
-            "by_model": _grouped(tokens, 0),
-            "by_tenant": _grouped(tokens, 1),
+            "by_model": _named(by_model),
+            "by_tenant": _named(by_tenant),
+            "more_models": MoreNames(count=unlisted.models, tokens=by_model.get(None, TokenCounts())),
+            "more_tenants": MoreNames(count=unlisted.tenants, tokens=by_tenant.get(None, TokenCounts())),
             "failed_stores": counters.failed_stores,
             "evictions": counters.evictions,
             "stored_chunks": counters.stored_chunks,
@@ -281,9 +298,23 @@ def _token_counts(after: Mapping[Labels, TokenCounters], before: Mapping[Labels,
     return counts
 
 
-def _grouped(tokens: Mapping[Labels, TokenCounts], part: int) -> dict[str, TokenCounts]:
-    names = sorted({labels[part] for labels in tokens})
-    return {name: _sum(counts for labels, counts in tokens.items() if labels[part] == name) for name in names}
+def _grouped(tokens: Mapping[Labels, TokenCounts], part: int) -> dict[str | None, TokenCounts]:
+    """Sum by model (0) or tenant (1), in one pass."""
+    groups: dict[str | None, list[TokenCounts]] = {}
+    for labels, counts in tokens.items():
+        groups.setdefault(labels[part], []).append(counts)
+    return {name: _sum(counts) for name, counts in groups.items()}
+
+
+def _named(groups: Mapping[str | None, TokenCounts]) -> dict[str, TokenCounts]:
+    """The groups that have a name, in order of their names."""
+    return {name: groups[name] for name in sorted(name for name in groups if name is not None)}
+
+
+def _unlisted(now: Snapshot) -> Unlisted:
+    """Of several processes, the largest number: the same names may be in all of them."""
+    each = [_unlisted(one) for one in now.members.values()] or [now.unlisted]
+    return Unlisted(max(one.models for one in each), max(one.tenants for one in each))
 
 
 def _sum(counts: Iterable[TokenCounts]) -> TokenCounts:

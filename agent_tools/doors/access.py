@@ -1,9 +1,9 @@
-"""Who may come in at the REST door: holders of the token; without one, only programs on this machine.
+"""Who may use the REST door: callers with the token; if no token is set, only programs on this machine.
 
-A service on loopback is not out of reach of web pages: a browser sends what any page asks it to, and a page whose own name is
-made to resolve to 127.0.0.1 (DNS rebinding) may read the answers too. LangGraph's server, which mounts this door, even allows
-every origin by default. So a request from a page of another origin is always refused, and without a token so is one that was
-sent to a name which is not this machine's own.
+Web pages can reach a service on loopback: a browser sends the requests that any page asks it to send. A page whose name resolves
+to 127.0.0.1 (DNS rebinding) can read the answers too. LangGraph's server, which mounts this door, even allows every origin by
+default. So a request from a page of another origin is always refused. Without a token, a request that was sent to another name
+than this machine's own is refused as well.
 """
 
 import base64
@@ -22,16 +22,17 @@ from agent_tools.errors import SettingsError
 from .problems import problem
 
 MOST_BYTES = 2**18
-"""Of the body of a request; the longest that makes sense, quotas of a thousand tenants, has 150 KB."""
+"""Largest body of a request. The longest useful body, quotas for a thousand tenants, has 150 KB."""
+ELSEWHERE = "pages of another origin may not use this service; to follow a link, open its address in a new tab"
 CHALLENGES = ('Bearer realm="lmcache"', 'Basic realm="lmcache: any name, and the token as password", charset="UTF-8"')
-"""Programs send the token as a bearer; a person's browser asks for a name and a password."""
+"""Programs send the token as a bearer token; a browser asks its user for a name and a password."""
 
 
 class Doorkeeper:
-    """ASGI middleware that turns away who may not come in, before anything of the request is read.
+    """ASGI middleware that refuses callers before it reads anything of the request's body.
 
-    Not FastAPI's dependencies, which are asked after the body was read; and not middleware of the application that is mounted
-    into LangGraph's server, which would apply it to all of the server.
+    FastAPI's dependencies would run after the body was read. Middleware of the application that is mounted into LangGraph's
+    server would apply to all of that server.
     """
 
     def __init__(self, app: ASGIApp, token: Callable[[], Awaitable[SecretStr | None]]) -> None:
@@ -42,7 +43,7 @@ class Doorkeeper:
         request = Request(scope, receive)
         token = await self._token()
         if not _same_origin(request.headers):
-            await problem(request, 403, "pages of another origin may not use this service")(scope, receive, send)
+            await problem(request, 403, ELSEWHERE)(scope, receive, send)
         elif token is not None and not hmac.compare_digest(_presented(request.headers), token.get_secret_value().encode()):
             refused = problem(request, 401, "send the token (LMCACHE_AGENT_TOKEN): Authorization: Bearer <token>")
             for challenge in CHALLENGES:
@@ -56,7 +57,7 @@ class Doorkeeper:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """The body of a request, as far as it is bearable, however long it says it is."""
+    """Return a `receive` that refuses a body longer than `MOST_BYTES`, whatever length the request declares."""
     size = 0
 
     async def bounded() -> Message:
@@ -64,14 +65,14 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MOST_BYTES:
-            raise HTTPException(413, f"a request may have {MOST_BYTES >> 10} KiB; nothing was changed")
+            raise HTTPException(413, f"the body is longer than {MOST_BYTES >> 10} KiB; nothing was changed")
         return message
 
     return bounded
 
 
 def check_host(host: str, token: SecretStr | None) -> None:
-    """Refuse to listen where other machines can reach us, unless they need a token.
+    """Refuse to listen where other machines can reach the service without a token.
 
     Raises:
         SettingsError: The host is not loopback and there is no token.
@@ -83,7 +84,7 @@ def check_host(host: str, token: SecretStr | None) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own; 0.0.0.0, which is all of its addresses, is not."""
+    """Return whether a host name or address is loopback. 0.0.0.0 means all addresses, so it is not."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -91,7 +92,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _presented(headers: Headers) -> bytes:
-    """The token in the request: as a bearer token, or as the password of HTTP Basic."""
+    """Return the token of the request: a bearer token, or the password of HTTP Basic."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return given.strip().encode("latin-1")
@@ -102,13 +103,19 @@ def _presented(headers: Headers) -> bytes:
 
 
 def _same_origin(headers: Headers) -> bool:
-    """Browsers name the origin with all but plain navigation and embedding, which change nothing and cannot be read."""
+    """Return whether no page of another origin made a browser send the request.
+
+    Browsers leave the origin out of navigation and embedding. A page cannot read those answers, but they would still make this
+    service search for seconds; browsers mark such requests by ``Sec-Fetch-Site``.
+    """
     origin = headers.get("origin")
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return False
     return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without the port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

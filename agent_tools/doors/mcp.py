@@ -1,4 +1,4 @@
-"""The MCP door: the tools with their schemas, hints, results and error flags, over stdio or streamable HTTP."""
+"""Serve the tools over MCP, with their schemas, hints, results and error flags: over stdio or streamable HTTP."""
 
 import hmac
 from collections.abc import AsyncIterator, Sequence
@@ -23,18 +23,20 @@ from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import Route
 
+from .connections import LIMITS
+
 DISTRIBUTION = "lmcache-agent-tools"
 INSTRUCTIONS = (
-    "See, tune and verify LMCache KV caches. Read before you change anything, quote the figures, and prefer to do nothing where"
+    "See, tune and verify LMCache KV caches. Read the cache before you change it, quote the figures, and change nothing if"
     " nothing is advised."
 )
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def mcp_server(tools: Sequence[BaseTool]) -> Server[Any]:
-    """An MCP server of these tools, connected to nothing yet.
+    """Return an MCP server of these tools that is not connected yet.
 
-    A tool's artifact is the structured content; an error that it hands to the model is a result with ``isError``.
+    The artifact of a tool is the structured content. An error for the model is a result with ``isError``.
     """
     server: Server[Any] = Server(DISTRIBUTION, version(DISTRIBUTION), INSTRUCTIONS)
     by_name = {tool.name: tool for tool in tools}
@@ -58,7 +60,7 @@ def mcp_server(tools: Sequence[BaseTool]) -> Server[Any]:
 
 
 def serve_stdio(tools: Sequence[BaseTool]) -> None:
-    """Serve on standard input and output, on which nothing else may be written, until the client closes them."""
+    """Serve on standard input and output until the client closes them. Nothing else may write to standard output."""
     server = mcp_server(tools)
 
     async def serve() -> None:
@@ -70,14 +72,14 @@ def serve_stdio(tools: Sequence[BaseTool]) -> None:
 
 def serve_http(tools: Sequence[BaseTool], port: int, token: SecretStr | None) -> None:
     """Serve at ``http://127.0.0.1:<port>/mcp`` until interrupted."""
-    uvicorn.run(http_app(tools, token), host=LOOPBACK[0], port=port, ws="none", server_header=False, timeout_graceful_shutdown=5)
+    uvicorn.run(http_app(tools, token), host=LOOPBACK[0], port=port, timeout_graceful_shutdown=5, **LIMITS)
 
 
 def http_app(tools: Sequence[BaseTool], token: SecretStr | None = None) -> Starlette:
-    """The server as an ASGI application with streamable HTTP at ``/mcp``.
+    """Return the server as an ASGI application with streamable HTTP at ``/mcp``.
 
-    It answers only what was sent to a loopback name, and not from a web page of elsewhere (DNS rebinding); where there is a
-    token, only to its bearers.
+    The application answers only requests to a loopback name, and none from a foreign web page (DNS rebinding). If there is a
+    token, requests must carry it.
     """
     security = TransportSecuritySettings(
         allowed_hosts=[f"{name}:*" for name in LOOPBACK], allowed_origins=[f"http://{name}:*" for name in LOOPBACK]
@@ -98,7 +100,7 @@ def http_app(tools: Sequence[BaseTool], token: SecretStr | None = None) -> Starl
 
 
 class _OneToken:
-    """The SDK's token verifier for one secret: who knows it is the operator."""
+    """Verify one token for the SDK. Whoever knows the token is the operator."""
 
     def __init__(self, token: SecretStr) -> None:
         self._token = token.get_secret_value().encode()

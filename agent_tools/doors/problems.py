@@ -1,4 +1,4 @@
-"""Problem answers (RFC 9457) of the REST door: what went wrong, in a form that a client can act on."""
+"""Problem answers (RFC 9457) of the REST door: what went wrong, in a form that a client program can act on."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -23,37 +23,39 @@ STATUS: Mapping[type[LMCacheToolError], HTTPStatus] = {
     errors.BusyError: HTTPStatus.CONFLICT,
     errors.CooldownError: HTTPStatus.CONFLICT,
     errors.UnsupportedError: HTTPStatus(422),  # its name changed in Python 3.13
+    errors.NothingToChangeError: HTTPStatus(422),
     errors.OutOfBoundsError: HTTPStatus(422),
     errors.RefusedError: HTTPStatus.BAD_GATEWAY,
     errors.NotLMCacheError: HTTPStatus.BAD_GATEWAY,
     errors.UnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CacheDiedError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.OutcomeUnknownError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.RecordError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.WorkloadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.SettingsError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""The HTTP status of each error; one that is not listed is a 500."""
+"""The HTTP status of each error. An error that is not listed is a 500."""
 
 
 class Problem(Frozen):
-    """Why a request was not answered."""
+    """Why a request failed."""
 
     type: str
-    """What kind of problem: ``urn:lmcache-agent-tools:<code>``."""
+    """The kind of problem: ``urn:lmcache-agent-tools:<code>``."""
     title: str
     """The kind in words."""
     status: int
     """The HTTP status."""
     detail: str
-    """What was asked, what LMCache answered, and what to do next."""
+    """What happened, and what to do next."""
     instance: str
-    """The path that was asked for."""
+    """The path of the request."""
     code: str
-    """The error's code, e.g. ``unknown_cache``; `."""
+    """The error's code, e.g. ``unknown_cache``."""
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problem answers of a route, for the OpenAPI document; `Problem` itself is added to its schemas by `rest.document`."""
+    """Return the problem answers of a route for the OpenAPI document. `rest.document` adds the schema of `Problem`."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     codes = {status: [kind.code for kind, one in STATUS.items() if one == status] for status in statuses}
     return {
@@ -62,7 +64,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def problem(request: Request, status: int, detail: str, code: str = "", title: str = "") -> JSONResponse:
-    """One problem as an HTTP answer."""
+    """Return a problem as an HTTP response."""
     code = code or HTTPStatus(status).name.lower()
     told = Problem(
         type=f"urn:lmcache-agent-tools:{code}",
@@ -76,7 +78,7 @@ def problem(request: Request, status: int, detail: str, code: str = "", title: s
 
 
 def answer_errors_of(app: FastAPI) -> None:
-    """Have an application answer every error with a problem."""
+    """Make an application answer every error with a problem."""
     app.exception_handler(LMCacheToolError)(_ours)
     app.exception_handler(RequestValidationError)(_bad_request)
     app.exception_handler(HTTPException)(_http)
@@ -84,7 +86,7 @@ def answer_errors_of(app: FastAPI) -> None:
 
 
 def status_of(error: LMCacheToolError) -> int:
-    """The HTTP status of an error."""
+    """Return the HTTP status of an error."""
     return STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
@@ -94,9 +96,9 @@ async def _ours(request: Request, error: LMCacheToolError) -> JSONResponse:
 
 
 async def _bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    """One sentence that names each wrong value by its place; the value itself, which may be a secret or huge, is not repeated."""
-    wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {_said(one)}" for one in error.errors())
-    return problem(request, 422, f"{wrong}. Nothing was changed", "bad_request", "The request makes no sense")
+    """Name each wrong value by its place. The value itself is not repeated: it may be a secret, or huge."""
+    wrong = "; ".join(f"{'.'.join(plain(part) for part in one['loc'])}: {_said(one)}" for one in error.errors())
+    return problem(request, 422, f"{wrong}. Nothing was changed", "bad_request", "The request is not valid")
 
 
 def _said(one: Mapping[str, Any]) -> str:
@@ -112,7 +114,9 @@ async def _http(request: Request, error: HTTPException) -> JSONResponse:
 
 
 async def _bug(request: Request, _: Exception) -> JSONResponse:
-    """What the exception says is for the server's log only; Starlette raises it again once this is sent."""
+    """Keep the exception's text to the server's log: Starlette raises the exception again after this response."""
     return problem(
-        request, 500, "this failed, and the log of the service says why; if you asked for a change, read the changes first"
+        request,
+        500,
+        "the service failed; its log says why. If you asked for a change, read /lmcache/changes before you try again",
     )

@@ -1,91 +1,109 @@
-"""What callers of the REST door give and get, beyond the vocabulary in `models`."""
+"""What callers of the REST door send and receive, beyond the vocabulary in `models`."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from agent_tools.caches.registry import DEFAULT
-from agent_tools.models import CacheConfig, ConfigUpdate, Support
+from agent_tools.models import CacheConfig
 from agent_tools.models.config import Frozen
 from agent_tools.plain import refuse_halves
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
+Reason = Annotated[str, Field(max_length=500)]
+
+
+def _text(given: Any) -> Any:  # noqa: ANN401  whatever the caller sent
+    """Refuse strings that UTF-8 cannot hold."""
+    refuse_halves(given)
+    return given
+
+
+SWITCHES = ("enabled", "enable_prefix_caching", "cache_warmup", "auto_eviction", "enable_sharing")
+NUMBERS = ("max_size_mb", "min_prefix_length", "max_concurrent_users", "chunk_size", "eviction_watermark", "eviction_ratio")
+
+
+def _typed(given: Any) -> Any:  # noqa: ANN401  whatever the caller sent
+    """Refuse JSON of another type than documented, which Pydantic would convert: 0 for false, "20" for 20."""
+    for name in given if isinstance(given, dict) else ():
+        value = given[name]
+        if (name in SWITCHES and not isinstance(value, bool | None)) or (name in NUMBERS and isinstance(value, bool | str)):
+            msg = f"{name} has the wrong type"
+            raise ValueError(msg)
+    return _text(given)
+
+
+WantedConfig = Annotated[CacheConfig, BeforeValidator(_typed)]
+"""Any subset of the settings; a setting that is left out, or ``null``, stays as it is."""
 
 
 class Given(BaseModel):
-    """What a caller gives: documented fields, unknown ones refused, so that a misspelt one is not taken for left out."""
+    """What a caller sends. Unknown fields are refused, so that a misspelt field does not pass for one that was left out."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(hide_input_in_errors=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _is_text(cls, given: Any) -> Any:  # noqa: ANN401  whatever the caller gave
-        refuse_halves(given)
-        return given
+    def _is_text(cls, given: Any) -> Any:  # noqa: ANN401  whatever the caller sent
+        return _text(given)
 
 
 class WhichCache(Given):
-    """Query of a route that needs no more than to know which cache."""
+    """Query of a route that needs only the name of a cache."""
 
     cache: Annotated[str, Field(min_length=1, examples=["default"])] = DEFAULT
-    """Name of the cache in the operator's directory; never an address."""
+    """Name of the cache in the operator's settings; never an address."""
 
 
 class OfWindow(WhichCache):
     """Query of a route about a window of time."""
 
     window_seconds: Annotated[Seconds | None, WithJsonSchema(TypeAdapter(Seconds).json_schema())] = None
-    """Seconds to cover, ending now; the answer waits for what was not observed yet. Left out: all since the cache started."""
+    """Length of the window that ends now, seconds. The answer waits for the part that was not observed yet. Without it, the
+    window starts with the cache process."""
 
 
 class OfHistory(WhichCache):
     """Query of the change log."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    """At most so many records, the latest."""
+    """Return at most this many records, the latest."""
 
 
 class OfPage(WhichCache):
     """Query of the report page."""
 
     refresh: Annotated[int, Field(ge=0, le=3600)] = 30
-    """Seconds after which the page reads the cache again; 0 keeps it as it is."""
+    """Seconds after which the page reloads itself; 0 turns this off."""
 
 
 class WithReason(WhichCache):
-    """Query of a route that removes entries."""
+    """Query of a route that changes something."""
 
-    reason: Annotated[str, Field(max_length=500)] = ""
+    reason: Reason = ""
     """Why; goes into the change log."""
 
 
-class ConfigRequest(Given):
-    """Settings to change."""
+class OfChange(WithReason):
+    """Query of a change of settings."""
 
-    update: ConfigUpdate
-    """Only the settings to change."""
-    reason: Annotated[str, Field(min_length=3, max_length=500)]
-    """Why: the figures that call for it. Goes into the change log."""
     dry_run: bool = False
-    """True: answer with the plan, and change nothing."""
+    """Return the plan and change nothing."""
     fingerprint: str | None = None
-    """That of the plan which a dry run answered with: refused if the cache has changed since."""
+    """Fingerprint of a plan that a dry run returned. The change is refused if the cache has changed since."""
 
 
 class OptimizeRequest(Given):
     """How far to empty a cache."""
 
     target_utilization_percent: Annotated[float, Field(gt=0, lt=100)] = 60.0
-    """Least recently used entries are dropped until at most so much of L1 is used, percent."""
-    reason: Annotated[str, Field(max_length=500)] = ""
+    """Remove least recently used entries until at most this share of L1 is used, percent."""
+    reason: Reason = ""
     """Why; goes into the change log."""
 
 
-class ConfigAnswer(Frozen):
-    """The settings of a cache."""
+class VersionAnswer(Frozen):
+    """Which LMCache answers."""
 
-    config: CacheConfig
-    """As they are in force."""
-    support: Mapping[str, Support]
-    """For each setting, whether and how it can be changed."""
+    lmcache_version: str | None
+    """LMCache's version, e.g. ``0.5.6``. ``simulated`` if no LMCache runs; ``null`` if the cache does not report it."""

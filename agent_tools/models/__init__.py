@@ -1,6 +1,6 @@
-"""The vocabulary: what the tools, graphs and doors say to each other, as frozen Pydantic models.
+"""The models that the tools, graphs and doors exchange, as frozen Pydantic models.
 
-Timestamps are timezone-aware UTC; sizes are MB = 2**20 bytes; what a deployment cannot know is ``None``.
+Timestamps are timezone-aware UTC. Sizes are in MB = 2**20 bytes. A value that the deployment cannot know is ``None``.
 """
 
 from .advice import (
@@ -31,7 +31,19 @@ from .change import (
     WarmResult,
 )
 from .config import MB, SETTINGS, Bounds, CacheConfig, CacheStatus, ConfigUpdate, EvictionPolicy, L2Adapter, Support, SupportLevel
-from .metrics import CacheEntry, CacheMetrics, Health, LMCacheStatus, Spread, Tenant, Tenants, TenantUsage, TokenCounts, Window
+from .metrics import (
+    CacheEntry,
+    CacheMetrics,
+    Health,
+    LMCacheStatus,
+    MoreNames,
+    Spread,
+    Tenant,
+    Tenants,
+    TenantUsage,
+    TokenCounts,
+    Window,
+)
 
 __all__ = [
     "MB",
@@ -57,6 +69,7 @@ __all__ = [
     "L2Adapter",
     "LMCacheStatus",
     "Mode",
+    "MoreNames",
     "OptimizationRecommendation",
     "PinResult",
     "Plan",

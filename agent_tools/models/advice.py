@@ -1,4 +1,4 @@
-"""What is wrong with a cache, what would help, and how sure that is."""
+"""The advice on a cache: its symptoms, the recommendations, and how reliable they are."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from agent_tools.plain import MESSAGE, plain
+from agent_tools.plain import MESSAGE, names_cut, plain
 
 from .config import ConfigUpdate, Frozen, Line, Support, SupportLevel
 from .cost import Range, Saving
@@ -15,7 +15,7 @@ from .metrics import Window
 
 
 class Severity(str, Enum):
-    """How much something matters."""
+    """How much a symptom or recommendation matters."""
 
     INFO = "info"
     LOW = "low"
@@ -25,18 +25,18 @@ class Severity(str, Enum):
 
 
 class Rung(str, Enum):
-    """What kind of evidence a statement rests on, weakest first."""
+    """The kind of evidence behind a statement, weakest first."""
 
     COUNTERS = "counters"
-    """Counters alone: a symptom can be named, a gain cannot be predicted."""
+    """Counters alone: they can name a symptom but cannot predict a gain."""
     HISTOGRAMS = "histograms"
-    """Lifecycle histograms: a gain can be bounded."""
+    """Lifecycle histograms: they can bound a gain."""
     ACCESS_LOG = "access_log"
-    """The lookups themselves: a gain can be computed."""
+    """The recorded lookups: a gain can be computed from them."""
 
 
 class Confidence(str, Enum):
-    """How far a recommendation can be relied on."""
+    """How reliable a recommendation is."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -44,7 +44,7 @@ class Confidence(str, Enum):
 
 
 class SymptomCode(str, Enum):
-    """What can be wrong with a cache, as far as the product's data can tell it apart."""
+    """The symptoms that the available data can distinguish."""
 
     NO_DATA = "no_data"
     NOTHING_TO_REUSE = "nothing_to_reuse"
@@ -73,37 +73,39 @@ class SymptomCode(str, Enum):
     ENGINE_QUEUES = "engine_queues"
     ENGINE_DECODES = "engine_decodes"
     ENGINE_CACHE_SERVES = "engine_cache_serves"
+    LMCACHE_SAVES_NOTHING = "lmcache_saves_nothing"
+    L1_SMALLER_THAN_ENGINE_CACHE = "l1_smaller_than_engine_cache"
     NOTHING_WRONG = "nothing_wrong"
 
 
 class Evidence(Frozen):
-    """One measured figure that a statement rests on."""
+    """One measured figure behind a statement."""
 
     metric: str
-    """What was measured, with where it comes from in brackets."""
+    """What was measured, with its source in brackets."""
     value: float
     """The figure, in `unit`."""
     unit: str
-    """``tokens``, ``chunks``, ``share`` (of 1), ``MB`` ..."""
+    """Unit of the figure: ``tokens``, ``chunks``, ``share`` (of 1), ``MB`` ..."""
 
 
 class Symptom(Frozen):
-    """One thing that is wrong, or the statement that nothing is."""
+    """One thing that is wrong with a cache, or the statement that nothing is wrong."""
 
     code: SymptomCode
-    """What is wrong."""
+    """Code of the symptom."""
     severity: Severity
-    """How much it matters."""
+    """How much the symptom matters."""
     summary: Line
-    """One sentence a person can check against `evidence`."""
+    """One sentence that a person can check against `evidence`."""
     evidence: tuple[Evidence, ...] = ()
-    """The figures it rests on."""
+    """The figures behind the summary."""
     rung: Rung = Rung.COUNTERS
-    """What kind of evidence that is."""
+    """The kind of evidence behind the symptom."""
 
 
 class Gain(Frozen):
-    """A predicted or measured difference of the token hit rate (chunk-aligned), in [-1, 1]."""
+    """A predicted or measured difference in token hit rate (chunk-aligned), in [-1, 1]."""
 
     lower: Annotated[float, Field(ge=-1, le=1)]
     """Lower end of the 90 % interval."""
@@ -112,29 +114,29 @@ class Gain(Frozen):
     upper: Annotated[float, Field(ge=-1, le=1)]
     """Upper end of the 90 % interval."""
     method: str
-    """How it was computed."""
+    """The method that computed it."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Gain":
         if not self.lower <= self.estimate <= self.upper:
-            msg = f"an interval must hold its estimate: {self.lower:g} <= {self.estimate:g} <= {self.upper:g} is false"
+            msg = f"the interval must contain its estimate, but {self.lower:g} <= {self.estimate:g} <= {self.upper:g} is false"
             raise ValueError(msg)
         return self
 
 
 class SettingChange(Frozen):
-    """One setting, from what it is to what it would be."""
+    """One setting with its old and new value."""
 
     setting: str
-    """Its name, as in `ConfigUpdate`."""
+    """Name of the setting, as in `ConfigUpdate`."""
     old: Any
-    """Its value before; ``None`` when that is not known."""
+    """Value before the change; ``None`` if unknown."""
     new: Any
-    """Its value after."""
+    """Value after the change."""
     how: SupportLevel
-    """``live`` or ``restart``."""
+    """How the setting is changed: ``live`` or ``restart``."""
     note: str = ""
-    """What this change means on this deployment."""
+    """What the change means on this deployment."""
 
     def __str__(self) -> str:
         return f"{self.setting} {_short(self.old)} -> {_short(self.new)} ({self.how.value})"
@@ -149,58 +151,59 @@ class ActionKind(str, Enum):
 
 
 class OptimizationRecommendation(Frozen):
-    """One thing that would help, with all that a person needs to judge it."""
+    """One recommendation, with everything that a person needs to judge it."""
 
     priority: Severity
     """How much the symptom matters."""
     category: SymptomCode
-    """The symptom it treats."""
+    """The symptom that the recommendation treats."""
     title: str
     """What to do, in a few words."""
     description: str
     """Why it should help, in terms of the evidence."""
     expected_impact: str
-    """The gain in words; says so when none can be predicted."""
+    """The gain in words. The text says so if no gain can be predicted."""
     implementation_effort: str
-    """``none`` (live), ``restart``, or what the operator has to do."""
+    """How the change is made: live, with a restart, or by the operator."""
     action: ActionKind
-    """What kind of action it is."""
+    """The kind of action."""
     update: ConfigUpdate | None = None
     """The settings to change; ``None`` unless `action` is ``reconfigure``."""
     target_utilization_percent: Annotated[float, Field(gt=0, lt=100)] | None = None
-    """The L1 use to come down to; ``None`` unless `action` is ``optimize``."""
+    """The L1 use to reach, percent; ``None`` unless `action` is ``optimize``."""
     changes: tuple[SettingChange, ...] = ()
-    """Old -> new for each setting of `update`."""
+    """Old and new value of each setting in `update`."""
     evidence: tuple[Evidence, ...] = ()
-    """The figures it rests on."""
+    """The figures behind the recommendation."""
     rung: Rung
-    """What kind of evidence that is."""
+    """The kind of evidence behind the recommendation."""
     gain: Gain | None = None
-    """Predicted gain; ``None`` when the evidence does not allow one."""
+    """The predicted gain; ``None`` if the evidence does not allow a prediction."""
     ceiling: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The best token hit rate any size could give on the observed requests."""
+    """The best token hit rate that any size could give on the observed requests."""
     benefit: Range | None = None
-    """What ranks it: the gain with each hit of L2 counted by the time it saves against one of L1, less what added memory costs,
-    both as token hit rate; the gain itself where the operator stated no economics. ``None`` when no gain can be predicted."""
+    """The figure that ranks the recommendations, as token hit rate. A hit from L2 counts by the time it saves compared with a hit
+    from L1, and the cost of added memory is subtracted. Without the operator's economics it equals the gain. ``None`` if no gain
+    can be predicted."""
     saving: Saving | None = None
-    """The gain in seconds and money an hour; ``None`` where the operator stated no economics."""
+    """The gain in seconds and money per hour; ``None`` without the operator's economics."""
     ttft: ExpectedTtft | None = None
-    """Time to first token now and then; ``None`` where the operator names no engine, it has not shown its speed yet, or its own
-    prefix cache serves part of the prompts."""
+    """Time to first token now and after the change. ``None`` if caches.toml names no engine, if the engine has not shown its
+    speed yet, or if the engine's own prefix cache serves part of the prompts."""
     confidence: Confidence
-    """How far it can be relied on."""
+    """How reliable the recommendation is."""
     confidence_reasons: tuple[str, ...]
-    """Why so far and no further."""
+    """The reasons for this confidence, and not more or less."""
     cost: str
-    """What it takes: memory, a restart ..."""
+    """What the change costs: memory, a restart ..."""
     risk: str
-    """What can go wrong, or why it is not allowed."""
+    """What can go wrong, or why the change is not allowed."""
     undo: str
-    """How to take it back."""
+    """How to undo the change."""
     verification: str
-    """How it will be verified, and when."""
+    """How and when the change will be verified."""
     within_bounds: bool
-    """Whether the operator's bounds allow it; false names what would help but may not be applied."""
+    """Whether the operator's bounds allow the change. False: it would help, but must not be applied."""
 
 
 class Verdict(str, Enum):
@@ -212,43 +215,43 @@ class Verdict(str, Enum):
 
 
 class Advice(Frozen):
-    """The answer to "what would make this cache better?"."""
+    """The answer to "what would improve this cache?"."""
 
     cache: str
-    """Name of the cache in the operator's directory."""
+    """Name of the cache in caches.toml."""
     created_at: AwareDatetime
-    """When it was given, UTC."""
+    """When the advice was given, UTC."""
     window: Window
-    """What was observed."""
+    """The observed window."""
     token_hit_rate: Annotated[float, Field(ge=0, le=1)] | None
-    """Measured in the window, chunk-aligned."""
+    """Token hit rate measured in the window, chunk-aligned; ``None`` if no tokens were requested."""
     symptoms: tuple[Symptom, ...]
-    """What is wrong, worst first; `nothing_wrong` when nothing is."""
+    """The symptoms, worst first; `nothing_wrong` if there are none."""
     recommendations: tuple[OptimizationRecommendation, ...] = ()
-    """Best first."""
+    """The recommendations, best first."""
     verdict: Verdict
     """Whether to act."""
     why: Line
     """One or two sentences: why to act, or why not to."""
     rung: Rung
-    """The strongest evidence there was."""
+    """The strongest evidence available."""
 
     @property
     def best(self) -> OptimizationRecommendation | None:
-        """The recommendation to follow, when the verdict is to act."""
+        """Return the recommendation to follow; ``None`` unless the verdict is to act."""
         return self.recommendations[0] if self.verdict is Verdict.ACT else None
 
 
 def _short(value: Any) -> str:  # noqa: ANN401  settings have many types
     if isinstance(value, float):
         return f"{value:g}"
-    return "unknown" if value is None else plain(getattr(value, "value", value), MESSAGE)
+    return "unknown" if value is None else plain(names_cut(getattr(value, "value", value)), MESSAGE)
 
 
 def setting_changes(
     update: ConfigUpdate, current: Mapping[str, object], support: Mapping[str, Support]
 ) -> tuple[SettingChange, ...]:
-    """Old -> new for each setting of an update that differs from what is in force."""
+    """Return old and new value of each setting in an update that differs from the setting in force."""
     wanted = update.known()
     return tuple(
         SettingChange(setting=name, old=current.get(name), new=new, how=support[name].level, note=support[name].reason)

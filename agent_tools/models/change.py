@@ -24,26 +24,26 @@ class Mode(str, Enum):
 
 
 class Plan(Frozen):
-    """What would be changed, bound to the configuration it was made for."""
+    """What a change would do, bound to the configuration it was made for."""
 
     plan_id: str
-    """Names the plan in messages."""
+    """The name of the plan in messages."""
     cache: str
     """Name of the cache in the operator's directory."""
     created_at: AwareDatetime
-    """When it was made, UTC."""
+    """When the plan was made, UTC."""
     update: ConfigUpdate
     """The settings asked for."""
     changes: Annotated[tuple[SettingChange, ...], Field(min_length=1)]
-    """Old -> new for each setting that differs from what is in force."""
+    """Old -> new for each setting that differs from the setting in force."""
     reason: Line
-    """Why, as the caller says."""
+    """Why the caller wants the change, in their words."""
     loses: str | None = None
-    """What applying it costs beyond the settings (a restart loses all of L1); ``None`` when nothing."""
+    """What the change costs besides (a restart loses all of L1); ``None`` if no cached data is lost."""
     command: str | None = None
-    """For a cache we do not own: the command line that its operator has to start instead."""
+    """The command line that the operator has to start, if the change needs a restart of a cache that we do not own."""
     fingerprint: str
-    """Digest of cache, process and configuration the plan was made for, and of the settings asked for."""
+    """A digest of the cache, its process and its configuration when the plan was made, and of the settings asked for."""
 
     @property
     def needs_restart(self) -> bool:
@@ -58,107 +58,18 @@ class ChangeOutcome(str, Enum):
     """What is known about a change."""
 
     STARTED = "started"
-    """Sent, no outcome recorded: when this is the last word, the outcome is unknown."""
+    """The change was sent. If no later line follows, the outcome is unknown."""
     APPLIED = "applied"
     REFUSED = "refused"
-    """Nothing was changed."""
+    """Nothing was changed: all settings read as before."""
     UNKNOWN = "unknown"
-    """It may or may not be in force: read the configuration."""
+    """The change may or may not be in force: read the configuration."""
     FAILED = "failed"
     """The cache died or broke during the change."""
     VERIFIED = "verified"
     KEPT_UNVERIFIED = "kept_unverified"
-    """In force, but its effect could not be told."""
+    """The change is in force, but its effect could not be measured."""
     UNDONE = "undone"
-
-
-class ChangeRecord(Frozen):
-    """One line of the change log. Lines with the same `change_id` tell the story of one change."""
-
-    change_id: str
-    """The change it belongs to."""
-    recorded_at: AwareDatetime
-    """When this line was written, UTC."""
-    cache: str
-    """Name of the cache in the operator's directory."""
-    actor: Line
-    """Who asked: a tool, graph or command, as the caller names it."""
-    operation: str
-    """``reconfigure``, ``optimize``, ``clear``, ``undo`` ..."""
-    outcome: ChangeOutcome
-    """What is known of the change from this line on."""
-    reason: Line = ""
-    """Why it was wanted, as the caller says."""
-    changes: tuple[SettingChange, ...] = ()
-    """Old -> new for each setting; empty for an operation on entries."""
-    before: CacheConfig | None = None
-    """The configuration before; what an undo goes back to."""
-    detail: Line = ""
-    """What LMCache answered, or what was measured."""
-    undoes: str | None = None
-    """The change that this one undoes."""
-    plan_id: str | None = None
-    """The plan that was carried out, if there was one."""
-
-
-class ChangeResult(Frozen):
-    """What came of applying a plan."""
-
-    success: bool
-    """Whether the settings are in force."""
-    message: str
-    """What was changed, in one line."""
-    change_id: str
-    """Its id in the change log; undo takes it."""
-    plan: Plan
-    """The plan that was carried out."""
-    config: CacheConfig
-    """Read back from the cache after the change."""
-    undo: str
-    """How to take it back."""
-
-
-class CacheOptimizationResult(Frozen):
-    """What dropping entries (optimize or clear) did, by LMCache's own object count before and after."""
-
-    success: bool
-    """Whether it was carried out."""
-    message: str
-    """What was done, in one sentence."""
-    entries_before: Annotated[int, Field(ge=0)]
-    """Objects in L1 before."""
-    entries_after: Annotated[int, Field(ge=0)]
-    """Objects in L1 after."""
-    entries_evicted: Annotated[int, Field(ge=0)]
-    """Objects that went."""
-    memory_freed_mb: float
-    """L1 use before less L1 use after, MB; negative when traffic stored more meanwhile."""
-    optimization_time_ms: Annotated[float, Field(ge=0)]
-    """How long it took, milliseconds."""
-    change_id: str | None = None
-    """Its id in the change log."""
-
-
-class WarmResult(Frozen):
-    """What loading a known prefix from L2 into L1 found."""
-
-    requested_chunks: Annotated[int, Field(ge=0)]
-    """Whole chunks in the prefix."""
-    found_chunks: Annotated[int, Field(ge=0)]
-    """Chunks of it that are now in L1."""
-    message: str
-    """The same in words."""
-
-
-class PinResult(Frozen):
-    """What pinning a prompt prefix, or taking the pin off, did."""
-
-    chunks: Annotated[int, Field(ge=0)]
-    """Chunks that were pinned or set free."""
-    change_id: str
-    """Its id in the change log."""
-    message: str
-    """The same in words."""
 
 
 class Baseline(Frozen):
@@ -172,6 +83,101 @@ class Baseline(Frozen):
     """Digest of the requests as the access log has them, whatever their order; ``None`` without a log."""
 
 
+class ChangeRecord(Frozen):
+    """One line of the change log. All lines with the same `change_id` belong to one change."""
+
+    change_id: str
+    """The id of the change."""
+    recorded_at: AwareDatetime
+    """When this line was written, UTC."""
+    cache: str
+    """Name of the cache in the operator's directory."""
+    actor: Line
+    """The tool, graph or command that made the change, and who approved it, if a person did."""
+    operation: str
+    """``reconfigure``, ``optimize``, ``clear``, ``undo`` ..."""
+    outcome: ChangeOutcome
+    """What is known about the change from this line on."""
+    reason: Line = ""
+    """Why the caller wanted the change, in their words."""
+    changes: tuple[SettingChange, ...] = ()
+    """Old -> new for each setting; empty for an operation on entries."""
+    before: CacheConfig | None = None
+    """The configuration before the change, to which an undo returns."""
+    detail: Line = ""
+    """What LMCache answered, or what was measured."""
+    undoes: str | None = None
+    """The id of the change that this change undoes."""
+    plan_id: str | None = None
+    """The id of the plan that was carried out, if there was a plan."""
+    server: str | None = None
+    """Identity of the server process that was changed. It is the same under every name and address of the server."""
+    baseline: Baseline | None = None
+    """What the cache did before the change; only in the first record of a change of settings. A later process verifies by it."""
+
+
+class ChangeResult(Frozen):
+    """The result of applying a plan."""
+
+    success: bool
+    """Whether the settings are in force."""
+    message: str
+    """What was changed, in one line."""
+    change_id: str
+    """The id of the change in the change log, for an undo."""
+    plan: Plan
+    """The plan that was carried out."""
+    config: CacheConfig
+    """The configuration, read back from the cache after the change."""
+    undo: str
+    """How to undo the change."""
+
+
+class CacheOptimizationResult(Frozen):
+    """The result of dropping entries (optimize or clear), by LMCache's own object count before and after."""
+
+    success: bool
+    """Whether it was carried out."""
+    message: str
+    """What was done, in one sentence."""
+    entries_before: Annotated[int, Field(ge=0)]
+    """Objects in L1 before."""
+    entries_after: Annotated[int, Field(ge=0)]
+    """Objects in L1 after."""
+    entries_evicted: Annotated[int, Field(ge=0)]
+    """Objects that were removed."""
+    memory_freed_mb: float
+    """L1 use before minus L1 use after, MB; negative if traffic stored more meanwhile."""
+    optimization_time_ms: Annotated[float, Field(ge=0)]
+    """How long it took, milliseconds."""
+    change_id: str | None = None
+    """The id of the change in the change log."""
+
+
+class WarmResult(Frozen):
+    """The result of loading a known prefix from L2 into L1."""
+
+    requested_chunks: Annotated[int, Field(ge=0)]
+    """Whole chunks in the prefix."""
+    found_chunks: Annotated[int, Field(ge=0)]
+    """Chunks of the prefix that are now in L1."""
+    message: str
+    """The same in words."""
+    change_id: str | None = None
+    """The id of the change in the change log."""
+
+
+class PinResult(Frozen):
+    """The result of pinning or unpinning a prompt prefix."""
+
+    chunks: Annotated[int, Field(ge=0)]
+    """Chunks that were pinned or unpinned."""
+    change_id: str
+    """The id of the change in the change log."""
+    message: str
+    """The same in words."""
+
+
 class VerificationVerdict(str, Enum):
     """Whether a change helped."""
 
@@ -183,10 +189,10 @@ class VerificationVerdict(str, Enum):
 
 
 class Verification(Frozen):
-    """Measured effect of a change: before against after."""
+    """The measured effect of a change, before against after."""
 
     verdict: VerificationVerdict
-    """Whether it helped."""
+    """Whether the change helped."""
     in_force: bool
     """Whether the changed settings read back from the cache as wanted."""
     gain: Gain | None

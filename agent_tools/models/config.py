@@ -1,8 +1,9 @@
-"""How a cache is set: every setting an operator can read or ask to change.
+"""The settings of a cache: every setting that can be read or that a caller can ask to change.
 
 Sizes are MB = 2**20 bytes, lengths are tokens, shares are in (0, 1]. A setting that a deployment cannot know is ``None``.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Annotated, Any
@@ -10,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from agent_tools.errors import OutOfBoundsError
-from agent_tools.plain import sentence
-from agent_tools.redaction import without_secrets
+from agent_tools.plain import names_cut, plain, sentence
+from agent_tools.redaction import is_the_same, without_secrets
 
 MB = 2**20
 MB_IN_A_GB = 1024
@@ -20,13 +21,15 @@ DEFAULT_TENANT = "_default"
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Line = Annotated[str, AfterValidator(sentence)]
-"""Words in which others' may stand (names, reasons, answers of servers): one line of bounded length, without secrets."""
+"""Text that may quote others (names, reasons, answers of servers): one line of bounded length, without secrets."""
 
 
 class Frozen(BaseModel):
     """A value: immutable, documented by its attribute docstrings, closed to unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class CacheStatus(str, Enum):
@@ -61,44 +64,48 @@ class L2Adapter(Frozen):
 
     @field_serializer("settings")
     def _shown(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Secrets that an operator gave are there to attach the adapter; no dump, log or checkpoint holds them."""
+        """Replace secrets: they are needed to attach the adapter, and no dump, log or checkpoint holds them."""
         shown: dict[str, Any] = without_secrets(settings)
         return shown
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        return [("type", self.type), ("settings", without_secrets(self.settings))]
+        return [("type", plain(self.type)), ("settings", names_cut(without_secrets(self.settings)))]
 
     @property
     def masked(self) -> "L2Adapter":
-        """The same adapter as it is shown."""
+        """The same adapter with its secrets replaced, as it is shown."""
         return L2Adapter(type=self.type, settings=without_secrets(self.settings))
 
     @property
     def size_mb(self) -> float | None:
-        """Declared capacity, MB; ``None`` when it has none, or one that we cannot read."""
+        """The declared capacity, MB; ``None`` if the adapter declares none, or in a form that we cannot read."""
         size = self.settings.get(self._size_field)
         return size * MB_IN_A_GB if isinstance(size, int | float) and size > 0 else None
 
     @property
     def eviction(self) -> Mapping[str, Any] | None:
-        """Its ``eviction`` block; without one it never evicts."""
+        """The ``eviction`` block; an adapter without one never evicts."""
         block = self.settings.get("eviction")
         return block if isinstance(block, Mapping) else None
 
     @property
     def by_tenant(self) -> bool:
-        """Whether it evicts each tenant (cache salt) against its quota, and all of a tenant without one."""
+        """Whether the adapter evicts by tenant (cache salt): down to the tenant's quota, or everything if there is no quota."""
         return (self.eviction or {}).get("eviction_policy") == "IsolatedLRU"
 
     def resized(self, size_mb: float) -> "L2Adapter":
-        """The same adapter with another capacity."""
+        """Return the same adapter with another capacity."""
         return L2Adapter(type=self.type, settings={**self.settings, self._size_field: size_mb / MB_IN_A_GB})
 
-    def same_store(self, other: "L2Adapter") -> bool:
-        """Whether both are one store, whatever their capacity and eviction, by what is shown of them."""
+    def same_store(self, given: "L2Adapter") -> bool:
+        """Whether a given adapter stores where this one does. Capacity, eviction and credentials may differ, nothing else may.
+
+        This adapter is the one in place. Hosts and paths are compared as they were given, not as they are shown: an address
+        such as ``redis://elsewhere/@here`` is shown like ``redis://user:password@here``.
+        """
         free = {self._size_field, "eviction"}
-        mine, others = ({k: v for k, v in one.masked.settings.items() if k not in free} for one in (self, other))
-        return self.type == other.type and mine == others
+        mine, other = ({k: v for k, v in one.settings.items() if k not in free} for one in (self, given))
+        return self.type == given.type and is_the_same(mine, other)
 
     @property
     def _size_field(self) -> str:
@@ -125,7 +132,7 @@ class _Settings(Frozen):
     enable_sharing: bool | None = None
     """Whether tenants share entries; false needs a cache salt per tenant, set by the engine's client."""
     max_concurrent_users: Annotated[int, Field(gt=0)] | None = None
-    """How many tenant quotas the operator allows."""
+    """Most users (tenants) the cache is to serve. It reads ``None``: LMCache sets no limit. The operator's bounds may set one."""
     chunk_size: Annotated[int, Field(gt=0)] | None = None
     """Tokens per chunk, the unit that is stored, hit and evicted."""
     eviction_watermark: Share | None = None
@@ -142,7 +149,7 @@ class _Settings(Frozen):
     """L2 quota of each tenant (cache salt), MB."""
 
     def known(self) -> dict[str, Any]:
-        """Plain JSON of the settings that are not ``None``."""
+        """Return the settings that are not ``None``, as plain JSON."""
         return self.model_dump(mode="json", exclude_none=True, exclude={"differences"})
 
 
@@ -150,9 +157,9 @@ class CacheConfig(_Settings):
     """A cache's settings as they are in force now; ``None`` where the deployment cannot tell."""
 
     hash_algorithm: str | None = None
-    """How chunks are named; all but LMCache's own algorithms differ from process to process (see `stable_hashes`)."""
+    """The algorithm that names chunks. Only LMCache's own ones give the same names in all processes (see `stable_hashes`)."""
     differences: dict[str, dict[str, Any]] = {}
-    """For a cache of several members: settings in which they differ, hence ``None`` here: setting -> member -> value."""
+    """For a cache of several members, settings in which they differ, hence ``None`` above: setting -> member -> value."""
 
     @property
     def stable_hashes(self) -> bool:
@@ -167,7 +174,7 @@ STABLE_HASHES = ("blake3", "sha256_cbor", "sha256_cbor_64bit", "xxhash", "xxhash
 
 
 class ConfigUpdate(_Settings):
-    """Settings to change: only the fields that are given; at least one. ``auto_eviction=false`` also means policy ``noop``."""
+    """The settings to change, at least one; ``None`` changes nothing. ``auto_eviction=false`` implies policy ``noop``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -205,7 +212,7 @@ class Support(Frozen):
     level: SupportLevel
     """``live`` without interruption, ``restart`` of the cache process (L1 is lost), or ``unsupported``."""
     reason: str
-    """One sentence: why, and what can be done instead."""
+    """Why, and what can be done instead, in one sentence."""
 
 
 class Bounds(Frozen):
@@ -229,6 +236,8 @@ class Bounds(Frozen):
     """An L2 adapter that may be added to a cache without one; none may be added otherwise. Its secrets are shown to nobody."""
     max_quotas_mb: Annotated[float, Field(gt=0)] | None = None
     """Largest sum of the tenants' quotas that may be set, MB. Without it, no quota is changed."""
+    max_concurrent_users: Annotated[int, Field(gt=0)] | None = None
+    """Most users (tenants) that may be asked for, or given a quota. Without it, any number may: LMCache itself sets no limit."""
     allow_restart: bool = False
     """Whether a change may restart the cache process, which loses all of L1."""
 
@@ -242,11 +251,12 @@ class Bounds(Frozen):
         return self
 
     def violation(self, update: ConfigUpdate, current: CacheConfig) -> str | None:
-        """The first way in which an update leaves the bounds, as one sentence; ``None`` when it stays inside."""
+        """Return the first way in which an update leaves the bounds, as one sentence, or ``None`` if it stays inside."""
         limits = (
             ("max_size_mb", self.min_size_mb, self.max_size_mb),
             ("eviction_watermark", self.min_watermark, self.max_watermark),
             ("eviction_ratio", self.min_ratio, self.max_ratio),
+            ("max_concurrent_users", None, self.max_concurrent_users),
         )
         for setting, low, high in limits:
             wanted = getattr(update, setting)
@@ -259,31 +269,55 @@ class Bounds(Frozen):
             return f"L1 may not grow beyond its {current.max_size_mb:g} MB: the operator's bounds name no max_size_mb"
         if update.tenant_quotas_mb is not None and (why := self._forbids_quotas(update.tenant_quotas_mb)) is not None:
             return why
-        return next((why for one in update.l2_adapters or () if (why := self._forbids(one, current)) is not None), None)
+        return None if update.l2_adapters is None else self._forbids_l2(update.l2_adapters, current.l2_adapters or ())
 
     def _forbids_quotas(self, quotas: Mapping[str, float]) -> str | None:
         if self.max_quotas_mb is None:
             return "tenants' quotas may not be changed: the operator's bounds name no max_quotas_mb"
-        total = sum(quotas.values())
+        most, total = self.max_concurrent_users, sum(quotas.values())
+        if most is not None and len(quotas) > most:
+            return f"quotas for {len(quotas)} tenants are above the operator's bound of {most} (max_concurrent_users)"
         if total > self.max_quotas_mb:
             return f"quotas of {total:g} MB in all are above the operator's bound of {self.max_quotas_mb:g} (max_quotas_mb)"
         return None
 
-    def _forbids(self, adapter: L2Adapter, current: CacheConfig) -> str | None:
-        """Why an L2 adapter may not be set; those there are may stay, and the operator's own may come."""
-        here = next((one for one in current.l2_adapters or () if one.same_store(adapter)), None)
-        if adapter in (here, self.l2_adapter, None if self.l2_adapter is None else self.l2_adapter.masked):
-            return None
-        if here is None:
-            offered = "name none" if self.l2_adapter is None else f"name {self.l2_adapter.type} with its own settings"
-            return f"an L2 adapter {adapter.type} may not be added: the operator's bounds {offered}"
-        largest = max(self.max_l2_size_mb or 0, here.size_mb or 0)
-        if adapter.size_mb is None or adapter.size_mb > largest:
-            return f"L2 may not grow beyond {largest:g} MB, which is the operator's bound (max_l2_size_mb) or its present size"
+    def _forbids_l2(self, wanted: Iterable[L2Adapter], present: Iterable[L2Adapter]) -> str | None:
+        """Return why these L2 adapters may not be set, or ``None``.
+
+        Each adapter that is present may stay once, and the operator's own may be added once if it is not present. If one of
+        them grows, the sum of all capacities must stay within `max_l2_size_mb`.
+        """
+        own, there, left = self.l2_adapter, (*present,), [*present]
+        may_add = own is not None and not any(one.same_store(own) for one in there)
+        grows, total = False, 0.0
+        for adapter in wanted:
+            is_own = self._is_own(adapter)
+            here = next((one for one in left if one.same_store(adapter)), None)
+            if here is not None:
+                left.remove(here)
+                grows = grows or not (is_own or _fits(adapter, here))
+            elif is_own and may_add:
+                may_add = False
+            else:
+                return self._may_not_be_added(adapter, there)
+            total += adapter.size_mb or (math.inf if here is not None and here.size_mb else 0.0)
+        if grows and total > (self.max_l2_size_mb or 0):
+            largest = max(self.max_l2_size_mb or 0, sum(one.size_mb or 0 for one in there))
+            bound = "the operator's bound (max_l2_size_mb) or its present size"
+            return f"L2 may not grow beyond {largest:g} MB in all, which is {bound}"
         return None
 
+    def _is_own(self, adapter: L2Adapter) -> bool:
+        return self.l2_adapter is not None and adapter in (self.l2_adapter, self.l2_adapter.masked)
+
+    def _may_not_be_added(self, adapter: L2Adapter, present: Iterable[L2Adapter]) -> str:
+        if self._is_own(adapter) or any(one.same_store(adapter) for one in present):
+            return f"the same L2 adapter {plain(adapter.type)} may not be set more often than it is there"
+        offered = "name none" if self.l2_adapter is None else f"name {self.l2_adapter.type} with its own settings"
+        return f"an L2 adapter {plain(adapter.type)} may not be added: the operator's bounds {offered}"
+
     def revealed(self, update: ConfigUpdate) -> ConfigUpdate:
-        """The update with the secrets of the operator's own L2 adapter, for LMCache's eyes only."""
+        """Return the update with the secrets of the operator's own L2 adapter: for LMCache only, never shown or stored."""
         own = self.l2_adapter
         if own is None or own.masked not in (update.l2_adapters or ()):
             return update
@@ -291,7 +325,7 @@ class Bounds(Frozen):
         return update.model_copy(update={"l2_adapters": adapters})
 
     def narrowed(self, other: "Bounds | None") -> "Bounds":
-        """What both allow; a run may narrow the operator's bounds, never widen them.
+        """Return the bounds that allow what both allow. A run may narrow the operator's bounds, never widen them.
 
         Raises:
             OutOfBoundsError: Nothing is allowed by both.
@@ -308,12 +342,20 @@ class Bounds(Frozen):
                 max_ratio=min(self.max_ratio, other.max_ratio),
                 max_l2_size_mb=None if self.max_l2_size_mb is None else min(self._given("max_l2_size_mb", other)),
                 max_quotas_mb=None if self.max_quotas_mb is None else min(self._given("max_quotas_mb", other)),
+                max_concurrent_users=min(self._given("max_concurrent_users", other), default=None),
                 l2_adapter=self.l2_adapter,
                 allow_restart=self.allow_restart and other.allow_restart,
             )
         except ValidationError as error:
             why = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
-            raise OutOfBoundsError(f"the bounds of this run lie outside the operator's: {why}; nothing was changed") from error
+        raise OutOfBoundsError(f"the bounds of this run lie outside the operator's: {why}; nothing was changed")
 
-    def _given(self, name: str, other: "Bounds") -> list[float]:
+    def _given(self, name: str, other: "Bounds") -> list[Any]:
         return [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
+
+
+def _fits(adapter: L2Adapter, here: L2Adapter) -> bool:
+    """Whether an adapter is no larger than the one it replaces."""
+    if adapter.size_mb is None or here.size_mb is None:
+        return adapter.size_mb == here.size_mb
+    return adapter.size_mb <= here.size_mb

@@ -1,4 +1,4 @@
-"""What a hit is worth: speeds and prices that only the operator knows, and what a higher hit rate saves by them."""
+"""The value of a hit: speeds and prices that the operator states, and what a higher hit rate saves."""
 
 from typing import Annotated
 
@@ -10,96 +10,101 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class KvSize(Frozen):
-    """KV bytes of one token, and where the figure is from."""
+    """KV bytes of one token, and the source of the figure."""
 
     bytes_per_token: Positive
-    """Bytes that one token's keys and values take, over all layers."""
+    """Bytes of one token's keys and values, over all layers."""
     source: str
-    """Where it was measured."""
+    """Where the figure was measured."""
 
 
 class Prefill(Frozen):
-    """How fast the engine computes prompt tokens that are not cached."""
+    """The speed at which the engine computes prompt tokens that are not cached."""
 
     tokens_per_second: Positive
-    """Prompt tokens a second of one engine (all its GPUs together), at the prompt lengths of the traffic."""
+    """Prompt tokens that one engine (all its GPUs together) computes per second, at the prompt lengths of the traffic."""
     gpus: Annotated[int, Field(gt=0)] = 1
-    """GPUs of that engine."""
+    """Number of GPUs of this engine."""
     source: str = "stated by the operator"
-    """``measured ...`` or ``assumed ...``, in words."""
+    """Where the figure comes from: ``measured ...`` or ``assumed ...``, in words."""
 
 
 class Prices(Frozen):
-    """What an operator pays, in any one currency."""
+    """What the operator pays, in any one currency."""
 
     memory_gb: Positive
-    """One GB (2**30 bytes) of the memory that would hold L1, bought once."""
+    """Price of one GB (2**30 bytes) of the memory for L1, paid once."""
     gpu_hour: Positive
-    """One GPU for one hour."""
+    """Price of one GPU for one hour."""
     horizon_hours: Positive = 8760.0
-    """Hours in which memory has to pay for itself; a year unless said otherwise."""
+    """Hours in which the memory has to pay for itself. Default: one year."""
 
 
 class Economics(Frozen):
-    """What the operator knows of a cache's engine and prices; without it, hits of all tiers count alike and memory is free."""
+    """What the operator knows about the engine and its prices.
+
+    Without economics, hits of all tiers count the same and memory is free.
+    """
 
     prefill: Prefill
-    """Speed of computing what is not cached; best measured at the engine."""
+    """Speed of computing tokens that are not cached. Best measured at the engine."""
     l1_load_gb_per_second: Positive | None = None
-    """Bandwidth of loading KV from L1 into the engine, GB/s (1e9); ``None``: loading takes no time."""
+    """Bandwidth of loading KV from L1 into the engine, GB/s (1e9 bytes). ``None``: loading takes no time."""
     l2_load_gb_per_second: Positive | None = None
-    """Bandwidth of loading KV from L2; ``None``: as LMCache measured it in the window, else as from L1."""
+    """Bandwidth of loading KV from L2, GB/s. ``None``: as LMCache measured it in the window, otherwise the same as from L1."""
     prices: Prices | None = None
-    """For net benefit and pay-back."""
+    """Prices, for net benefit and pay-back time."""
 
 
 class Traffic(Frozen):
-    """How much is asked of a cache."""
+    """The amount of traffic that a cache sees."""
 
     tokens_per_hour: Annotated[float, Field(ge=0)]
-    """Chunk-aligned prompt tokens looked up an hour: what a token hit rate is a share of."""
+    """Chunk-aligned prompt tokens looked up per hour. A token hit rate is a share of these."""
     requests_per_hour: Annotated[float, Field(ge=0)] | None
-    """Lookups an hour; ``None`` when not known."""
+    """Lookups per hour; ``None`` if unknown."""
     source: str
-    """Where it was observed."""
+    """Where the traffic was observed."""
 
 
 class Range(Frozen):
     """A figure with its 90 % interval."""
 
     lower: float
-    """Lower end."""
+    """Lower end of the interval."""
     estimate: float
-    """Most likely."""
+    """Most likely value."""
     upper: float
-    """Upper end."""
+    """Upper end of the interval."""
 
     def scaled(self, factor: float) -> "Range":
-        """The range times a factor, which may be negative: the ends then change places."""
+        """Return the range times a factor. A negative factor swaps the two ends."""
         ends = sorted((self.lower * factor, self.upper * factor))
         return Range(lower=ends[0], estimate=self.estimate * factor, upper=ends[1])
 
     def shifted(self, by: float) -> "Range":
-        """The range with the same added to all of it."""
+        """Return the range with `by` added to all three values."""
         return Range(lower=self.lower + by, estimate=self.estimate + by, upper=self.upper + by)
 
 
 class Saving(Frozen):
-    """What a difference of the token hit rate is worth; negative where it costs."""
+    """The value of a difference in token hit rate. A negative figure is a cost."""
 
     tokens_per_hour: Range
-    """Prompt tokens an hour that are loaded instead of computed."""
+    """Prompt tokens per hour that are loaded instead of computed."""
     gpu_seconds_per_hour: Range
-    """GPU time an hour that prefill no longer takes, seconds: throughput."""
+    """Throughput: GPU seconds per hour that prefill no longer takes."""
     ttft_seconds_per_hour: Range
-    """Time to first token saved an hour, summed over all requests, seconds: latency, without queueing."""
+    """Latency: seconds of time to first token saved per hour, summed over all requests, without queueing."""
     ttft_ms_per_request: Range | None
-    """The same for the mean request, milliseconds; ``None`` when requests an hour are not known."""
+    """Time to first token saved for the mean request, milliseconds; ``None`` if the requests per hour are unknown."""
     break_even_gb_per_second: float | None
-    """Load bandwidth below which a hit takes longer than computing it, GB/s; ``None`` when KV bytes per token are not known."""
+    """Load bandwidth below which loading a hit takes longer than computing it, GB/s; ``None`` if the KV bytes per token are
+    unknown."""
     payback_hours: float | None
-    """Hours until the added memory has paid for itself in GPU time, at the estimate; ``None`` without prices, or if never."""
+    """Hours until the added memory has paid for itself in GPU time, at the estimate; ``None`` without prices, or if it never
+    does."""
     net_benefit: Range | None
-    """GPU time saved over the horizon of the prices, less the added memory, in their currency; ``None`` without prices."""
+    """GPU time saved over the prices' horizon, less the added memory, in the prices' currency; ``None`` without prices."""
     assumptions: tuple[str, ...]
-    """All that the figures rest on, one sentence each."""
+    """The assumptions behind the figures, one sentence each."""

@@ -1,4 +1,4 @@
-"""What the serving engine in front of a cache measured itself."""
+"""Figures that the serving engine in front of a cache measures itself."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class TimeToFirstToken(Frozen):
-    """How long requests wait for their first token, milliseconds."""
+    """How long requests wait for their first token, in milliseconds."""
 
     mean: Milliseconds
     """Mean."""
@@ -27,58 +27,66 @@ class TimeToFirstToken(Frozen):
 
 
 class EngineMetrics(Frozen):
-    """Figures of a vLLM over one window, from its own ``/metrics``; requests count when they have ended."""
+    """Figures of a vLLM engine over one window, from its own ``/metrics``. A request counts when it has ended."""
 
     seconds: Annotated[float, Field(ge=0)]
-    """Length of the window, seconds; it may begin some seconds before or after the cache's."""
+    """Length of the window, seconds. It may begin some seconds before or after the cache's window."""
     lifetime: bool = False
-    """True when the figures are totals since the engine started, because there was only one reading of it."""
+    """True if the figures are totals since the engine started, because there was only one reading."""
     requests: Count
-    """Requests that ended in the window."""
+    """Number of requests that ended in the window."""
     ttft_ms: TimeToFirstToken | None = None
-    """Time to first token; percentiles are interpolated within the buckets of vLLM's histogram. ``None`` without requests."""
+    """Time to first token. The percentiles are interpolated within the buckets of vLLM's histogram. ``None`` without requests."""
     queue_ms: Milliseconds | None = None
-    """Mean time from a request's arrival to the start of its prefill. **The load of a hit from LMCache is part of it.**"""
+    """Mean time from a request's arrival to the start of its prefill. **It includes the load of a hit from LMCache.**"""
     prefill_ms: Milliseconds | None = None
-    """Mean time in which the engine computed what was not cached."""
+    """Mean time in which the engine computed tokens that were not cached."""
     decode_ms: Milliseconds | None = None
     """Mean time from the first token to the last."""
     prompt_tokens: Count
-    """Of the prompts that ended."""
+    """Prompt tokens of the requests that ended."""
     computed_tokens: Count
-    """Of these, computed."""
+    """Prompt tokens that the engine computed."""
+    own_cache_size_tokens: Count | None = None
+    """Tokens that the engine's own prefix cache holds; 0 if it is off, ``None`` if that is unknown."""
     own_cache_tokens: Count
-    """Served by the engine's own prefix cache; LMCache counts these as hits too when it has them, without loading them."""
+    """Prompt tokens that the engine's own prefix cache served. LMCache counts them as hits too if it has them, without loading
+    them."""
     lmcache_tokens: Count
-    """Loaded from LMCache."""
+    """Prompt tokens loaded from LMCache."""
     preemptions: Count = 0
-    """Requests put back because the engine's KV memory was full."""
+    """Requests that the engine put back because its KV memory was full."""
     running: Count = 0
-    """Requests under way now."""
+    """Requests in progress now."""
     waiting: Count = 0
-    """Requests that wait now because the engine has no room for them; those that wait for their load are not counted."""
+    """Requests that wait now for room in the engine. Requests that wait for their load are not counted."""
     kv_usage_percent: Annotated[float, Field(ge=0, le=100)] | None = None
     """Share of the engine's own KV memory in use now, percent."""
 
     @property
     def own_cache_share(self) -> float:
-        """Share of the prompt tokens that the engine's own prefix cache served."""
+        """Return the share of the prompt tokens that the engine's own prefix cache served, in [0, 1]."""
         return self.own_cache_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def saved_share(self) -> float:
+        """Return the share of the prompt tokens that LMCache saved: loaded from it instead of computed."""
+        return self.lmcache_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 class EngineSpeed(Frozen):
-    """How long an engine takes for the parts of a time to first token, fitted to its own metrics; seconds."""
+    """The time that an engine takes for each part of a time to first token, in seconds, fitted to its own metrics."""
 
     per_request: Annotated[float, Field(ge=0)]
-    """What every request takes, whatever its length."""
+    """Seconds for every request, whatever its length."""
     per_computed_token: Annotated[float, Field(ge=0)]
-    """More, for each prompt token that is computed."""
+    """Additional seconds for each prompt token that is computed."""
     per_loaded_token: Annotated[float, Field(ge=0)] | None
-    """More, for each prompt token that is loaded from LMCache; ``None`` while nothing was loaded."""
+    """Additional seconds for each prompt token that is loaded from LMCache; ``None`` if nothing was loaded yet."""
     requests: Count
-    """How many requests it is fitted to."""
+    """Number of requests in the fit."""
     intervals: Count
-    """Between how many readings."""
+    """Number of intervals between readings in the fit."""
 
     def __str__(self) -> str:
         load = "not known yet" if self.per_loaded_token is None else f"{1e6 * self.per_loaded_token:.0f} us to load"
@@ -86,11 +94,11 @@ class EngineSpeed(Frozen):
 
 
 class ExpectedTtft(Frozen):
-    """Time to first token of the observed requests, by the model of the cache and the engine's own speed, without queueing."""
+    """Predicted time to first token of the observed requests, without queueing, from the cache model and the engine's speed."""
 
     now: TimeToFirstToken
-    """With the settings in force."""
+    """With the settings in force, milliseconds."""
     then: TimeToFirstToken
-    """With the proposed settings."""
+    """With the proposed settings, milliseconds."""
     speed: EngineSpeed
-    """What it rests on."""
+    """The engine speed that the prediction uses."""

@@ -1,6 +1,6 @@
-"""What a cache did over a window of time, and what state it is in.
+"""Figures of a cache over a window of time, and its state.
 
-Figures are differences of LMCache's own counters over the window. A figure that LMCache does not give is ``None``, and
+Figures are differences of LMCache's own counters over the window. A figure that LMCache does not report is ``None``, and
 `CacheMetrics.unavailable` says why.
 """
 
@@ -24,11 +24,11 @@ class Window(Frozen):
     end: AwareDatetime
     """Last instant, UTC."""
     lifetime: bool = False
-    """True when the figures are totals since the cache process started, because there was only one reading of it."""
+    """True if the figures are totals since the cache process started, because there was only one reading."""
     counters_reset: bool = False
-    """True when the cache process restarted inside the asked window; the figures then start at the restart."""
+    """True if the cache process restarted inside the requested window. The figures then start at the restart."""
     simulated: bool = False
-    """True when a model made the figures, and no LMCache."""
+    """True if a model produced the figures instead of a real LMCache."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Window":
@@ -39,7 +39,7 @@ class Window(Frozen):
 
     @property
     def seconds(self) -> float:
-        """Length of the window in seconds."""
+        """Return the length of the window in seconds."""
         return (self.end - self.start).total_seconds()
 
 
@@ -47,7 +47,7 @@ class TokenCounts(Frozen):
     """Prompt tokens looked up, in whole chunks, and how many of them each tier served."""
 
     requested: Count = 0
-    """Chunk-aligned tokens asked for (``lmcache_mp_lookup_requested_tokens_total``)."""
+    """Chunk-aligned tokens requested (``lmcache_mp_lookup_requested_tokens_total``)."""
     hit_l1: Count = 0
     """Tokens of leading chunks found in L1."""
     hit_l2: Count = 0
@@ -55,37 +55,46 @@ class TokenCounts(Frozen):
 
     @property
     def hit(self) -> int:
-        """Tokens served from any tier."""
+        """Return the number of tokens served from any tier."""
         return self.hit_l1 + self.hit_l2
 
     @property
     def hit_rate(self) -> float | None:
-        """Share of the requested tokens that were served, in [0, 1]; ``None`` when nothing was requested."""
+        """Return the share of the requested tokens that were served, in [0, 1]; ``None`` if nothing was requested."""
         return self.hit / self.requested if self.requested else None
 
 
+class MoreNames(Frozen):
+    """The models or tenants that a cache does not list by name, together. Clients choose these names."""
+
+    count: Count = 0
+    """How many there are since the cache process started."""
+    tokens: TokenCounts = TokenCounts()
+    """What they requested and were served."""
+
+
 class Spread(Frozen):
-    """How one figure differs between the members of a cache that is made of several."""
+    """How one figure differs between the members of a cache."""
 
     worst: float
-    """Of all members that have the figure."""
+    """Worst value of all members that have the figure."""
     worst_member: str
-    """Which member."""
+    """Name of the member with the worst value."""
     median: float
-    """Of all members that have the figure."""
+    """Median of all members that have the figure."""
     best: float
-    """Of all members that have the figure."""
+    """Best value of all members that have the figure."""
     best_member: str
-    """Which member."""
+    """Name of the member with the best value."""
 
 
 class CacheMetrics(Frozen):
-    """Counters and sizes of one cache over one window. Sizes in MB = 2**20 bytes, latencies in milliseconds."""
+    """Counters and sizes of one cache over one window. Sizes are in MB = 2**20 bytes, latencies in milliseconds."""
 
     status: CacheStatus
     """State of the cache as a whole."""
     enabled: bool
-    """Whether it serves requests."""
+    """Whether the cache serves requests."""
     window: Window
     """The span of time that the counts cover."""
     total_size_mb: float | None = None
@@ -93,9 +102,9 @@ class CacheMetrics(Frozen):
     used_size_mb: float | None = None
     """L1 bytes in use now, MB."""
     available_size_mb: float | None = None
-    """L1 capacity less what is used, MB."""
+    """Free L1 capacity now, MB."""
     utilization_percent: float | None = None
-    """Used share of L1, percent; can pass 100 while an L1 arena is being drained."""
+    """Used share of L1, percent. It can exceed 100 while an L1 arena is being drained."""
     total_requests: Count | None = None
     """Lookups finished in the window."""
     cache_hits: Count | None = None
@@ -107,68 +116,73 @@ class CacheMetrics(Frozen):
     tokens_cached: Count | None = None
     """Tokens resident in L1 now."""
     tokens_served: Count | None = None
-    """Tokens served from cache in the window."""
+    """Tokens served from the cache in the window."""
     tokens_computed: Count | None = None
     """Chunk-aligned tokens that were not cached and had to be computed in the window."""
     avg_latency_ms: float | None = None
-    """Mean lookup latency."""
+    """Mean lookup latency, milliseconds."""
     cache_hit_latency_ms: float | None = None
-    """Mean latency of lookups that hit."""
+    """Mean latency of lookups that hit, milliseconds."""
     cache_miss_latency_ms: float | None = None
-    """Mean latency of lookups that missed."""
+    """Mean latency of lookups that missed, milliseconds."""
     memory_saved_mb: float | None = None
-    """KV that requests took from the cache instead of computing it again: tokens_served x KV bytes per token, MB."""
+    """KV that requests took from the cache instead of computing it again, MB: tokens_served x KV bytes per token."""
     memory_savings_percent: Percent | None = None
     """memory_saved_mb as a share of the KV of all requested tokens, percent."""
     tokens: TokenCounts = TokenCounts()
     """Requested and served tokens by tier."""
     by_model: dict[str, TokenCounts] = {}
-    """The same for each model name."""
+    """Requested and served tokens of each model, by model name."""
     by_tenant: dict[str, TokenCounts] = {}
-    """The same for each tenant (cache salt; empty string = no salt)."""
+    """Requested and served tokens of each tenant, by cache salt. The empty string stands for requests without a salt."""
+    more_models: MoreNames = MoreNames()
+    """All models beyond the first 50, together."""
+    more_tenants: MoreNames = MoreNames()
+    """All tenants beyond the first 500, together."""
     failed_stores: Count | None = None
-    """Chunks that were not stored because L1 had no room (``l1_allocation_failure_chunks``); clients are not told."""
+    """Chunks whose store LMCache dropped because L1 was full (``l1_allocation_failure_chunks``). Clients get no error."""
     evictions: Count | None = None
-    """Chunks removed from L1 by any cause: eviction, clear, delete, temporary L2 loads dropped after use."""
+    """Chunks removed from L1 for any reason: eviction, clear, delete, or a temporary L2 load dropped after use."""
     stored_chunks: Count | None = None
     """Chunks written into L1."""
     resident_chunks: Count | None = None
     """Chunks in L1 now."""
     short_prompts: Count | None = None
-    """Lookups of prompts shorter than one chunk, which can never be cached."""
+    """Lookups of prompts shorter than one chunk. They can never be cached."""
     dropped_events: Count | None = None
-    """Events LMCache dropped before counting them; above 0, every other counter is too low."""
+    """Events that LMCache dropped before counting them. If above 0, every other counter is too low."""
     evicted_followed: Count | None = None
-    """Evicted chunks whose fate LMCache followed: a sample of 1 % unless started with a higher ``--metrics-sample-rate``."""
+    """Evicted chunks that LMCache tracked after their eviction: a 1 % sample unless started with a higher ``--metrics-sample-
+    rate``."""
     evicted_needed: Count | None = None
-    """Of these, asked for again within two minutes of their eviction (``l1_chunk_evict_reuse_gap``)."""
+    """Tracked evicted chunks that were requested again within two minutes of their eviction (``l1_chunk_evict_reuse_gap``)."""
     l2_loads_failed: Count | None = None
-    """Chunks found in L2 that could not be loaded because L1 had no room (``l2_prefetch_failure``, ``l1_oom``)."""
+    """Chunks found in L2 that LMCache could not load because L1 was full (``l2_prefetch_failure``, ``l1_oom``)."""
     l2_loads_lost: Count | None = None
-    """Chunks that L2 said it has and then did not deliver (``l2_prefetch_failure``, ``not_found``)."""
+    """Chunks that L2 reported as present and then did not deliver (``l2_prefetch_failure``, ``not_found``)."""
     l2_evictions: Count | None = None
     """Chunks that L2 evicted (``l2_evicted_objects_chunks``)."""
     l2_load_gb_per_second: Annotated[float, Field(gt=0)] | None = None
-    """Mean speed of loads from L2 into L1 (``l2_load_throughput``), GB/s (1e9)."""
+    """Mean speed of loads from L2 into L1 (``l2_load_throughput``), GB/s (1e9 bytes)."""
     l2_used_mb: Annotated[float, Field(ge=0)] | None = None
-    """Bytes in L2 as LMCache accounts them, MB: what was there before the process started is not counted."""
+    """Bytes in L2 as LMCache accounts for them, MB. Data from before the process started is not counted."""
     l2_size_mb: Annotated[float, Field(gt=0)] | None = None
-    """Declared capacity of L2, MB; ``None`` when an adapter has none."""
+    """Declared capacity of L2, MB; ``None`` if an adapter declares none."""
     locked_chunks: Count | None = None
-    """Chunks in L1 that requests hold locked now; they cannot be evicted."""
+    """Chunks in L1 that requests hold locked now. They cannot be evicted."""
     kv_bytes_per_token: float | None = None
     """KV bytes of one token: L1 bytes used / tokens resident."""
     engine: EngineMetrics | None = None
-    """What the serving engine in front of the cache measured; only where the operator's directory names one."""
+    """Figures of the serving engine in front of the cache; only if caches.toml names an engine."""
     spread: dict[str, Spread] = {}
-    """For a cache of several members (workers of an engine, servers of a fleet): how figures differ between them, by name."""
+    """How figures differ between the members of the cache (workers of an engine, servers of a fleet), by name of the figure."""
     unavailable: dict[str, str] = {}
-    """For each figure that is ``None``: why."""
+    """The reason for each figure that is ``None``, by name of the figure."""
 
     @model_validator(mode="after")
     def _plausible(self) -> "CacheMetrics":
         if self.tokens.hit > self.tokens.requested:
-            msg = f"{self.tokens.hit} tokens served of {self.tokens.requested} requested: more hits than requests"
+            msg = f"{self.tokens.hit} tokens served of {self.tokens.requested} requested: there cannot be more hits than requests"
             raise ValueError(msg)
         return self
 
@@ -177,93 +191,98 @@ class CacheEntry(Frozen):
     """One stored chunk."""
 
     entry_id: str
-    """LMCache's object key, unique in one cache."""
+    """LMCache's object key, unique within one cache."""
     prefix_hash: str
     """Chained hash of the prompt up to and including this chunk, hexadecimal."""
     token_count: Count | None = None
-    """Tokens in the chunk."""
+    """Number of tokens in the chunk."""
     size_mb: Annotated[float, Field(ge=0)] | None = None
-    """Bytes stored, MB."""
+    """Size of the stored chunk, MB."""
     hit_count: Count | None = None
-    """How often it was read."""
+    """How often the chunk was read."""
     created_at: AwareDatetime | None = None
-    """When it was stored, UTC."""
+    """When the chunk was stored, UTC."""
     last_accessed: AwareDatetime | None = None
-    """When it was last read, UTC."""
+    """When the chunk was last read, UTC."""
     placements: tuple[str, ...] = ()
-    """In a fleet: where it is, as ``server (tier)``."""
+    """In a fleet: the servers that hold the chunk, each as ``server (tier)``."""
 
 
 class TenantUsage(Frozen):
-    """What one tenant (cache salt) occupies, as LMCache accounts it, MB; ``None`` where it keeps no account."""
+    """Memory that one tenant (cache salt) occupies, as LMCache accounts for it, MB; ``None`` if it keeps no account."""
 
     l1_mb: Annotated[float, Field(ge=0)] | None = None
-    """In L1, MB."""
+    """Memory in L1, MB."""
     l2_mb: Annotated[float, Field(ge=0)] | None = None
-    """In L2, MB."""
+    """Memory in L2, MB."""
     quota_mb: Annotated[float, Field(ge=0)] | None = None
-    """Its L2 quota; ``None`` when it has none."""
+    """The tenant's L2 quota, MB; ``None`` if it has no quota."""
 
 
 class Tenant(Frozen):
     """One tenant (cache salt) of a cache."""
 
     tokens: TokenCounts
-    """What it asked for in the window, and what it was served."""
+    """Tokens that the tenant requested in the window, and tokens that it was served."""
     usage: TenantUsage
-    """What it occupies now, and its quota."""
+    """The tenant's memory use now, and its quota."""
 
 
 class Tenants(Frozen):
-    """All tenants (cache salts) of a cache: those with traffic, with entries, or with a quota."""
+    """All tenants (cache salts) of a cache that have traffic, entries or a quota."""
 
     window: Window
     """The span of time that the token counts cover."""
     tenants: dict[str, Tenant]
-    """By cache salt; the empty one is that of requests without."""
+    """The tenants by cache salt. The empty string stands for requests without a salt."""
+    more: MoreNames = MoreNames()
+    """Tenants with traffic beyond the first 500, together."""
 
 
 class Health(Frozen):
-    """Whether the cache works, read from ``/status`` thread by thread; ``/healthcheck`` stays 'healthy' when eviction is dead."""
+    """Whether the cache works, read from ``/status`` thread by thread.
+
+    LMCache's ``/healthcheck`` keeps answering 'healthy' after the eviction thread has died.
+    """
 
     healthy: bool
-    """True when every part works."""
+    """True if every part works."""
     problems: tuple[Line, ...] = ()
-    """One sentence for each thing that is broken."""
+    """One sentence for each broken part."""
     discounted: tuple[Line, ...] = ()
-    """Alarms LMCache raises that are known to be false, and why they do not count."""
+    """Alarms of LMCache that are known to be false, and why they are ignored."""
 
 
 class LMCacheStatus(Frozen):
-    """One cache now: what it is, how it is set, how it does."""
+    """The present state of one cache: identity, settings, figures, health."""
 
     timestamp: AwareDatetime
-    """When it was read, UTC."""
+    """When the status was read, UTC."""
     instance_id: str | None
-    """LMCache's own id of the process."""
+    """LMCache's own id of the process; ``None`` if unknown."""
     metrics: CacheMetrics
-    """Its figures since the process started."""
+    """The cache's figures since the process started."""
     config: CacheConfig
     """The settings in force."""
     lmcache_version: str | None
-    """LMCache's version, e.g. ``0.5.6``."""
+    """LMCache's version, e.g. ``0.5.6``; ``None`` if unknown."""
     backend: str
-    """Which deployment answered: ``lmcache server``, ``embedded`` ..."""
+    """The deployment that answered: ``lmcache server``, ``embedded`` ..."""
     health: Health
-    """What is broken, if anything."""
+    """The broken parts, if any."""
     top_entries: tuple[CacheEntry, ...] | None = None
-    """Most used entries; ``None`` where the deployment cannot list them (`notes` says why)."""
+    """The most used entries; ``None`` if the deployment cannot list them (`notes` says why)."""
     symptoms: tuple[str, ...] = ()
-    """Codes of what looks wrong in this window; `recommend` explains them."""
+    """Codes of the symptoms in this window. `recommend` explains them."""
     notes: dict[str, str] = {}
-    """For each part that is ``None``: why."""
+    """The reason for each part that is ``None``, by name of the part."""
 
 
 def utc(timestamp: float) -> datetime:
-    """A Unix time in seconds as a timezone-aware UTC datetime."""
+    """Return a Unix time in seconds as a timezone-aware UTC datetime."""
     return datetime.fromtimestamp(timestamp, tz=timezone.utc)
 
 
 def now() -> datetime:
-    """This instant, UTC."""
+    """Return the current time, UTC."""
     return datetime.now(tz=timezone.utc)

@@ -1,4 +1,4 @@
-"""Larger chunks from the same log: what a chunk size of m times the recorded one would have seen."""
+"""The same log with larger chunks: the log that a multiple of the recorded chunk size would have produced."""
 
 from dataclasses import replace
 
@@ -8,9 +8,10 @@ from agent_tools.workload.access_log import AccessLog, renumber
 
 
 def with_larger_chunks(log: AccessLog, factor: int) -> AccessLog:
-    """The log a server with ``factor`` times the chunk size would have written; exact, since ids stand for whole prefixes.
+    """Return the log that a server with ``factor`` times the chunk size would have written.
 
-    Every ``factor``-th chunk of a request identifies the larger chunk that ends there. Smaller chunks cannot be had from a log.
+    The result is exact, because chunk ids stand for whole prefixes: every ``factor``-th chunk of a request identifies the larger
+    chunk that ends there. Smaller chunks cannot be derived from a log.
 
     Raises:
         ValueError: If ``factor`` is below 1.

@@ -1,8 +1,8 @@
-"""The clairvoyant bound: the most hits any eviction policy could get from a cache of a given size.
+"""The clairvoyant bound: the most hits that any eviction policy could get from a cache of a given size.
 
-Belady's MIN (1966) with bypass: of all chunks it could hold, a cache that knows the future holds those that are needed soonest.
-Under the prefix rule this needs no change: whoever needs a chunk needs its prefix at the same moment, so a prefix is never needed
-later than what follows it, and among equals the deeper chunk is given up first.
+Belady's MIN (1966) with bypass: a cache that knows the future holds the chunks that are needed soonest. The prefix rule needs no
+change to this. A request needs a chunk and its prefix at the same moment, so a prefix is never needed later than the chunks after
+it; among chunks that are needed at the same time, the deeper chunk is dropped first.
 """
 
 import heapq
@@ -21,7 +21,7 @@ Int32 = npt.NDArray[np.int32]
 
 
 def clairvoyant_hits(log: AccessLog, capacity_chunks: float) -> Int32:
-    """(requests,) hit chunks of each request under the best possible decisions; their sum is the bound.
+    """Return (requests,) hit chunks of each request under the best possible decisions. Their sum is the bound.
 
     Cost: one heap step per run of reused chunks, independent of the capacity.
     """
@@ -34,7 +34,7 @@ def clairvoyant_hits(log: AccessLog, capacity_chunks: float) -> Int32:
 
 
 def policy_gap(log: AccessLog, capacity_chunks: float) -> float:
-    """Token hit rate (whole chunks) that the clairvoyant bound has over LRU at the same capacity; 0 when nothing was asked."""
+    """Return the token hit rate (whole chunks) that the bound exceeds LRU by at the same capacity, 0 to 1; 0 for an empty log."""
     asked = len(log.chunk_ids)
     if not asked:
         return 0.0
@@ -44,16 +44,16 @@ def policy_gap(log: AccessLog, capacity_chunks: float) -> float:
 
 @compiled
 def _keep_soonest(source: Int32, needed: Int32, length: Int32, capacity: int, hits: Int32) -> None:
-    """Hold runs from request ``source`` until request ``needed``; where they do not fit, give up those needed last.
+    """Hold runs from request ``source`` until request ``needed``. If they do not fit, drop the runs needed last.
 
-    Runs are sorted by ``source``. ``hits[r]`` first counts what is held for request r, and stays as its hits.
+    Runs are sorted by ``source``. ``hits[r]`` first counts the chunks held for request r, and in the end its hits.
     """
     held = 0
     latest_first = [0]
     latest_first.pop()
     run = 0
     for r in range(len(hits)):
-        held -= hits[r]  # r is served; whatever it shares with a later request starts a new run below
+        held -= hits[r]  # r is served; what it shares with a later request starts a new run below
         while run < len(source) and source[run] == r:
             if hits[needed[run]] == 0:
                 heapq.heappush(latest_first, -needed[run])

@@ -1,4 +1,4 @@
-"""A cache's configuration as the server model takes it."""
+"""The configuration of a cache, converted to a setting of the server model."""
 
 from dataclasses import replace
 
@@ -10,15 +10,15 @@ from agent_tools.models.config import DEFAULT_TENANT
 from .server_setting import ServerSetting
 
 MODELLED = {"fs": False, "fs_native": False, "resp": False, "valkey": False, "s3": False, "mock": True, "dax": True}
-"""L2 adapters that the model covers, and whether a full one refuses chunks between its eviction ticks (0.5.6)."""
+"""The L2 adapters that the model covers, and whether a full adapter refuses chunks between its eviction ticks (LMCache 0.5.6)."""
 
 
 def setting_of(config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
-    """The configuration in the model's terms; ``None`` when its size or its eviction are not known, or not modelled.
+    """Return the configuration as a `ServerSetting`, or ``None`` if its size or eviction is unknown or not modelled.
 
     Args:
         config: The settings in force.
-        chunk_bytes: L1 bytes that one chunk takes.
+        chunk_bytes: Bytes of one chunk in L1.
     """
     size, watermark, ratio = config.max_size_mb, config.eviction_watermark, config.eviction_ratio
     if size is None or watermark is None or ratio is None:
@@ -33,7 +33,10 @@ def setting_of(config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
 
 
 def _with_second_tier(setting: ServerSetting, config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
-    """One L2 adapter that keeps KV as it is and gets all that is stored; other arrangements are not modelled."""
+    """Add the L2 tier, or return ``None`` if it is not modelled.
+
+    The model covers one L2 adapter that keeps KV unchanged and receives everything that is stored.
+    """
     first, *others = config.l2_adapters or ()
     if others or first.type not in MODELLED or "serde" in first.settings or config.l2_store_policy not in {None, "default"}:
         return None

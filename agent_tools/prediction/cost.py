@@ -1,8 +1,8 @@
-"""From hit rate to time and money: what a token costs to load or to compute, and what a higher hit rate saves.
+"""Conversion of a hit rate to time and money: the cost of loading or computing a token, and what a higher hit rate saves.
 
-KV bytes per token are measured, never computed from a model's shape (formulas have been 7x wrong for users). Prefill speed is
-best measured at the engine too; `ComputeBound` is for when it is not, and names what it takes for granted. Every result says in
-`assumptions` what it rests on.
+KV bytes per token are measured, never computed from a model's shape (such formulas have been 7x wrong for users). Prefill speed
+is best measured at the engine too. `ComputeBound` estimates it without a measurement and names its assumptions. Every result
+lists its `assumptions`.
 """
 
 from typing import Annotated
@@ -16,12 +16,12 @@ from agent_tools.models.engine import EngineSpeed
 from agent_tools.workload.access_log import AccessLog
 
 GB = 1e9
-"""Bytes in the GB of a bandwidth (GB/s), as vendors count; memory is priced in GB of 2**30 bytes."""
+"""Bytes in the GB of a bandwidth (GB/s), as vendors count. Memory is priced in GB of 2**30 bytes."""
 HOUR = 3600.0
 
 
 class ComputeBound(Frozen):
-    """A prefill limited by arithmetic alone, as in Mooncake (FAST'25, eq. 1 and 2): a speed to assume when none was measured.
+    """A prefill limited by arithmetic alone (Mooncake, FAST'25, eq. 1 and 2): the speed to assume without a measurement.
 
     A token costs ``layers x (attention x prefix_tokens x width + linear x width**2)`` floating-point operations.
     """
@@ -35,21 +35,21 @@ class ComputeBound(Frozen):
     linear: Positive
     """Coefficient of the projections and the MLP (``b``; LLaMA3-70B: 22)."""
     prefix_tokens: Annotated[int, Field(ge=0)]
-    """Prefix length at which a token is computed (``p``)."""
+    """Prefix length at which a token is computed, in tokens (``p``)."""
     gpus: Annotated[int, Field(gt=0)]
-    """GPUs that work on one prompt together."""
+    """Number of GPUs that work on one prompt together."""
     peak_flops: Positive
-    """Peak of one GPU in the model's data type, floating-point operations a second (A800: 312e12, H800: 989e12)."""
+    """Peak of one GPU in the model's data type, floating-point operations per second (A800: 312e12, H800: 989e12)."""
     utilization: Annotated[float, Field(gt=0, le=1)]
-    """Share of the peak that is reached (MFU): 0.4 to 0.6 in practice; Mooncake's eq. 2 takes 1."""
+    """Share of the peak that is reached (MFU): 0.4 to 0.6 in practice; Mooncake's eq. 2 assumes 1."""
 
     @property
     def flops_per_token(self) -> float:
-        """Floating-point operations of one prompt token (Mooncake, FAST'25, eq. 1)."""
+        """Return the floating-point operations of one prompt token (Mooncake, FAST'25, eq. 1)."""
         return self.layers * (self.attention * self.prefix_tokens * self.width + self.linear * self.width**2)
 
     def prefill(self) -> Prefill:
-        """The prefill speed that follows."""
+        """Return the resulting prefill speed."""
         return Prefill(
             tokens_per_second=self.gpus * self.peak_flops * self.utilization / self.flops_per_token,
             gpus=self.gpus,
@@ -59,7 +59,7 @@ class ComputeBound(Frozen):
 
 
 def kv_size(metrics: CacheMetrics | None = None, log: AccessLog | None = None) -> KvSize | None:
-    """Measured KV bytes of one token, L1's own bytes first; ``None`` when neither source has them."""
+    """Return the measured KV bytes of one token, preferring L1's own bytes; ``None`` if neither source has them."""
     if metrics is not None and metrics.kv_bytes_per_token:
         return KvSize(bytes_per_token=metrics.kv_bytes_per_token, source="measured: L1 bytes used / tokens resident")
     if log is not None and log.chunk_bytes:
@@ -71,7 +71,7 @@ def kv_size(metrics: CacheMetrics | None = None, log: AccessLog | None = None) -
 
 
 def measured_economics(speed: EngineSpeed | None, kv: KvSize | None) -> Economics | None:
-    """Speeds that an engine showed, without prices; ``None`` where computing a token takes no time that could be measured."""
+    """Return the speeds that an engine showed, without prices; ``None`` if no time per computed token could be measured."""
     if speed is None or not speed.per_computed_token:
         return None
     load = speed.per_loaded_token
@@ -84,7 +84,7 @@ def measured_economics(speed: EngineSpeed | None, kv: KvSize | None) -> Economic
 
 
 def traffic_of(metrics: CacheMetrics) -> Traffic | None:
-    """What was asked in a window, an hour; ``None`` for a window of no length."""
+    """Return the traffic of a window per hour; ``None`` for a window of no length."""
     seconds = metrics.window.seconds
     if seconds <= 0:
         return None
@@ -92,25 +92,25 @@ def traffic_of(metrics: CacheMetrics) -> Traffic | None:
     return Traffic(
         tokens_per_hour=metrics.tokens.requested * HOUR / seconds,
         requests_per_hour=None if requests is None else requests * HOUR / seconds,
-        source=f"traffic goes on as in the observed window of {seconds:.0f} s",
+        source=f"the traffic continues as in the observed window of {seconds:.0f} s",
     )
 
 
 def break_even_bandwidth(kv: KvSize, prefill: Prefill) -> float:
-    """Load bandwidth, bytes a second, at which loading a prefix takes as long as computing it (Mooncake, FAST'25, eq. 2).
+    """Return the load bandwidth, bytes per second, at which loading a prefix takes as long as computing it.
 
-    Slower storage makes time to first token worse with every hit.
+    Source: Mooncake, FAST'25, eq. 2. With slower storage, every hit makes time to first token worse.
     """
     return kv.bytes_per_token * prefill.tokens_per_second
 
 
 def seconds_saved_per_token(prefill: Prefill, kv: KvSize | None, load_gb_per_second: float | None) -> float:
-    """Time to first token that one hit token saves: computing it, less loading it; negative where loading is slower.
+    """Return the seconds of time to first token that one hit token saves; negative if loading is slower than computing.
 
     Args:
-        prefill: How fast it would be computed.
+        prefill: Speed of computing the token.
         kv: KV bytes per token.
-        load_gb_per_second: Bandwidth of loading from the tier that has it. Without it, or without `kv`, loading is free.
+        load_gb_per_second: Bandwidth of loading from the tier that holds the token. Without it, or without `kv`, loading is free.
     """
     loading = kv.bytes_per_token / (load_gb_per_second * GB) if kv is not None and load_gb_per_second is not None else 0.0
     return 1 / prefill.tokens_per_second - loading
@@ -125,18 +125,18 @@ def saving(
     kv: KvSize | None = None,
     added_mb: float = 0.0,
 ) -> Saving:
-    """What a difference of the token hit rate saves an hour.
+    """Return what a difference in token hit rate saves per hour.
 
-    Time to first token falls by ``1 / prefill - KV bytes per token / load bandwidth`` for each token that is now a hit; GPU time
-    by ``GPUs / prefill``. The two can move apart: a slow load saves GPU time and costs latency.
+    Time to first token falls by ``1 / prefill - KV bytes per token / load bandwidth`` for each token that is now a hit. GPU time
+    falls by ``GPUs / prefill``. The two can move apart: a slow load saves GPU time and costs latency.
 
     Args:
-        gain: The difference, with its interval.
-        traffic: How much is asked.
-        economics: Speed of the engine and of loading, and prices.
-        worth: The difference with hits of L2 counted by the time they save against hits of L1, where the two differ.
-        kv: KV bytes per token; without them loading is free.
-        added_mb: L1 that the change adds, MB.
+        gain: The difference in token hit rate, with its interval.
+        traffic: The amount of traffic.
+        economics: Speeds of the engine and of loading, and prices.
+        worth: The difference with hits from L2 weighted by the time they save compared with hits from L1, if it is not `gain`.
+        kv: KV bytes per token. Without it, loading is free.
+        added_mb: L1 memory that the change adds, MB.
     """
     prefill, prices = economics.prefill, economics.prices
     plain = Range(lower=gain.lower, estimate=gain.estimate, upper=gain.upper)
@@ -156,7 +156,7 @@ def saving(
 
 
 def payback_hours(added_mb: float, gpu_seconds_per_hour: float, prices: Prices) -> float | None:
-    """Hours until added memory, MB, has been paid for by the GPU time it saves; ``None`` when it never is."""
+    """Return the hours until added memory (MB) is paid for by the GPU time it saves; ``None`` if it never is."""
     saved_per_hour = gpu_seconds_per_hour / HOUR * prices.gpu_hour
     if saved_per_hour <= 0:
         return None
@@ -164,7 +164,7 @@ def payback_hours(added_mb: float, gpu_seconds_per_hour: float, prices: Prices) 
 
 
 def memory_price(added_mb: float, prices: Prices) -> float:
-    """What added memory, MB, costs, in the currency of the prices; memory given back is worth nothing."""
+    """Return the price of added memory (MB), in the currency of the prices. Memory given back is worth nothing."""
     return max(added_mb, 0.0) / MB_IN_A_GB * prices.memory_gb
 
 
@@ -175,16 +175,16 @@ def _net_benefit(gpu_seconds_per_hour: Range, added_mb: float, prices: Prices) -
 
 def _assumptions(gain: Gain, traffic: Traffic, prefill: Prefill, kv: KvSize | None, load: float | None) -> tuple[str, ...]:
     loading = (
-        "loading a hit takes no time: no load bandwidth, or no KV size, was given, so time to first token is an upper bound"
+        "loading a hit takes no time, because no load bandwidth or no KV size was given; time to first token is an upper bound"
         if load is None or kv is None
-        else f"a hit is loaded at {load:.3g} GB/s, not overlapped with computing"
+        else f"a hit is loaded at {load:.3g} GB/s, and loading does not overlap with computing"
     )
     size = () if kv is None else (f"KV of {kv.bytes_per_token:.0f} bytes a token ({kv.source})",)
     return (
         f"hit rate: {gain.method}",
-        f"traffic: {traffic.source}, {traffic.tokens_per_hour:.4g} tokens an hour in whole chunks",
-        f"prefill: {prefill.tokens_per_second:.4g} tokens/s on {prefill.gpus} GPUs ({prefill.source}), alike for every token",
+        f"traffic: {traffic.source}, {traffic.tokens_per_hour:.4g} tokens per hour in whole chunks",
+        f"prefill: {prefill.tokens_per_second:.4g} tokens/s on {prefill.gpus} GPUs ({prefill.source}), the same for every token",
         *size,
         loading,
-        "time to first token is without queueing; loading does not occupy the GPU",
+        "time to first token excludes queueing; loading does not occupy the GPU",
     )

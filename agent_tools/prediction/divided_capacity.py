@@ -1,9 +1,9 @@
-"""A capacity divided among tenants so that their hits together are the most.
+"""Division of a capacity among tenants so that their hits together are highest.
 
-Where every curve is concave, giving each next chunk to whom it brings most is optimal (Fox 1966). Hit curves have cliffs (a loop
-brings nothing until it fits as a whole), so a step here is a straight piece of a curve's upper hull: the block of chunks that
-brings most for each (the look-ahead of Qureshi and Patt's utility-based cache partitioning, MICRO 2006). The result is optimal
-for the hulls while blocks fit, and within the hits of the first block that did not fit of the true optimum.
+If every hit curve is concave, giving each next chunk to the tenant that gains most is optimal (Fox 1966). Hit curves have cliffs:
+a loop brings no hits until all of it fits. So a step here is a straight piece of a curve's upper hull: the block of chunks with
+the most hits per chunk (the look-ahead of Qureshi and Patt's utility-based cache partitioning, MICRO 2006). The result is optimal
+for the hulls while blocks fit. Its distance from the true optimum is at most the hits of the first block that did not fit.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from agent_tools.compiled import compiled
 Int64 = npt.NDArray[np.int64]
 
 ROUNDING = 1e-6
-"""Chunks by which a block may seem not to fit only because sizes are floating point numbers."""
+"""Tolerance in chunks: sizes are floating point numbers, so a block may seem too large by a rounding error."""
 
 
 def divide(hits: Sequence[Int64], floors: Sequence[float], capacity: float) -> list[float]:
-    """Chunks for each tenant, together at most `capacity`.
+    """Return the chunks for each tenant, together at most `capacity`.
 
-    What brings no hits any more goes to the tenants that have hits at all, in proportion to what each could still use: traffic
-    to come is not quite the traffic seen.
+    Capacity that brings no more hits goes to the tenants that have any hits, in proportion to what each could still use, because
+    future traffic differs a little from past traffic.
 
     Args:
-        hits: For each tenant, (n,) hits with 0, 1 ... n - 1 chunks, never falling; more than n - 1 it cannot use.
-        floors: What each gets at least, in chunks, useful or not; together at most `capacity`.
-        capacity: Chunks there are.
+        hits: For each tenant, (n,) hits with 0, 1 ... n - 1 chunks, never falling. A tenant cannot use more than n - 1 chunks.
+        floors: The least chunks that each tenant gets, useful or not; together at most `capacity`.
+        capacity: Number of chunks to divide.
     """
     parts = [float(floor) for floor in floors]
     left = capacity - sum(parts)
@@ -49,35 +49,35 @@ def divide(hits: Sequence[Int64], floors: Sequence[float], capacity: float) -> l
 
 
 class _Blocks:
-    """What one tenant would take next, block by block."""
+    """The blocks that one tenant would take next, one after the other."""
 
     def __init__(self, hits: Int64, part: float, room: float) -> None:
         self._hits = hits
         self.part = part
-        """Chunks it has."""
+        """Chunks that the tenant has."""
         self.limit(room)
 
     def limit(self, room: float) -> None:
-        """Only so many chunks are left for it."""
+        """Limit the chunks that are left for the tenant."""
         last = len(self._hits) - 1
         start, stop = min(int(self.part), last), min(int(self.part + room + ROUNDING), last)
         self._corners, self._next = _corners(self._hits, start, stop), 1
 
     def more(self) -> bool:
-        """Whether some block would bring hits."""
+        """Return whether some block would still bring hits."""
         return self._next < len(self._corners)
 
     def ends_at(self) -> int:
-        """Chunks it would have with its next block."""
+        """Return the chunks that the tenant would have with its next block."""
         return int(self._corners[self._next])
 
     def hits_per_chunk(self) -> float:
-        """What its next block brings for each chunk."""
+        """Return the hits per chunk of the next block."""
         brings = self._hits[self.ends_at()] - self._hits[int(self.part)]
         return float(brings) / (self.ends_at() - self.part)
 
     def take(self) -> float:
-        """Give it its next block; return the block's chunks."""
+        """Give the tenant its next block and return the block's chunks."""
         taken = self.ends_at() - self.part
         self.part = float(self.ends_at())
         self._next += 1
@@ -92,7 +92,7 @@ def _with_the_rest(hits: Sequence[Int64], parts: list[float], left: float) -> li
 
 @compiled
 def _corners(hits: Int64, start: int, stop: int) -> Int64:
-    """Corners of the curve's upper hull from ``start`` to ``stop``, up to where it no longer rises; the first is ``start``."""
+    """Return the corners of the curve's upper hull from ``start`` (the first corner) to ``stop``, until it no longer rises."""
     corners = np.empty(stop - start + 1, np.int64)
     corners[0] = start
     count = 1

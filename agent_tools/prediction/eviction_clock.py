@@ -1,4 +1,4 @@
-"""When LMCache evicts: a thread that wakes about once a second, or, to compare with its policy object, after each request."""
+"""The moments at which LMCache evicts: a thread wakes about once a second. For comparison with its policy: after each request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,35 @@ from agent_tools.workload.access_log import AccessLog
 Float64 = npt.NDArray[np.float64]
 
 PERIOD = 1.007
-"""Seconds between two wake-ups. The thread sleeps 1 s, then evicts; 1.002 s idle to 1.028 s busy was seen on LMCache 0.5.6."""
+"""Seconds between two wake-ups. The thread sleeps 1 s, then evicts. LMCache 0.5.6 showed 1.002 s when idle to 1.028 s when
+busy."""
 
 EVERY_REQUEST = 0.0
-"""A period that stands for one check after each request."""
+"""The period that means one check after each request."""
 
 
 class StoreDelay(NamedTuple):
-    """How long after its lookup a request stores what the engine computed; ticks in between come before the store.
+    """The delay between a request's lookup and its store of what the engine computed. Ticks in between come before the store.
 
-    Never later than the next lookup: of a client that waits for its answers this is so, and of many at once it is early.
+    The store is never later than the next lookup. This holds for a client that waits for its answers; with many clients at once
+    it is too early.
     """
 
     per_request: float
-    """Seconds."""
+    """Seconds for every request."""
     per_chunk: float
-    """Seconds for each chunk that is not found."""
+    """Additional seconds for each chunk that is not found."""
 
 
 AT_ONCE = StoreDelay(0.0, 0.0)
 _PERIODS = (1.001, 1.020)
-"""Range of periods that a prediction allows for when the true one was not observed."""
+"""The periods that a prediction allows for if the true period was not observed."""
 _PERIODS_TRIED = (0.999, 1.040)
-"""Range of periods that an observed clock may have; a busy server's is longer."""
+"""The periods that an observed clock may have. A busy server's period is longer."""
 
 
 _MANY = 1e12
-"""Ticks that no cache outlives, in a log whose clock jumps."""
+"""More ticks than any cache needs to empty. It bounds the count if the log's clock jumps."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,30 @@ class EvictionClock:
     phase: float = 0.5
     """The first tick after the first request of a log, as a share of the period."""
     period: float = PERIOD
-    """Seconds between two ticks; `EVERY_REQUEST` for a check after each request."""
+    """Seconds between two ticks; `EVERY_REQUEST` means a check after each request."""
 
     def first_tick(self, log: AccessLog) -> float:
-        """When it first wakes, seconds in the log's time.
+        """Return the time of the first tick, seconds in the log's time.
 
         Raises:
-            ValueError: If the period is not a positive number, or times are not finite.
+            ValueError: The period is not a positive number, or times are not finite.
         """
         if not (self.period == EVERY_REQUEST or 0 < self.period < np.inf):
             raise ValueError(f"the eviction thread's period must be a positive number of seconds, got {self.period}")
         if not (np.isfinite(log.timestamps).all() and np.isfinite(self.phase)):
-            raise ValueError("the log, or the clock, has times that are not finite")
+            raise ValueError("the log or the clock has times that are not finite numbers: mend or leave out these lines")
         return (float(log.timestamps[0]) if len(log) else 0.0) + self.phase * self.period
 
 
 def possible_clocks(count: int) -> tuple[EvictionClock, ...]:
-    """Clocks spread evenly over what a log leaves open: the phase, and the exact period."""
+    """Return clocks spread evenly over what a log leaves open: the phase and the exact period.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
     if count < 1:
         raise ValueError(f"at least one clock is needed, got {count}")
-    golden = 0.618034  # the additive recurrence that fills an interval evenly at any count
+    golden = 0.618034  # multiples of it, modulo 1, fill an interval evenly for any count
     shortest, longest = _PERIODS
     return tuple(
         EvictionClock((i + 0.5) / count, shortest + (longest - shortest) * ((0.5 + i * golden) % 1)) for i in range(count)
@@ -79,22 +85,22 @@ class Poll(NamedTuple):
     """One reading of ``lmcache_mp_l1_eviction_loop_ticks_total``."""
 
     sent: float
-    """When it was asked for, seconds in the log's time (Unix time for a live log)."""
+    """When the request was sent, seconds in the log's time (Unix time for a live log)."""
     answered: float
-    """When the answer was there."""
+    """When the answer arrived, seconds in the log's time."""
     ticks: float
-    """The counter."""
+    """The value of the counter."""
 
 
 def observed_clock(log: AccessLog, polls: Sequence[Poll]) -> EvictionClock | None:
-    """The clock of a running server, from polls of its tick counter in one process life; ``None`` if they show too few.
+    """Return the clock of a running server, from polls of its tick counter; ``None`` if the polls show too few ticks.
 
-    Each poll says which ticks came before its answer and which after its sending. Of all regular clocks, the mean of those that
-    contradict the polls least (in seconds, summed): from 20 ticks and two polls a second, at irregular moments, right to about
-    20 ms in the middle of the polled time.
+    Each poll says which ticks came before its answer and which came after its sending. All polls must be of one process. Of all
+    regular clocks, the result is the mean of the clocks that contradict the polls least (in seconds, summed). With 20 ticks and
+    two polls a second, at irregular moments, it is right to about 20 ms in the middle of the polled time.
     """
     sent, answered, ticks = np.array(polls, np.float64).reshape(-1, 3).T
-    stepped = np.flatnonzero(np.diff(ticks) == 1)  # of several ticks at once little is known
+    stepped = np.flatnonzero(np.diff(ticks) == 1)  # several ticks between two polls say little
     if len(stepped) < 2 or not len(log):
         return None
     start = float(log.timestamps[0])
@@ -112,16 +118,20 @@ def observed_clock(log: AccessLog, polls: Sequence[Poll]) -> EvictionClock | Non
 def clocks_near(
     clock: EvictionClock, count: int, *, seconds: float = 0.04, store_delay: float = 0.02
 ) -> tuple[EvictionClock, ...]:
-    """Clocks spread evenly around an observed one, which is known to some 20 ms and whose ticks are not quite regular.
+    """Return clocks spread evenly around an observed one.
 
-    Where stores fail, such small shifts move the outcome.
+    An observed clock is known to about 20 ms, and its ticks are not quite regular. If stores fail, such small shifts change the
+    outcome.
 
     Args:
-        clock: The observed one.
-        count: How many.
-        seconds: Spread to either side.
-        store_delay: How long after its lookup a request stores. A tick within that time makes room for the store, as if it
-            had come before the lookup, which is the only moment that a log has.
+        clock: The observed clock.
+        count: Number of clocks.
+        seconds: Largest shift to either side.
+        store_delay: Seconds between a request's lookup and its store. A tick within that time makes room for the store, as if the
+            tick had come before the lookup. The log only records the lookup.
+
+    Raises:
+        ValueError: `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"at least one clock is needed, got {count}")
@@ -131,20 +141,20 @@ def clocks_near(
 
 @compiled
 def is_full(used: int, capacity: float, watermark: float) -> bool:
-    """LMCache 0.5.6's test at a tick, with its rounding: ``used / total >= watermark``."""
+    """Return whether LMCache 0.5.6 evicts at a tick: ``used / total >= watermark``, with its rounding."""
     return used > 0 and capacity > 0 and used / capacity >= watermark
 
 
 @compiled
 def store_time(times: Float64, request: int, delay: StoreDelay, missing: int) -> float:
-    """When a request stores its missing chunks."""
+    """Return when a request stores its missing chunks, seconds in the log's time."""
     stored = float(times[request] + delay.per_request + delay.per_chunk * missing)
     return min(stored, float(times[request + 1])) if request + 1 < len(times) else stored
 
 
 @compiled
 def ticks_due(next_tick: float, now: float, period: float) -> int:
-    """Ticks from ``next_tick`` on that have happened by ``now``."""
+    """Return the number of ticks from ``next_tick`` to ``now``."""
     if now < next_tick:
         return 0
     return int(min((now - next_tick) / period, _MANY)) + 1

@@ -1,8 +1,8 @@
-"""An eviction order in flat arrays: a circular, doubly linked list over chunk ids, every step O(1).
+"""An eviction order in flat arrays: a circular, doubly linked list over chunk ids. Every step is O(1).
 
 ``newer[c]`` and ``older[c]`` are the neighbours of chunk c. Ids from the number of chunks upwards are list ends, so several
-lists (one per tenant) can share the two arrays: ``newer[end]`` is the oldest chunk of a list, ``older[end]`` the newest. A chunk
-that is in no list has ``newer[c] == ABSENT``.
+lists (one per tenant) can share the two arrays. ``newer[end]`` is the oldest chunk of a list, ``older[end]`` the newest. A chunk
+in no list has ``newer[c] == ABSENT``.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ ABSENT = -1
 
 
 def empty_order(chunks: int, ends: int = 1) -> tuple[Links, Links]:
-    """``(newer, older)`` for so many chunks and lists, all lists empty."""
+    """Return ``(newer, older)`` for the given number of chunks and lists, with all lists empty."""
     newer = np.full(chunks + ends, ABSENT, np.int32)
     newer[chunks:] = np.arange(chunks, chunks + ends)
     return newer, newer.copy()
@@ -24,7 +24,7 @@ def empty_order(chunks: int, ends: int = 1) -> tuple[Links, Links]:
 
 @compiled
 def push_newest(newer: Links, older: Links, end: int, chunk: int) -> None:
-    """Add a chunk that is in no list, as the newest of the list that ends at ``end``."""
+    """Add a chunk that is in no list as the newest of the list that ends at ``end``."""
     last = older[end]
     newer[last] = chunk
     older[chunk] = last
@@ -34,7 +34,7 @@ def push_newest(newer: Links, older: Links, end: int, chunk: int) -> None:
 
 @compiled
 def take_out(newer: Links, older: Links, chunk: int) -> None:
-    """Take a chunk out of its list."""
+    """Remove a chunk from its list."""
     before, after = older[chunk], newer[chunk]
     newer[before] = after
     older[after] = before
@@ -43,17 +43,17 @@ def take_out(newer: Links, older: Links, chunk: int) -> None:
 
 @compiled
 def move_to_newest(newer: Links, older: Links, end: int, chunk: int) -> None:
-    """Touch a chunk that is in the list that ends at ``end``."""
+    """Make a chunk the newest of its list, which ends at ``end``."""
     take_out(newer, older, chunk)
     push_newest(newer, older, end, chunk)
 
 
 @compiled
 def touch_block(newer: Links, older: Links, end: int, chunks: Links, add: bool) -> int:
-    """Touch chunks tail first, as LMCache does, so that the first becomes the newest; return how many were added.
+    """Touch chunks tail first, as LMCache does, so that the first chunk becomes the newest. Return how many were added.
 
-    Chunks that are not in the list are added if ``add``, else passed over. Neighbours that already stand in this order move as
-    one piece.
+    Chunks that are not in the list are added if ``add`` is true, otherwise skipped. Neighbours that already stand in this order
+    move as one piece.
     """
     added = 0
     last = older[end]
@@ -86,7 +86,7 @@ def touch_block(newer: Links, older: Links, end: int, chunks: Links, add: bool) 
 
 @compiled
 def drop_oldest(newer: Links, older: Links, end: int, count: int) -> None:
-    """Take the ``count`` oldest chunks out of the list that ends at ``end``; it must hold as many."""
+    """Remove the ``count`` oldest chunks from the list that ends at ``end``. The list must hold that many."""
     chunk = newer[end]
     for _ in range(count):
         after = newer[chunk]
@@ -98,7 +98,7 @@ def drop_oldest(newer: Links, older: Links, end: int, count: int) -> None:
 
 @compiled
 def batch_size(tracked: int, ratio: float) -> int:
-    """Keys that one eviction of LMCache 0.5.6 drops: ``ratio`` of the tracked ones, at least one if any are wanted."""
+    """Return how many keys one eviction of LMCache 0.5.6 drops: ``ratio`` of the tracked keys, and at least one if ratio > 0."""
     ratio = min(max(ratio, 0.0), 1.0)
     count = int(tracked * ratio)
     if count == 0 and ratio > 0 and tracked > 0:

@@ -1,4 +1,4 @@
-"""The forecast: for one access log, what each L1 size would give, as a table a person or an agent can read."""
+"""The forecast: the hit rate that each L1 size would give on one access log, as a table for people and agents."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ from pydantic import Field
 from agent_tools.errors import WorkloadError
 from agent_tools.models import MB
 from agent_tools.models.config import Frozen
+from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog
 
 from .clairvoyant import clairvoyant_hits
+from .engine_cache import EngineCache, engine_caches
 from .eviction_clock import AT_ONCE, StoreDelay
 from .hit_rate_curve import HitRateCurve, hit_rate_curve
 from .isolation import isolated
@@ -25,62 +27,74 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 SIZES = 14
-"""Rows of a forecast unless sizes are given."""
+"""The number of rows of a forecast if no sizes are given."""
 CURVE_POINTS = 120
-"""Points of the drawn curve."""
+"""The number of points of the drawn curve."""
 LEAST_SHARE = 0.2
-"""The default sizes begin where an always-full LRU gets so much of the unbounded cache's hits,"""
+"""The default sizes begin where an always-full LRU gets this share of the unbounded cache's hits."""
 WIDEST = 300
-"""or at most so many times below the last one."""
+"""The largest default size is at most this many times the smallest."""
 
 
 class ForecastRow(Frozen):
-    """What one L1 size would give. All hit rates are token hit rates over whole chunks, as LMCache's live metric counts them."""
+    """The prediction for one L1 size. All hit rates are token hit rates over whole chunks, like LMCache's live metric."""
 
     capacity_chunks: Annotated[float, Field(ge=0)]
     """L1 size in chunks."""
     size_mb: Annotated[float, Field(ge=0)] | None
-    """L1 size in MB (2**20 bytes); ``None`` when the bytes of a chunk are not known."""
+    """L1 size in MB (2**20 bytes); ``None`` if the bytes of a chunk are unknown."""
     lru: Share
-    """An always-full LRU cache of this size: exact."""
+    """Hit rate of an always-full LRU cache of this size; exact."""
     server: Share
-    """`lmcache server` 0.5.6 with the forecast's other settings: mean over the possible eviction clocks."""
+    """Hit rate of `lmcache server` 0.5.6 with the forecast's other settings: mean over the possible eviction clocks."""
     server_lower: Share
-    """Lower end of its 90 % interval."""
+    """Lower end of the 90 % interval of `server`."""
     server_upper: Share
-    """Upper end of its 90 % interval."""
+    """Upper end of the 90 % interval of `server`."""
     from_l2: Share = 0
     """The part of `server` that L2 serves."""
     clairvoyant: Share
-    """The most that any eviction policy could get from this size and the L2 together (Belady with bypass)."""
+    """The highest hit rate that any eviction policy could get from this size and the L2 together (Belady with bypass)."""
+    saved: tuple[Share, ...] = ()
+    """For each of the forecast's `engine_caches`: the part of `server` that the engine's own cache does not have already. Only
+    this part saves the engine work."""
     failed_chunks: Annotated[float, Field(ge=0)]
-    """Chunks the server would not store for want of room between two eviction ticks, mean."""
+    """Chunks whose store the server would drop because L1 is full between two eviction ticks; mean."""
 
     @property
     def policy_gap(self) -> float:
-        """What the best possible decisions would add to an always-full LRU at this size."""
+        """Return the hit rate that the best possible decisions would add to an always-full LRU at this size, 0 to 1."""
         return self.clairvoyant - self.lru
 
 
+class EngineCacheSize(Frozen):
+    """One size of the engine's own prefix cache (L0)."""
+
+    tokens: Annotated[int, Field(gt=0)]
+    """Its size, tokens."""
+    served: Share
+    """Share of the whole-chunk prompt tokens that it serves without LMCache."""
+
+
 class Forecast(Frozen):
-    """What each L1 size would give on one log, from an empty cache. Sizes in MB are of 2**20 bytes."""
+    """The predictions for each L1 size on one log, from an empty cache. Sizes in MB are 2**20 bytes."""
 
     requests: Count
     """Lookups in the log."""
     short_requests: Count
-    """Lookups of prompts shorter than one chunk, which can never be cached."""
+    """Lookups of prompts shorter than one chunk. They can never be cached."""
     duration_seconds: Annotated[float, Field(ge=0)]
     """From the first to the last lookup, seconds."""
     chunk_size: Annotated[int, Field(gt=0)]
     """Tokens per chunk."""
     chunk_mb: Annotated[float, Field(gt=0)] | None
-    """MB of one chunk in L1; ``None`` when not known, and then sizes are in chunks only."""
+    """MB of one chunk in L1; ``None`` if unknown. Sizes are then in chunks only."""
     chunks: Count
-    """Whole chunks asked for."""
+    """Whole chunks requested."""
     footprint_chunks: Count
-    """Distinct chunks: an L1 of this size never evicts."""
+    """Distinct chunks. An L1 of this size never evicts."""
     largest_request_chunks: Count
-    """Most whole chunks of one request."""
+    """The most whole chunks of one request."""
     watermark: float
     """Eviction watermark of the server."""
     ratio: float
@@ -88,28 +102,34 @@ class Forecast(Frozen):
     policy: Literal["LRU", "ARC", "noop", "IsolatedLRU"]
     """Eviction policy of the server's L1."""
     second_tier: str | None = None
-    """The server's L2 in words; ``None`` without one."""
+    """The server's L2 in words; ``None`` without an L2."""
+    engine_caches: tuple[EngineCacheSize, ...] = ()
+    """Sizes of the engine's own prefix cache for which `ForecastRow.saved` says what LMCache adds."""
     ceiling: Share
     """Token hit rate of an unbounded cache."""
     useful_chunks: Count
-    """The smallest always-full LRU that reaches the ceiling, chunks."""
+    """Size of the smallest always-full LRU that reaches the ceiling, in chunks."""
     rows: tuple[ForecastRow, ...]
-    """One for each size, smallest first; none when there is nothing to cache and no sizes were asked for."""
+    """One row for each size, smallest first; empty if there is nothing to cache and no sizes were given."""
     lru_curve: tuple[tuple[float, float], ...]
-    """(chunks, hit rate) of the always-full LRU at many sizes between the first and the last row: the exact curve, drawn."""
+    """(chunks, hit rate) of the always-full LRU at many sizes between the first and the last row: the exact curve."""
     notes: tuple[str, ...]
-    """What to know before using it, one sentence each."""
+    """What to know before using the forecast, one sentence each."""
 
     def table(self) -> list[dict[str, float | None]]:
-        """One flat row per size, with ``policy_gap``."""
-        return [row.model_dump() | {"policy_gap": row.policy_gap} for row in self.rows]
+        """Return one flat row per size, with ``policy_gap``, and ``saved_beyond_<tokens>`` for each engine cache."""
+        names = [f"saved_beyond_{cache.tokens}" for cache in self.engine_caches]
+        return [
+            row.model_dump(exclude={"saved"}) | {"policy_gap": row.policy_gap} | dict(zip(names, row.saved, strict=True))
+            for row in self.rows
+        ]
 
 
 DEFAULTS = ServerSetting(capacity_chunks=1)
-"""LMCache's default settings; a forecast takes its sizes from elsewhere."""
+"""LMCache's default settings. A forecast replaces the size."""
 
 
-def forecast(
+def forecast(  # noqa: PLR0913  what a forecast depends on
     log: AccessLog,
     under: ServerSetting = DEFAULTS,
     *,
@@ -118,24 +138,26 @@ def forecast(
     chunk_bytes: float | None = None,
     shared: bool = False,
     delay: StoreDelay = AT_ONCE,
+    engine_cache_tokens: Sequence[int] = (),
 ) -> Forecast:
-    """What L1 sizes would give on a log, with every other setting as it is in `under`.
+    """Predict the hit rate that L1 sizes would give on a log, with all other settings as in `under`.
 
-    Cost: the exact curve, and for each size 20 runs of the server model and one of the clairvoyant bound.
+    Cost: the exact curve, and for each size 20 runs of the server model and one run of the clairvoyant bound.
 
     Args:
-        log: What was asked, of one model; `by_model` splits a log of several.
+        log: The recorded lookups of one model; `by_model` splits a log of several models.
         under: All settings but the L1 size.
-        capacities_chunks: Sizes in chunks (`chunks_of` turns MB into them); by default a grid from the curve.
-        including: Sizes in chunks to add to that grid, e.g. the present one.
-        chunk_bytes: L1 bytes of one chunk; by default as the log states.
-        shared: Whether the models of the log share one L1, as those of one server do; their chunks are then taken to be of one
-            size, and a note says so.
-        delay: How long after its lookup a request stores.
+        capacities_chunks: Sizes in chunks (`chunks_of` converts MB). Default: a grid from the curve.
+        including: Sizes in chunks to add to the grid, e.g. the present size.
+        chunk_bytes: Bytes of one chunk in L1. Default: as the log states.
+        shared: Whether the models of the log share one L1, like the models of one server. All chunks then count as equally large,
+            and a note says so.
+        delay: The delay between a request's lookup and its store.
+        engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to predict what LMCache saves.
 
     Raises:
-        WorkloadError: The log is empty, mixes models that do not share, or has times that are not finite; or a size makes no
-            sense.
+        WorkloadError: The log is empty, mixes models that do not share an L1, or has times that are not finite; or a size is not
+            a positive number.
     """
     log = isolated(_checked(log, shared=shared))
     chunk_bytes = chunk_bytes or log.chunk_bytes
@@ -143,7 +165,8 @@ def forecast(
     chosen = _grid(curve, chunk_bytes, under.watermark, under.ratio) if capacities_chunks is None else _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
     settings = [replace(under, capacity_chunks=capacity) for capacity in capacities]
-    rows = tuple(_rows(log, curve, predict_settings(log, settings, delay=delay), chunk_bytes))
+    own = engine_caches(log, _positive(engine_cache_tokens))
+    rows = tuple(_rows(log, curve, predict_settings(log, settings, delay=delay), chunk_bytes, own))
     return Forecast(
         requests=len(log),
         short_requests=int((log.tokens < log.chunk_size).sum()),
@@ -157,16 +180,17 @@ def forecast(
         ratio=under.ratio,
         policy=under.policy,
         second_tier=_in_words(under) if under.l2_capacity_chunks else None,
+        engine_caches=tuple(EngineCacheSize(tokens=one.tokens, served=one.share) for one in own),
         ceiling=curve.ceiling(),
         useful_chunks=curve.useful_capacity,
         rows=rows,
         lru_curve=_drawn(curve, capacities),
-        notes=tuple(_notes(log, curve, chunk_bytes, rows)),
+        notes=(*_notes(log, curve, chunk_bytes, rows), *_savings(own, rows)),
     )
 
 
 def by_model(log: AccessLog) -> dict[str, AccessLog]:
-    """The part of a log that each model asked for, by the model's name; each then fills an L1 of its own."""
+    """Split a log into the part of each model, by model name. Each part then fills an L1 of its own."""
     found = np.unique(log.models)
     if len(found) <= 1:
         return {log.model_names[label]: log for label in found}
@@ -181,7 +205,7 @@ def by_model(log: AccessLog) -> dict[str, AccessLog]:
 
 
 def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: float | None = None) -> list[float]:
-    """Sizes in MB (2**20 bytes) as chunks.
+    """Return sizes in MB (2**20 bytes) as chunks.
 
     Raises:
         WorkloadError: The bytes of a chunk are neither in the log nor given.
@@ -189,8 +213,8 @@ def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: flo
     chunk_bytes = kv_bytes_per_token * log.chunk_size if kv_bytes_per_token else log.chunk_bytes
     if not chunk_bytes:
         raise WorkloadError(
-            "sizes in MB need the KV bytes of a token, which this log does not state: give kv_bytes_per_token"
-            " (`lmcache-agent status` measures it), or sizes in chunks"
+            "sizes in MB need the KV bytes of a token, which this log does not state: give kv_bytes_per_token (`lmcache-agent"
+            " status` measures it), or give sizes in chunks"
         )
     return [size * MB / chunk_bytes * log.sampling_rate for size in sizes_mb]
 
@@ -202,35 +226,42 @@ def _in_words(under: ServerSetting) -> str:
 
 def _checked(log: AccessLog, *, shared: bool) -> AccessLog:
     if not len(log):
-        raise WorkloadError("the log holds no requests: let the server answer some, or name another log")
+        raise WorkloadError("the log holds no requests: let the server answer some requests, or name another log")
     names = [log.model_names[label] for label in np.unique(log.models)]
     if len(names) > 1 and not shared:
         raise WorkloadError(
-            f"the log mixes {len(names)} models ({', '.join(names[:5])}), whose KV differs: choose one of them (forecast.by_model"
-            " splits the log)"
+            f"the log mixes {len(names)} models ({', '.join(map(plain, names[:5]))}), whose KV differs: choose one of them"
+            " (forecast.by_model splits the log)"
         )
     if not np.isfinite(log.timestamps).all():
-        raise WorkloadError("the log has times that are not numbers: eviction runs once a second and cannot be modelled without")
+        raise WorkloadError("the log has times that are not numbers, and the model of eviction needs them: mend the log")
     if log.duration < 0 or (np.diff(log.timestamps) < 0).any():
-        raise WorkloadError("the log is not in the order of its times: sort it first (access_log.in_time_order)")
+        raise WorkloadError("the log is not in time order: sort it first (access_log.in_time_order)")
     return log
 
 
 def _some(capacities: Sequence[float]) -> Sequence[float]:
     if not len(capacities):
-        raise WorkloadError("give at least one size, or none at all for a grid from the log")
+        raise WorkloadError("the list of sizes is empty: give at least one size, or leave the list out for a grid from the log")
     return capacities
+
+
+def _positive(tokens: Sequence[int]) -> Sequence[int]:
+    wrong = [str(size) for size in tokens if size <= 0]
+    if wrong:
+        raise WorkloadError(f"the engine's own cache must hold a positive number of tokens, not {', '.join(wrong)}")
+    return tokens
 
 
 def _sorted(capacities: Sequence[float]) -> list[float]:
     wrong = [str(capacity) for capacity in capacities if not 0 < capacity < math.inf]
     if wrong:
-        raise WorkloadError(f"sizes must be positive numbers, got {', '.join(wrong)}")
+        raise WorkloadError(f"sizes must be positive numbers, got {', '.join(wrong)}: leave these out")
     return sorted({float(capacity) for capacity in capacities})
 
 
 def _grid(curve: HitRateCurve, chunk_bytes: float | None, watermark: float, ratio: float) -> list[float]:
-    """Sizes, two digits each in MB or chunks, from where hits begin to where the server has them all; none without chunks."""
+    """Return round sizes in MB or chunks, from where hits begin to where the server has all hits; empty without chunks."""
     if not curve.footprint:
         return []
     # Between eviction passes L1 works down to watermark x (1 - ratio) of its size; at footprint / watermark it never evicts.
@@ -247,19 +278,29 @@ def _two_digits(value: float) -> float:
 
 
 def _rows(
-    log: AccessLog, curve: HitRateCurve, predictions: Sequence[ServerPrediction], chunk_bytes: float | None
+    log: AccessLog,
+    curve: HitRateCurve,
+    predictions: Sequence[ServerPrediction],
+    chunk_bytes: float | None,
+    own: Sequence[EngineCache],
 ) -> list[ForecastRow]:
     capacities = [p.setting.capacity_chunks + p.setting.l2_capacity_chunks for p in predictions]
     with ThreadPoolExecutor() as threads:
         held = [min(capacity, log.unique_chunks) for capacity in capacities]
         bounds = list(threads.map(lambda capacity: int(clairvoyant_hits(log, capacity).sum(dtype=np.int64)), held))
     return [
-        _row(curve, prediction, bound / max(curve.chunks, 1), chunk_bytes)
+        _row(curve, prediction, bound / max(curve.chunks, 1), chunk_bytes, own)
         for prediction, bound in zip(predictions, bounds, strict=True)
     ]
 
 
-def _row(curve: HitRateCurve, prediction: ServerPrediction, clairvoyant: float, chunk_bytes: float | None) -> ForecastRow:
+def _row(
+    curve: HitRateCurve,
+    prediction: ServerPrediction,
+    clairvoyant: float,
+    chunk_bytes: float | None,
+    own: Sequence[EngineCache],
+) -> ForecastRow:
     capacity = prediction.setting.capacity_chunks
     lower, upper = prediction.interval
     return ForecastRow(
@@ -271,6 +312,7 @@ def _row(curve: HitRateCurve, prediction: ServerPrediction, clairvoyant: float, 
         server_upper=upper,
         from_l2=float(np.mean([run.l2_hit_rate for run in prediction.runs])),
         clairvoyant=clairvoyant,
+        saved=tuple(cache.saved(prediction) for cache in own),
         failed_chunks=prediction.failed_chunks,
     )
 
@@ -287,7 +329,7 @@ def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows:
     notes = []
     if not curve.chunks:
         notes.append(
-            f"all {len(log)} requests are shorter than one chunk ({log.chunk_size} tokens): no size helps, smaller chunks may"
+            f"all {len(log)} requests are shorter than one chunk ({log.chunk_size} tokens): no size helps, but smaller chunks may"
         )
     elif short > len(log) / 2:
         notes.append(
@@ -299,15 +341,33 @@ def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows:
         notes.append("no request repeats the prefix of an earlier one: no size helps")
     if len(log) > 1 and log.duration == 0:
         notes.append(
-            "all requests carry the same time, so the server never evicts between them: its column is not to be relied on"
+            "all requests have the same time, so the model never evicts between them: do not rely on the column of the server"
         )
     if len(np.unique(log.models)) > 1:
-        notes.append("the models share L1, and their chunks are taken to be of one size")
+        notes.append("the models share L1; all chunks are assumed to be equally large")
     if chunk_bytes is None:
-        notes.append("the log does not state the bytes of a chunk: sizes are in chunks")
+        notes.append("the log does not state the bytes of a chunk, so sizes are in chunks")
     if any(row.failed_chunks for row in rows):
-        notes.append("where chunks fail to be stored, the outcome depends on timing to a fraction of a second")
+        notes.append("if stores fail, the outcome depends on timing to a fraction of a second")
     notes += log.remarks
     if log.bad_lines:
-        notes.append(f"{log.bad_lines} broken lines of the log were left out")
+        notes.append(f"{log.bad_lines} broken lines of the log were skipped")
+    return notes
+
+
+WORTH_SAVING = 0.01
+"""Share of the prompt tokens from which LMCache is said to save something."""
+
+
+def _savings(own: Sequence[EngineCache], rows: Sequence[ForecastRow]) -> list[str]:
+    """Say for each size of the engine's own cache from which L1 size on LMCache saves anything."""
+    notes = []
+    for number, cache in enumerate(own):
+        begins = next((row for row in rows if row.saved[number] >= WORTH_SAVING), None)
+        told = f"an engine cache of {cache.tokens:,} tokens serves {cache.share:.1%} of the prompt tokens itself; LMCache saves"
+        if begins is None:
+            notes.append(f"{told} less than {WORTH_SAVING:.0%} more at every size shown: the engine has what comes again")
+        else:
+            size = f"{begins.capacity_chunks:,.0f} chunks" if begins.size_mb is None else f"{begins.size_mb:,.0f} MB"
+            notes.append(f"{told} {WORTH_SAVING:.0%} more or better from an L1 of {size} on")
     return notes

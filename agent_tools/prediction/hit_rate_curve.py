@@ -1,4 +1,4 @@
-"""The exact hit-rate curve: what every L1 size would have given, from one pass over an access log."""
+"""The exact hit-rate curve: the hits that every L1 size would have given, from one pass over an access log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,65 +14,70 @@ from .isolation import isolated
 from .prefix_reuse import PrefixReuse, prefix_reuse
 
 TouchOrder = Literal["tail_first", "head_first"]
-"""Which chunk of a request stays longest: the first one (LMCache's server) or the last one (LMCache's cache-simulator)."""
+"""Which chunk of a request stays longest: the first (LMCache's server) or the last (LMCache's cache simulator)."""
 
 Denominator = Literal["chunk_aligned", "whole_prompts"]
-"""Tokens a hit rate is a share of: whole chunks only (LMCache's live metric
-``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``), or prompts with their tails, which are never
-cached (LMCache's cache-simulator)."""
+"""The tokens that a hit rate is a share of. ``chunk_aligned``: whole chunks only, like LMCache's live metric
+``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``. ``whole_prompts``: prompts with their tails,
+which are never cached, like LMCache's cache simulator."""
 
 
 @dataclass(frozen=True, eq=False)
 class HitRateCurve:
-    """Prefix hits of an always-full LRU cache at every capacity at once.
+    """The prefix hits of an always-full LRU cache at every capacity.
 
-    A server that evicts early gets less; one that drops stores can get more, since what it drops displaces nothing.
+    A server that evicts early gets fewer hits. A server that drops stores can get more, because a dropped store displaces
+    nothing.
     """
 
     chunk_size: int
     """Tokens per chunk."""
     hit_chunks: npt.NDArray[np.int64]
-    """(n,) prefix hits, in chunks, at a capacity of 0, 1, ... n - 1 chunks; more capacity gives no more than the last."""
+    """(n,) prefix hits, in chunks, at a capacity of 0, 1, ... n - 1 chunks. More capacity gives as many hits as the last."""
     requests: int
-    """Requests counted."""
+    """Number of requests counted."""
     chunks: int
-    """Whole chunks they asked for."""
+    """Whole chunks that the counted requests asked for."""
     tokens: int
-    """Their prompt tokens, tails included."""
+    """Prompt tokens of the counted requests, tails included."""
     footprint: int
-    """Distinct chunks in the whole log: a cache of this many chunks never evicts."""
+    """Distinct chunks in the whole log. A cache of this many chunks never evicts."""
 
     def hits(self, capacity_chunks: float) -> int:
-        """Prefix hits, in chunks, at a capacity; a started chunk does not count as capacity."""
+        """Return the prefix hits at a capacity, in chunks. Fractions of a chunk do not count as capacity."""
         return int(self.hit_chunks[min(max(int(capacity_chunks), 0), len(self.hit_chunks) - 1)])
 
     def hit_tokens(self, capacity_chunks: float) -> int:
-        """Prefix hits, in tokens, at a capacity."""
+        """Return the prefix hits at a capacity, in tokens."""
         return self.hits(capacity_chunks) * self.chunk_size
 
     def hit_rate(self, capacity_chunks: float, of: Denominator = "chunk_aligned") -> float:
-        """Token hit rate at a capacity, 0 to 1; 0 when nothing was asked."""
+        """Return the token hit rate at a capacity, 0 to 1; 0 if nothing was requested."""
         asked = self.chunks * self.chunk_size if of == "chunk_aligned" else self.tokens
         return self.hit_tokens(capacity_chunks) / asked if asked else 0.0
 
     def ceiling(self, of: Denominator = "chunk_aligned") -> float:
-        """Token hit rate of an unbounded cache."""
+        """Return the token hit rate of an unbounded cache, 0 to 1."""
         return self.hit_rate(self.footprint, of)
 
     @property
     def useful_capacity(self) -> int:
-        """The smallest capacity, in chunks, that reaches the ceiling."""
+        """Return the smallest capacity, in chunks, that reaches the ceiling."""
         return self.capacity_for(1.0)
 
     def capacity_for(self, share_of_ceiling: float) -> int:
-        """The smallest capacity, in chunks, whose hits are at least this share of the unbounded cache's; 0 without hits."""
+        """Return the smallest capacity, in chunks, that gives at least this share of the unbounded cache's hits; 0 without hits.
+
+        Raises:
+            ValueError: The share is not between 0 and 1.
+        """
         if not 0 <= share_of_ceiling <= 1:
             raise ValueError(f"share_of_ceiling must be between 0 and 1, got {share_of_ceiling}")
         wanted = np.ceil(share_of_ceiling * int(self.hit_chunks[-1]) - 1e-9)
         return int(np.searchsorted(self.hit_chunks, wanted))
 
     def table(self, capacities_chunks: Sequence[float]) -> list[dict[str, float]]:
-        """One row per capacity: capacity_chunks, share_of_footprint, hit_chunks, and both token hit rates."""
+        """Return one row for each capacity: capacity_chunks, share_of_footprint, hit_chunks, and both token hit rates."""
         return [
             {
                 "capacity_chunks": capacity,
@@ -88,40 +93,44 @@ class HitRateCurve:
 def hit_rate_curve(
     log: AccessLog, *, touch_order: TouchOrder = "tail_first", counted: npt.NDArray[np.bool_] | None = None
 ) -> HitRateCurve:
-    """The exact curve of ``log``, from an empty cache.
+    """Return the exact curve of ``log``, from an empty cache.
 
-    Chunk i of a request is a hit at capacity C exactly when ``max(D_1..D_i) < C``, with D the number of distinct chunks touched
-    since its last touch, taken at the start of the request (Mattson et al. 1970; LMCache's prefix rule; LMCache looks up first
+    Chunk i of a request is a hit at capacity C exactly if ``max(D_1..D_i) < C``. D is the number of distinct chunks touched since
+    the chunk's last touch, at the start of the request (Mattson et al. 1970, with LMCache's prefix rule; LMCache looks up first
     and stores afterwards).
 
     Args:
-        log: What was asked.
-        touch_order: `TouchOrder`.
-        counted: (requests,) the requests whose hits are counted; the others only use the cache. All by default.
+        log: The recorded lookups.
+        touch_order: See `TouchOrder`.
+        counted: (requests,) the requests whose hits are counted; the others only warm the cache. Default: all requests.
 
     Raises:
-        ValueError: If the log breaks the contract of `AccessLog`.
+        ValueError: The log breaks the contract of `AccessLog`.
     """
     log = isolated(log)
     return _curve(log, prefix_reuse(log), touch_order, counted)
 
 
 def hits_per_request(log: AccessLog, capacity_chunks: float) -> npt.NDArray[np.int64]:
-    """(requests,) prefix hits of each request, in chunks, at one capacity; to compare two capacities on the same requests."""
-    reuse = prefix_reuse(isolated(log))
+    """Return (requests,) prefix hits of each request, in chunks, at one capacity; for comparing two capacities."""
+    return hits_at(prefix_reuse(isolated(log)), len(log), capacity_chunks)
+
+
+def hits_at(reuse: PrefixReuse, requests: int, capacity_chunks: float) -> npt.NDArray[np.int64]:
+    """Return `hits_per_request` from the prefix reuse of a log with this number of requests."""
     per_run = np.clip(int(max(capacity_chunks, 0)) - reuse.newer, 0, reuse.length)
-    hits = np.zeros(len(log), np.int64)
+    hits = np.zeros(requests, np.int64)
     np.add.at(hits, reuse.request, per_run)
     return hits
 
 
 def curves_by_tenant(log: AccessLog, *, touch_order: TouchOrder = "tail_first") -> dict[str, HitRateCurve]:
-    """Each tenant's curve inside the cache that all of them share; their hits add up to the whole curve."""
+    """Return each tenant's curve inside the cache that all tenants share. Their hits add up to the whole curve."""
     return _curves_by(log, log.tenants, log.tenant_names, touch_order)
 
 
 def curves_by_model(log: AccessLog, *, touch_order: TouchOrder = "tail_first") -> dict[str, HitRateCurve]:
-    """Each model's curve inside the cache that all of them share; their hits add up to the whole curve."""
+    """Return each model's curve inside the cache that all models share. Their hits add up to the whole curve."""
     return _curves_by(log, log.models, log.model_names, touch_order)
 
 
@@ -159,10 +168,10 @@ def _add_hits(
     length: npt.NDArray[np.int32],
     tail_first: bool,
 ) -> None:
-    """Turn runs into hits by capacity, in place: a run fills chunk by chunk (tail first) or all at once (head first)."""
+    """Convert runs into hits by capacity, in place. A run fills chunk by chunk (tail first) or all at once (head first)."""
     slope = 0
     if tail_first:
-        for i in range(len(newer)):  # the second difference: hits grow by one a chunk from `newer` to `reach`
+        for i in range(len(newer)):  # the second difference: hits grow by one per chunk from `newer` to `reach`
             hit_chunks[newer[i]] += 1
             hit_chunks[reach[i]] -= 1
         for c in range(len(hit_chunks)):

@@ -1,4 +1,4 @@
-"""What may share a cached chunk: LMCache never shares KV between models or between cache salts (tenants)."""
+"""Isolation of models and tenants: LMCache never shares KV between models or between cache salts (tenants)."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from agent_tools.workload.access_log import AccessLog, renumber
 
 
 def isolated(log: AccessLog) -> AccessLog:
-    """``log`` with chunk ids that differ wherever model or tenant differ, as in LMCache 0.5.6's ``ObjectKey``.
+    """Return ``log`` with chunk ids that differ wherever model or tenant differ, as in LMCache 0.5.6's ``ObjectKey``.
 
-    The log itself when there is one model and one tenant, or when its ids already are apart.
+    Return the log itself if it has one model and one tenant, or if its ids already differ.
     """
     if len(log.tenant_names) * len(log.model_names) <= 1 or not len(log.chunk_ids):
         return log

@@ -1,4 +1,4 @@
-"""The hit-rate curve of a live window: pieces of an access log come in, an exact curve can be asked for at any time."""
+"""The hit-rate curve of a live window: pieces of an access log are added, and the exact curve can be read at any time."""
 
 from dataclasses import replace
 
@@ -11,12 +11,12 @@ from .hit_rate_curve import HitRateCurve, TouchOrder, hit_rate_curve
 
 
 class LiveHitRateCurve:
-    """Joins successive pieces of one log by chunk hash, keeps the recent history, and computes curves of it on demand.
+    """Joins successive pieces of one log by chunk hash, keeps the recent history, and computes curves from it.
 
-    Simple and exact: a curve is computed anew from the kept history each time. Cost: one dictionary look-up per distinct chunk
-    of a piece to add it; about 5 ms per million kept chunk accesses to read a curve; about 100 bytes per distinct chunk and
-    4 per access. A chunk last touched before the kept history counts as a miss, so keep more history than the largest
-    capacity of interest has chunks.
+    Each curve is computed anew from the kept history, so it is exact. Cost: one dictionary look-up per distinct chunk of a piece
+    to add it; about 5 ms per million kept chunk accesses to read a curve; about 100 bytes per distinct chunk and 4 per access. A
+    chunk last touched before the kept history counts as a miss. So keep a history with more chunks than the largest capacity of
+    interest.
     """
 
     def __init__(self, *, history_chunks: int = 4_000_000) -> None:
@@ -30,16 +30,16 @@ class LiveHitRateCurve:
         self._waiting_chunks = 0
 
     def add(self, piece: AccessLog) -> None:
-        """Append requests, which must be later than all before.
+        """Append requests that are later than all earlier ones.
 
         Raises:
-            ValueError: If the piece has no hashes (ids mean nothing across pieces), or another chunk size.
+            ValueError: The piece has no hashes (ids have no meaning across pieces), or another chunk size.
         """
         if piece.hashes is None:
-            raise ValueError("pieces of a log can only be joined by chunk hash, and this piece has none")
+            raise ValueError("this piece of a log has no chunk hashes, and pieces can only be joined by hash")
         first = self._log or (self._waiting[0] if self._waiting else piece)
         if piece.chunk_size != first.chunk_size:
-            raise ValueError(f"the window holds chunks of {first.chunk_size} tokens, this piece has {piece.chunk_size}")
+            raise ValueError(f"the window holds chunks of {first.chunk_size} tokens, but this piece has {piece.chunk_size}")
         ids = [self._id_by_hash.setdefault(name, len(self._id_by_hash)) for name in _names(piece.hashes)]
         known = np.array(ids, np.int32)
         self._waiting.append(replace(piece, chunk_ids=known[piece.chunk_ids]))
@@ -49,10 +49,10 @@ class LiveHitRateCurve:
             self._forget()
 
     def log(self) -> AccessLog:
-        """The kept history as one log.
+        """Return the kept history as one log.
 
         Raises:
-            ValueError: If nothing was added yet.
+            ValueError: Nothing was added yet.
         """
         if self._waiting:
             self._log = _joined(self._waiting if self._log is None else [self._log, *self._waiting], self._id_by_hash)
@@ -62,16 +62,16 @@ class LiveHitRateCurve:
         return self._log
 
     def curve(self, *, since: float = -np.inf, touch_order: TouchOrder = "tail_first") -> HitRateCurve:
-        """The curve of the requests at or after ``since`` (seconds, as in the log), with all kept history as warm-up."""
+        """Return the curve of the requests at or after ``since`` (seconds, as in the log). All kept history serves as warm-up."""
         log = self.log()
         return hit_rate_curve(log, touch_order=touch_order, counted=log.timestamps >= since)
 
     def _forget(self) -> None:
-        """Drop the oldest requests beyond the history, and the names of chunks that went with them."""
+        """Drop the oldest requests beyond the history, and the hashes of chunks that are no longer used."""
         log = self.log()
         first = int(np.searchsorted(log.offsets, len(log.chunk_ids) - self._history_chunks, side="right")) - 1
         self._log = log.select(slice(max(first, 0), None))
-        assert self._log.hashes is not None  # noqa: S101 - `add` refuses pieces without
+        assert self._log.hashes is not None  # noqa: S101 - `add` refuses pieces without hashes
         self._id_by_hash = {name: i for i, name in enumerate(_names(self._log.hashes))}
 
 
@@ -80,7 +80,7 @@ def _names(hashes: npt.NDArray[np.uint8]) -> list[bytes]:
 
 
 def _joined(pieces: list[AccessLog], id_by_hash: dict[bytes, int]) -> AccessLog:
-    """One log from pieces whose chunk ids are already numbered alike."""
+    """Join pieces whose chunk ids use the same numbering."""
     ends = np.cumsum([0] + [len(piece.chunk_ids) for piece in pieces])
     tenant_names = tuple(dict.fromkeys(name for piece in pieces for name in piece.tenant_names))
     model_names = tuple(dict.fromkeys(name for piece in pieces for name in piece.model_names))

@@ -1,9 +1,9 @@
-"""`lmcache server` with L1 only, at the speed of the hits: the eviction order lives between requests, not between chunks.
+"""`lmcache server` with L1 only, at a cost per hit: the eviction order is kept between requests, not between chunks.
 
 The server touches a request's chunks as a block, tail first. So the LRU order of the chunks is the order of the requests that
-touched them last, and within a request it is deeper before shallower: what is left of request q in the cache is always one run
-of depths ``first[q]..end[q]``, evicted from its deep end. Eviction never makes holes: a resident chunk's whole prefix is
-resident. (`two_tiers` does the same chunk by chunk, for the cases where this does not hold; tests compare the two.)
+touched them last, and within a request deeper chunks come before shallower ones. What remains of request q in the cache is one
+run of depths ``first[q]..end[q]``, evicted from its deep end. Eviction never makes holes: if a chunk is resident, so is its whole
+prefix. (`two_tiers` does the same chunk by chunk, for cases where this does not hold; tests compare the two.)
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ Int32 = npt.NDArray[np.int32]
 
 
 class OneTier(NamedTuple):
-    """L1 as the kernel sees it."""
+    """L1 in the form that the kernel takes."""
 
     capacity: float
     watermark: float
@@ -43,7 +43,7 @@ def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, 
 ) -> tuple[int, int]:
     """Fill ``hits`` and ``dropped`` (chunks, per request); return ``(evicted chunks, peak resident chunks)``."""
     requests = len(offsets) - 1
-    toucher = np.full(unique, -1, np.int32)  # the request in whose run a chunk is, or was when it was evicted
+    toucher = np.full(unique, -1, np.int32)  # the request whose run holds the chunk, or held it when it was evicted
     first = np.zeros(requests, np.int32)
     end = np.zeros(requests, np.int32)
     used, peak, evicted, oldest = 0, 0, 0, 0
@@ -74,7 +74,7 @@ def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, 
             evicted += gone
         if used + size - depth > tier.capacity:
             dropped[r] = size - depth
-        elif end[r] == depth:  # else its own prefix went meanwhile, and what it stores behind that is never found
+        elif end[r] == depth:  # otherwise its own prefix was evicted meanwhile, and nobody finds what it stores behind that
             for i in range(start + depth, start + size):
                 toucher[chunk_ids[i]] = r
             used += size - depth
@@ -89,7 +89,7 @@ def run_one_tier(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock, 
 
 @compiled
 def _run_ticks(first: Int32, end: Int32, oldest: int, used: int, tier: OneTier, due: int) -> tuple[int, int]:
-    """Let so many ticks come; return how many chunks went and the oldest run left."""
+    """Run the due ticks. Return the number of evicted chunks and the oldest run that is left."""
     gone = 0
     while due > 0 and tier.evicts and is_full(used - gone, tier.capacity, tier.watermark):
         batch, oldest = _evict(first, end, oldest, batch_size(used - gone, tier.ratio))
@@ -102,7 +102,7 @@ def _run_ticks(first: Int32, end: Int32, oldest: int, used: int, tier: OneTier, 
 
 @compiled
 def _evict(first: Int32, end: Int32, oldest: int, count: int) -> tuple[int, int]:
-    """Drop ``count`` chunks from the oldest runs, deepest first; return how many went and the oldest run left."""
+    """Drop ``count`` chunks from the oldest runs, deepest first. Return the number dropped and the oldest run that is left."""
     gone = 0
     while gone < count:
         size = end[oldest] - first[oldest]

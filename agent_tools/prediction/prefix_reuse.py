@@ -1,17 +1,18 @@
-"""Prefix reuse: which requests find how much of their prefix in which earlier request, and how far down the LRU order.
+"""Prefix reuse: which requests find which part of their prefix in which earlier request, and how far down the LRU order.
 
-Two facts make the whole analysis one cheap pass (each chunk is touched once, the order lives between requests, not chunks):
+Two facts allow the whole analysis in one cheap pass. Each chunk is touched once, and the order is kept between requests, not
+between chunks:
 
-* Chunk ids stand for whole prefixes, so the chunks of a request that were last touched by the same earlier request are one
+* Chunk ids stand for whole prefixes. So the chunks of a request that were last touched by the same earlier request are one
   unbroken *run* of its depths.
-* A request is touched as a block, so the LRU order of the chunks is the order of the requests that touched them last, and
+* A request is touched as a block. So the LRU order of the chunks is the order of the requests that touched them last, and
   within one request the order of depth.
 
 For a run last touched by request q, let S be the number of chunks touched after q as a whole, and W the number of chunks whose
-last touch is q. Touched tail first (LMCache's server: depth 0 is the most recent), the k-th chunk of the run has distance S + k.
-Touched head first (LMCache's simulator), its prefix is whole exactly as long as the run's first chunk is there, at S + W - 1.
-The distance counts distinct chunks between two touches, taken at the start of the request (Mattson et al. 1970, with LMCache's
-prefix rule added).
+last touch is q. If chunks are touched tail first (LMCache's server: depth 0 is the most recent), the k-th chunk of the run has
+distance S + k. If chunks are touched head first (LMCache's simulator), the run's prefix is complete exactly as long as its first
+chunk is resident, at distance S + W - 1. The distance counts distinct chunks between two touches, at the start of the request
+(Mattson et al. 1970, with LMCache's prefix rule added).
 """
 
 from dataclasses import dataclass
@@ -35,32 +36,32 @@ class PrefixReuse:
     source: Int32
     """(runs,) the earlier request, which touched the run last."""
     newer: Int32
-    """(runs,) distinct chunks touched since the earlier request."""
+    """(runs,) distinct chunks touched since that earlier request."""
     group: Int32
     """(runs,) chunks whose last touch is that earlier request; at least `length`."""
     length: Int32
     """(runs,) chunks in the run."""
 
     def of_requests(self, chosen: npt.NDArray[np.bool_]) -> "PrefixReuse":
-        """The runs that the chosen requests find; ``chosen`` is (requests,)."""
+        """Return the runs that the chosen requests find; ``chosen`` is (requests,)."""
         kept = chosen[self.request]
         return PrefixReuse(self.request[kept], self.source[kept], self.newer[kept], self.group[kept], self.length[kept])
 
 
 def prefix_reuse(log: AccessLog) -> PrefixReuse:
-    """All reuse in ``log``, as if nothing were ever evicted.
+    """Return all reuse in ``log``, as if nothing were ever evicted.
 
-    Cost: one step per chunk and two Fenwick-tree walks per run; 8 bytes per distinct chunk and 20 per run.
+    Cost: one step per chunk and two Fenwick-tree walks per run; 8 bytes per distinct chunk and 20 bytes per run.
 
     Raises:
-        ValueError: If chunk ids are not numbered by first appearance, or one id follows two different prefixes.
+        ValueError: Chunk ids are not numbered by first appearance, or one id follows two different prefixes.
     """
     buffers = [np.empty(len(log.chunk_ids), np.int32) for _ in range(5)]  # untouched pages cost no memory
     runs = _find_runs(log.chunk_ids, log.offsets, log.unique_chunks, *buffers)
     if runs < 0:
         raise ValueError(
-            f"request {-runs - 1} breaks the contract of an access log: chunk ids are numbered by first appearance, "
-            "and an id always follows the same prefix"
+            f"request {-runs - 1} breaks the contract of an access log: chunk ids must be numbered by first appearance, and an"
+            " id must always follow the same prefix"
         )
     for buffer in buffers:
         buffer.resize(runs, refcheck=False)
@@ -69,7 +70,7 @@ def prefix_reuse(log: AccessLog) -> PrefixReuse:
 
 @compiled
 def _sum_to(tree: Int32, index: int) -> int:
-    """Sum of the weights 0..index (binary indexed tree, Fenwick 1994)."""
+    """Return the sum of the weights 0..index (binary indexed tree, Fenwick 1994)."""
     total = 0
     node = index + 1
     while node > 0:
@@ -80,7 +81,7 @@ def _sum_to(tree: Int32, index: int) -> int:
 
 @compiled
 def _add_at(tree: Int32, index: int, amount: int) -> None:
-    """Add to one weight."""
+    """Add an amount to one weight."""
     node = index + 1
     while node < len(tree):
         tree[node] += amount
@@ -91,11 +92,11 @@ def _add_at(tree: Int32, index: int, amount: int) -> None:
 def _find_runs(  # noqa: PLR0913, PLR0917 - one kernel: its input and its five output columns
     chunk_ids: Int32, offsets: Int64, unique: int, request: Int32, source: Int32, newer: Int32, group: Int32, length: Int32
 ) -> int:
-    """Fill the five columns; return the number of runs, or ``-(r + 1)`` if request ``r`` breaks the contract."""
+    """Fill the five columns. Return the number of runs, or ``-(r + 1)`` if request ``r`` breaks the contract."""
     requests = len(offsets) - 1
-    toucher = np.empty(unique, np.int32)  # the request that touched a chunk last
+    toucher = np.empty(unique, np.int32)  # the request that last touched a chunk
     parent = np.empty(unique, np.int32)  # the chunk before it, the same in every request
-    weight = np.zeros(requests, np.int32)  # chunks whose last touch is this request
+    weight = np.zeros(requests, np.int32)  # the number of chunks whose last touch is this request
     tree = np.zeros(requests + 1, np.int32)  # sums of `weight`
     seen = 0
     runs = 0

@@ -1,7 +1,7 @@
-"""The server model in the middle of its run: requests come bit by bit, and between two of them anything may be changed.
+"""The server model as a running server: requests arrive bit by bit, and anything may change between two of them.
 
-The same kernel as `simulate_server` with an L2, which keeps its order of eviction chunk by chunk, so that settings can change
-and chunks be taken out at any moment. A run in many parts gives exactly what one run over the whole log gives.
+It uses the same kernel as `simulate_server` with an L2. That kernel keeps the eviction order chunk by chunk, so settings can
+change and chunks can be removed at any moment. A run in many parts gives exactly the result of one run over the whole log.
 """
 
 import numpy as np
@@ -24,17 +24,17 @@ _NO_L2 = SecondTier(
 class RunningServer:
     """One modelled `lmcache server` 0.5.6 since its process started. Times are seconds in the log's time.
 
-    It knows one L2 list, so `ServerSetting.tenant_quotas` is not for it.
+    It has one L2 list, so it ignores `ServerSetting.tenant_quotas`.
     """
 
     def __init__(self, setting: ServerSetting, *, first_tick: float, period: float = PERIOD, delay: StoreDelay = AT_ONCE) -> None:
-        """Both tiers are empty.
+        """Start with both tiers empty.
 
         Args:
-            setting: Its configuration; assign another one to change it from now on, with all contents kept.
-            first_tick: When its eviction thread first wakes.
-            period: Seconds between its wake-ups.
-            delay: How long after its lookup a request stores.
+            setting: The configuration. Assign another one to change it from now on; the contents are kept.
+            first_tick: When the eviction thread first wakes.
+            period: Seconds between two wake-ups.
+            delay: The delay between a request's lookup and its store.
         """
         self.setting = setting
         self._first_tick = self._next_tick = first_tick
@@ -42,38 +42,38 @@ class RunningServer:
         self._l1, self._l2 = Order(*empty_order(0)), Order(*empty_order(0))
         self._counts = np.zeros(5, np.int64)
         self.stored = 0
-        """Chunks written into L1 since the start, loads from L2 among them."""
+        """Chunks written into L1 since the start, including loads from L2."""
         self.removed = 0
-        """Chunks that left L1 for any cause."""
+        """Chunks that left L1 for any reason."""
 
     @property
     def ticks(self) -> int:
-        """How often the eviction thread has woken."""
+        """Return how often the eviction thread has woken."""
         return round((self._next_tick - self._first_tick) / self._period)
 
     @property
     def load_failed(self) -> int:
-        """Chunks found in L2 that did not fit into L1."""
+        """Return the number of chunks found in L2 that did not fit into L1."""
         return int(self._counts[LOAD_FAILED])
 
     @property
     def l2_evicted(self) -> int:
-        """Chunks that ticks dropped from L2."""
+        """Return the number of chunks that eviction ticks dropped from L2."""
         return int(self._counts[L2_EVICTED])
 
     def run(self, log: AccessLog, part: slice, until: float) -> tuple[Int32, Int32, Int32]:
         """Serve some requests of a log, then let time pass.
 
         Args:
-            log: All requests so far; chunk ids differ wherever tenants or models do (`isolation`), and never change.
-            part: Which of them come now (start and stop).
-            until: The instant to which time passes; not before the last of them.
+            log: All requests so far. Chunk ids must differ where tenants or models differ (see `isolation`), and never change.
+            part: The requests that arrive now (start and stop).
+            until: The time to which the model runs, not before the last of these requests.
 
         Returns:
-            (requests,) chunks of each that were found in L1, found in L2, and dropped for want of room.
+            (requests,) chunks of each request: found in L1, found in L2, and dropped because L1 was full.
         """
         self._l1, self._l2 = (_for_chunks(order, log.unique_chunks) for order in (self._l1, self._l2))
-        # One request for nothing at the end: it makes the ticks happen that are due by then.
+        # An empty request at the end makes the ticks happen that are due by then.
         offsets = np.append(log.offsets[part.start : part.stop + 1], log.offsets[part.stop])
         times = np.append(log.timestamps[part], until)
         l1_hits, l2_hits, dropped = (np.zeros(len(times), np.int32) for _ in range(3))
@@ -95,7 +95,7 @@ class RunningServer:
             dropped,
             self._counts,
         )
-        passing = 0 if self.setting.l2_prefetch_policy == "retain" else loads  # these left L1 again
+        passing = 0 if self.setting.l2_prefetch_policy == "retain" else loads  # these have left L1 again
         evicted = int(self._counts[EVICTED]) - evicted
         self.removed += evicted + passing
         self.stored += self._used() - used + evicted + passing
@@ -103,22 +103,22 @@ class RunningServer:
 
     @property
     def in_l1(self) -> npt.NDArray[np.bool_]:
-        """(chunks met,) whether each is in L1; by chunk id, of at least as many as there are."""
+        """Return (chunks,) whether each chunk id is in L1. The array may be longer than the number of ids."""
         return np.not_equal(self._l1.newer[:-1], ABSENT)
 
     @property
     def in_l2(self) -> npt.NDArray[np.bool_]:
-        """The same of L2."""
+        """Return (chunks,) whether each chunk id is in L2. The array may be longer than the number of ids."""
         return np.not_equal(self._l2.newer[:-1], ABSENT)
 
     def drop_least_recent(self, count: int) -> None:
-        """Remove so many chunks from L1, in the order in which a tick would; all when there are fewer."""
+        """Remove the given number of chunks from L1, in the order of a tick; all chunks if there are fewer."""
         gone = min(max(count, 0), self._used())
         drop_oldest(self._l1.newer, self._l1.older, len(self._l1.newer) - 1, gone)
         self.removed += gone
 
     def drop(self, chunks: Int32) -> int:
-        """Remove these chunks from L1; how many of them were there."""
+        """Remove the given chunks from L1. Return how many were there."""
         here = [int(chunk) for chunk in chunks if self._l1.newer[chunk] != ABSENT]
         for chunk in here:
             take_out(self._l1.newer, self._l1.older, chunk)
@@ -126,7 +126,7 @@ class RunningServer:
         return len(here)
 
     def empty_l2(self) -> None:
-        """L2 is another one now."""
+        """Replace L2 by an empty one."""
         self._l2 = Order(*empty_order(len(self._l2.newer) - 1))
 
     def _used(self) -> int:
@@ -134,7 +134,7 @@ class RunningServer:
 
 
 def _for_chunks(order: Order, chunks: int) -> Order:
-    """The same order with room for so many chunk ids."""
+    """Return the same order with room for the given number of chunk ids."""
     end = len(order.newer) - 1
     if chunks <= end:
         return order

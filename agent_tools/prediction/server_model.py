@@ -1,10 +1,10 @@
-"""`lmcache server` 0.5.6 in time: what a setting would have given on a log, request by request.
+"""`lmcache server` 0.5.6 over time: what a setting would have given on a log, request by request.
 
-As the server does it: a lookup finds the leading chunks that are there; what is missing is stored as one batch when the engine
-has computed it, and dropped as a whole if it does not fit into the free space; END_SESSION touches all of the request's chunks,
-tail first; a thread wakes once a second and, if the used share has reached the watermark, drops a share of the *keys*, oldest
-first. The log tells when requests came but not when that thread wakes, so a prediction is a run for each of several phases: a
-mean and an interval.
+The model does what the server does. A lookup finds the leading chunks that are resident. The server stores the missing chunks as
+one batch when the engine has computed them, and drops the whole batch if it does not fit into the free space. END_SESSION touches
+all chunks of the request, tail first. A thread wakes once a second; if the used share has reached the watermark, it drops a share
+of the *keys*, oldest first. A log records when requests arrived but not when that thread woke. So a prediction runs the model
+with several phases and gives a mean and an interval.
 """
 
 import numpy as np
@@ -28,18 +28,18 @@ def simulate_server(
 ) -> CacheRun:
     """Run the model once, from an empty cache.
 
-    Cost: with L1 only, one step per hit or stored chunk (some 500 M chunk accesses a second); with an L2 a few list steps each
-    (some 50 M).
+    Cost: with L1 only, one step per hit or stored chunk (about 500 M chunk accesses a second); with an L2, a few list steps each
+    (about 50 M).
 
     Args:
-        log: What was asked, and when.
+        log: The recorded lookups.
         setting: The server's configuration.
         phase: When the eviction thread first wakes after the first request, as a share of its period.
-        period: Seconds between its wake-ups, or `EVERY_REQUEST` for one watermark check after each request.
-        delay: How long after its lookup a request stores.
+        period: Seconds between two wake-ups, or `EVERY_REQUEST` for one watermark check after each request.
+        delay: The delay between a request's lookup and its store.
 
     Raises:
-        ValueError: If times are not finite or the period is not positive.
+        ValueError: Times are not finite, or the period is not positive.
     """
     log = isolated(log)
     first_tick = EvictionClock(phase, period).first_tick(log)
@@ -96,12 +96,12 @@ def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, pe
 
 
 def first_tier(setting: ServerSetting) -> OneTier:
-    """L1 as the kernels take it."""
+    """Return L1 in the form that the kernels take."""
     return OneTier(float(setting.capacity_chunks), float(setting.watermark), float(setting.ratio), setting.evicts)
 
 
 def second_tier(setting: ServerSetting, tenants: tuple[str, ...]) -> SecondTier:
-    """L2 as the kernel takes it; `tenants` are those of the log, in its order, for quotas."""
+    """Return L2 in the form that the kernel takes. `tenants` are the log's tenants, in its order, for the quotas."""
     quotas = setting.tenant_quotas
     per_list = [setting.l2_capacity_chunks] if quotas is None else [quotas.get(tenant, 0) for tenant in tenants]
     return SecondTier(

@@ -1,4 +1,4 @@
-"""What a setting will give, with the interval that follows from not knowing when exactly the server evicts."""
+"""The prediction of a setting, with the interval that results from not knowing exactly when the server evicts."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -18,30 +18,32 @@ from .server_model import simulate_server
 from .server_setting import ServerSetting
 
 MODEL_ERROR = 0.0005
-"""Added to the interval on either side: what was left of the error when the server's true ticks were known."""
+"""Added to the interval on either side: the remaining error when the server's true ticks were known."""
 
-CLOCKS = 20
-"""How many clocks a prediction tries unless told otherwise."""
+DEFAULT_CLOCK_COUNT = 20
+"""Number of clocks that a prediction tries by default."""
 
 
 @dataclass(frozen=True, eq=False)
 class ServerPrediction:
-    """One setting's outcome over several possible clocks of the eviction thread."""
+    """The outcome of one setting over several possible clocks of the eviction thread."""
 
     setting: ServerSetting
     runs: tuple[CacheRun, ...]
-    """One run per clock."""
+    """One run for each clock."""
 
     @property
     def hit_rate(self) -> float:
-        """Expected token hit rate over whole chunks, as the live metric counts it."""
+        """Return the expected token hit rate over whole chunks, as the live metric counts it."""
         return float(np.mean([run.hit_rate for run in self.runs]))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """90 % prediction interval of the hit rate one server will show: it has one clock, and we do not know which.
+        """Return the 90 % prediction interval of the hit rate that one server will show.
 
-        Order statistics of the runs, without assuming a distribution; 19 clocks or more are needed for the full 90 %.
+        The server has one clock, and it is unknown which.
+
+        The interval uses order statistics of the runs and assumes no distribution. The full 90 % needs at least 19 clocks.
         """
         rates = [run.hit_rate for run in self.runs]
         lower, upper = np.quantile(rates, (0.05, 0.95), method="weibull")
@@ -49,23 +51,23 @@ class ServerPrediction:
 
     @property
     def hit_chunks(self) -> npt.NDArray[np.float64]:
-        """(requests,) expected hit chunks of each request, to compare two settings on the same requests."""
+        """Return (requests,) expected hit chunks of each request, to compare two settings on the same requests."""
         mean: npt.NDArray[np.float64] = np.mean([run.hit_chunks for run in self.runs], axis=0, dtype=np.float64)
         return mean
 
     @property
     def failed_chunks(self) -> float:
-        """Expected chunks whose store fails."""
+        """Return the expected number of chunks whose store fails."""
         return float(np.mean([run.failed_chunks for run in self.runs]))
 
     @property
     def evicted_chunks(self) -> float:
-        """Expected chunks that ticks drop from L1."""
+        """Return the expected number of chunks that ticks drop from L1."""
         return float(np.mean([run.evicted_chunks for run in self.runs]))
 
     @property
     def peak_chunks(self) -> int:
-        """Most chunks in L1 at once, over all runs."""
+        """Return the most chunks in L1 at one time, over all runs."""
         return max(run.peak_chunks for run in self.runs)
 
 
@@ -73,19 +75,19 @@ def predict_server(
     log: AccessLog,
     setting: ServerSetting,
     *,
-    clocks: int | Sequence[EvictionClock] = CLOCKS,
+    clocks: int | Sequence[EvictionClock] = DEFAULT_CLOCK_COUNT,
     delay: StoreDelay = AT_ONCE,
 ) -> ServerPrediction:
-    """What the server would have given on this log, from an empty cache.
+    """Predict what the server would have given on this log, from an empty cache.
 
     Args:
-        log: What was asked, and when.
+        log: The recorded lookups.
         setting: The server's configuration.
-        clocks: Of the eviction thread: how many of the possible ones to try, or the one that was observed.
-        delay: How long after its lookup a request stores.
+        clocks: How many possible clocks of the eviction thread to try, or the clocks themselves, e.g. the observed one.
+        delay: The delay between a request's lookup and its store.
 
     Raises:
-        ValueError: If times are not finite, or there is no clock.
+        ValueError: Times are not finite, or there is no clock.
     """
     return predict_settings(log, [setting], clocks=clocks, delay=delay)[0]
 
@@ -94,14 +96,14 @@ def predict_settings(
     log: AccessLog,
     settings: Iterable[ServerSetting],
     *,
-    clocks: int | Sequence[EvictionClock] = CLOCKS,
+    clocks: int | Sequence[EvictionClock] = DEFAULT_CLOCK_COUNT,
     delay: StoreDelay = AT_ONCE,
 ) -> list[ServerPrediction]:
-    """`predict_server` for each setting, over threads (the model runs without the GIL)."""
+    """Run `predict_server` for each setting, in threads (the model runs without the GIL)."""
     log = isolated(log)
     tried = possible_clocks(clocks) if isinstance(clocks, int) else tuple(clocks)
     if not tried:
-        raise ValueError("at least one clock is needed")
+        raise ValueError("at least one clock is needed: give a positive number or some clocks")
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         predict = partial(_predict, log, tried, delay)
         return list(threads.map(predict, settings))

@@ -1,13 +1,13 @@
 """`lmcache server` with an L1 and an L2, chunk by chunk.
 
-Seen in LMCache 0.5.6 (``prefetch_controller``, ``store_controller``, ``l2_adapters``):
+Observed in LMCache 0.5.6 (``prefetch_controller``, ``store_controller``, ``l2_adapters``):
 
-* A lookup finds the leading chunks that are in either tier. Those only in L2 are loaded into L1 as one batch; if L1 has no room
-  for all of them, none is loaded and the hit ends where L1's own prefix ends.
-* With prefetch policy ``default`` loaded chunks leave L1 when the request has read them; with ``retain`` they stay.
-* Chunks written to L1 by a store are written to L2 as well, at once; loaded ones are not.
-* L2's order is renewed by loads only; hits in L1 do not reach it. Its own thread evicts once a second, from the whole tier
-  (LRU) or per tenant against a quota (IsolatedLRU, everything of a tenant whose quota is 0).
+* A lookup finds the leading chunks that are in either tier. The server loads the chunks that are only in L2 into L1 as one batch.
+  If L1 has no room for the batch, the server loads none of it, and the hit ends where L1's own prefix ends.
+* With prefetch policy ``default``, loaded chunks leave L1 when the request has read them; with ``retain`` they stay.
+* A store writes its chunks to L1 and at once to L2. Loaded chunks are not written to L2.
+* Only loads renew L2's order; hits in L1 do not reach it. L2's own thread evicts once a second, from the whole tier (LRU) or per
+  tenant against a quota (IsolatedLRU; a tenant with quota 0 loses everything).
 """
 
 from typing import NamedTuple
@@ -25,11 +25,11 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 EVICTED, PEAK, L2_EVICTED, L2_PEAK, LOAD_FAILED = range(5)
-"""Where `run_two_tiers` counts what, in chunks."""
+"""Positions of the counts of `run_two_tiers`, in chunks."""
 
 
 class SecondTier(NamedTuple):
-    """L2 as the kernel sees it: ``quotas`` has one entry per list, a tenant's quota or, alone, the whole capacity."""
+    """L2 in the form that the kernel takes. ``quotas`` has one entry per list: a tenant's quota, or the whole capacity."""
 
     capacity: float
     watermark: float
@@ -42,7 +42,7 @@ class SecondTier(NamedTuple):
 
 
 class Order(NamedTuple):
-    """One tier's eviction order; see `eviction_order`."""
+    """The eviction order of one tier; see `eviction_order`."""
 
     newer: Links
     older: Links
@@ -66,10 +66,10 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
     dropped: Int32,
     counts: Int64,
 ) -> tuple[float, int]:
-    """Fill the per-request columns, add to ``counts``; return ``(next tick, chunks loaded from L2)``.
+    """Fill the per-request columns and add to ``counts``. Return ``(next tick, chunks loaded from L2)``.
 
-    ``owners`` (requests,) is each request's list in L2. Both tiers start with what their orders hold: nothing, or what an
-    earlier part of the same run left there.
+    ``owners`` (requests,) is each request's list in L2. Both tiers start with the contents of their orders: empty, or left by an
+    earlier part of the same run.
     """
     unique = len(l1.newer) - 1
     l2_used = np.array([_length(l2, unique + owner) for owner in range(len(second.quotas))], np.int64)
@@ -120,7 +120,7 @@ def run_two_tiers(  # noqa: PLR0913, PLR0917 - one kernel: its input, its clock,
 
 @compiled
 def _length(order: Order, end: int) -> int:
-    """How many chunks the list that ends at ``end`` holds."""
+    """Return the number of chunks in the list that ends at ``end``."""
     length, chunk = 0, order.newer[end]
     while chunk != end:
         length += 1
@@ -130,7 +130,7 @@ def _length(order: Order, end: int) -> int:
 
 @compiled
 def _look_up(l1: Order, l2: Order, request: Int32) -> tuple[int, int]:
-    """Leading chunks in L1 alone, and in either tier."""
+    """Return the number of leading chunks in L1, and in either tier."""
     l1_prefix, found = 0, 0
     for c in request:
         if l1.newer[c] == ABSENT:
@@ -153,7 +153,7 @@ def _count_absent(l1: Order, chunks: Int32) -> int:
 
 @compiled
 def _fitting(l1: Order, l2: Order, chunks: Int32, room: float) -> int:
-    """How many leading chunks a full L2 looks at, writing those that are in neither tier, until its room is used up."""
+    """Return how many leading chunks a full L2 handles before its room is used up. It writes chunks that are in neither tier."""
     for i in range(len(chunks)):
         if l1.newer[chunks[i]] == ABSENT and l2.newer[chunks[i]] == ABSENT:
             if room < 1:
@@ -164,9 +164,9 @@ def _fitting(l1: Order, l2: Order, chunks: Int32, room: float) -> int:
 
 @compiled
 def _renew(l2: Order, end: int, l1: Order, chunks: Int32, add: bool, touch: bool) -> int:
-    """Touch in L2, or add to it, the chunks that are not in L1; return how many were added.
+    """Touch in L2, or add to L2, the chunks that are not in L1. Return how many were added.
 
-    Without ``touch`` chunks that are already in L2 keep their place: ``mock`` skips a key it has when it is stored again.
+    Without ``touch``, chunks that are already in L2 keep their place: ``mock`` skips a key that it already has.
     """
     added = 0
     upto = len(chunks)
@@ -184,7 +184,7 @@ def _renew(l2: Order, end: int, l1: Order, chunks: Int32, add: bool, touch: bool
 
 @compiled
 def _tick_l1(l1: Order, end: int, tier: OneTier, used: int, due: int, counts: Int64) -> int:
-    """Run the ticks that are due; return how many chunks left L1."""
+    """Run the due ticks. Return the number of chunks that left L1."""
     gone = 0
     while due > 0 and tier.evicts and is_full(used - gone, tier.capacity, tier.watermark):
         batch = batch_size(used - gone, tier.ratio)
@@ -199,7 +199,7 @@ def _tick_l1(l1: Order, end: int, tier: OneTier, used: int, due: int, counts: In
 
 @compiled
 def _tick_l2(l2: Order, unique: int, second: SecondTier, used: Int64, due: int, counts: Int64) -> None:
-    """Run the ticks that are due on each of L2's lists; ``used`` is updated."""
+    """Run the due ticks on each list of L2 and update ``used``."""
     if not second.evicts:
         return
     for owner in range(len(used)):

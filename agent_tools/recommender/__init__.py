@@ -1,1 +1,1 @@
-"""What is wrong, what would help, and whether it did."""
+"""Diagnose a cache, recommend changes, and verify whether a change helped."""

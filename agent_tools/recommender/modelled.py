@@ -1,4 +1,4 @@
-"""The observed cache in the model's terms, and what the model says other settings would have given on the same requests."""
+"""The observed cache as a setting of the server model, and the hits that the model predicts under other settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +11,7 @@ from agent_tools.errors import WorkloadError
 from agent_tools.models import CacheConfig, ConfigUpdate, Gain
 from agent_tools.models.cost import Range
 from agent_tools.models.engine import TimeToFirstToken
+from agent_tools.plain import points
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.configured import setting_of
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
@@ -25,28 +26,30 @@ from .observation import Floats, Observation, PredictedHits
 Int32 = npt.NDArray[np.int32]
 
 MODEL_OFF = 0.03
-"""Distance between the model's and the measured hit rate above which the model is not believed."""
-SERVES_ITSELF = 0.02
-"""Share of the prompt tokens that the engine's own prefix cache serves above which its requests' times are not the cache's."""
+"""Largest distance between the modelled and the measured token hit rate at which the model is believed."""
 BLOCKS = 20
+"""Blocks of consecutive requests for the bootstrap."""
 DRAWS = 400
+"""Draws of the bootstrap."""
 INTERVAL = (5.0, 95.0)
 """Percentiles of the stated 90 % interval."""
 
 
 def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) -> ServerSetting | None:
-    """The observed cache as the model takes it; ``None`` when its sizes or its eviction are not known, or not modelled.
+    """Return the observed cache as a setting of the model.
+
+    Return ``None`` if a size or the eviction policy is unknown, or if the model does not cover them.
 
     Args:
         seen: The observation.
-        instead: Settings to take in place of those observed, by name.
+        instead: Settings that replace the observed ones, by name.
     """
     config = CacheConfig.model_validate(seen.config.model_dump() | dict(instead or {}))
     return None if seen.chunk_bytes is None else setting_of(config, seen.chunk_bytes)
 
 
 def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
-    """Hits of the window's requests under a setting; those before the window only warm the cache."""
+    """Return the hits that the model predicts for the window's requests. Earlier requests only warm the cache."""
     assert seen.log is not None  # noqa: S101  callers have a log
     if setting not in seen.predicted:
         runs = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay).runs
@@ -55,12 +58,13 @@ def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
 
 
 def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting) -> PredictedHits:
-    """The same where the setting changed from `old` to `new` as the window began: L1 then held what the old one had left there.
+    """Return the predicted hits if the setting changed from `old` to `new` when the window began.
 
-    A cache that was just made larger has nothing to evict at first and gives more than one that always was as large.
+    L1 then starts with the chunks that the old setting left there. An L1 that was just enlarged evicts nothing at first, so
+    it gives more hits than an L1 that always had this size.
     """
     assert seen.log is not None  # noqa: S101  callers have a log
-    if old.tenant_quotas is not None or new.tenant_quotas is not None:  # which `RunningServer` does not know
+    if old.tenant_quotas is not None or new.tenant_quotas is not None:  # `RunningServer` has no tenant quotas
         return predicted_hits(seen, new)
     log = isolated(seen.log)
     start = seen.metrics.window.start.timestamp()
@@ -79,46 +83,62 @@ def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting)
 
 
 def _hits(seen: Observation, columns: Sequence[tuple[Int32, Int32]]) -> PredictedHits:
-    """From (requests,) chunks of the whole log found in L1 and in L2, for each clock."""
+    """Return the hits of the window's requests.
+
+    Args:
+        seen: The observation.
+        columns: For each clock, two arrays of shape (requests,): chunks found in L1 and in L2, over the whole log.
+    """
     assert seen.log is not None  # noqa: S101  callers have a log
     l1, l2 = (np.array([of_clock[seen.in_window] for of_clock in tier], dtype=np.float64) for tier in zip(*columns, strict=True))
-    return PredictedHits(asked=seen.window_chunks.astype(np.float64), l1=l1, l2=l2)
+    return PredictedHits(asked=seen.window_chunks.astype(np.float64), l1=l1, l2=l2, own=seen.own_hits)
 
 
 def predicted_rate(seen: Observation, setting: ServerSetting) -> float:
-    """The model's token hit rate of the window's requests under a setting, mean over the server's possible clocks."""
+    """Return the modelled token hit rate of the window's requests, in [0, 1], as the mean over the possible clocks."""
     return predicted_hits(seen, setting).rate
 
 
 def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToken | None:
-    """Time to first token of the window's requests under a setting, over the server's possible clocks, without queueing.
+    """Return the time to first token of the window's requests under a setting, without queueing, over the possible clocks.
 
-    ``None`` where no engine has shown its speed, or where its own prefix cache serves part of the prompts, which is not modelled.
+    Return ``None`` if the engine's speed is unknown, or if the model does not explain what the engine's own cache serves.
     """
     engine = seen.metrics.engine
-    if engine is None or seen.engine_speed is None or engine.own_cache_share > SERVES_ITSELF or not seen.in_window.any():
+    if engine is None or seen.engine_speed is None or not seen.savings_known or not seen.in_window.any():
         return None
     assert seen.log is not None  # noqa: S101  there are requests in the window
     hits, tokens = predicted_hits(seen, setting), seen.log.tokens[seen.in_window].astype(np.float64)
-    # With a sampled log each chunk stands for several.
+    # In a sampled log, each chunk stands for several chunks.
     per_chunk = seen.log.chunk_size / seen.log.sampling_rate
-    return time_to_first_token(seconds_to_first_token(seen.engine_speed, tokens, per_chunk * (hits.l1 + hits.l2)))
+    own, loaded = per_chunk * np.asarray(hits.own), per_chunk * (hits.saved_l1 + hits.saved_l2)
+    return time_to_first_token(seconds_to_first_token(seen.engine_speed, tokens - own, loaded))
 
 
 def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:
-    """Difference of the token hit rate on the same requests, with its 90 % interval."""
+    """Return the modelled difference in token hit rate on the same requests, with a 90 % interval."""
     return gain_between(predicted_hits(seen, old), predicted_hits(seen, new))
 
 
 def gain_between(before: PredictedHits, after: PredictedHits) -> Gain:
-    """The same from hits of the same requests."""
+    """Return the difference in tokens that LMCache saves, for the same requests, with a 90 % interval.
+
+    Without a cache of the engine's own, this is the difference in token hit rate.
+    """
     found = _difference(before, after, weight_of_l2=1.0)
-    how = f"model of `lmcache server` 0.5.6 on the {len(before.asked)} observed requests; block bootstrap"
+    how = f"model of `lmcache server` 0.5.6 on the {len(before.asked):,} observed requests, block bootstrap"
+    if np.any(before.own):
+        how += ", beyond what the engine's own prefix cache serves"
     return Gain(lower=found.lower, estimate=found.estimate, upper=found.upper, method=how)
 
 
 def corrected(gain: Gain, error: float) -> Gain:
-    """A modelled gain moved by how far model and server were apart on one side of it; its interval is wider by as much."""
+    """Return a modelled gain corrected by the model's error, with an interval that is wider by the same error.
+
+    Args:
+        gain: The modelled gain.
+        error: Correction to add to the gain: how much the model overstates the old setting, or understates the new one.
+    """
     estimate = min(max(gain.estimate + error, -1.0), 1.0)
     return gain.model_copy(
         update={
@@ -129,22 +149,28 @@ def corrected(gain: Gain, error: float) -> Gain:
     )
 
 
+def gain_in_points(gain: Gain) -> str:
+    """Return a gain as text, e.g. ``+15.0 points (90 % interval +12.0 points to +18.0 points)``."""
+    return f"{points(gain.estimate)} (90 % interval {points(gain.lower)} to {points(gain.upper)})"
+
+
 def predicted_worth(seen: Observation, old: ServerSetting, new: ServerSetting) -> Range:
-    """The same difference with each hit of L2 counted by the time it saves against one of L1."""
+    """Return the modelled difference in hits per requested chunk. A hit in L2 counts by the time it saves relative to L1."""
     return _difference(predicted_hits(seen, old), predicted_hits(seen, new), weight_of_l2=seen.l2_weight)
 
 
 def _difference(before: PredictedHits, after: PredictedHits, *, weight_of_l2: float) -> Range:
-    return difference(before.asked, *(hits.l1 + weight_of_l2 * hits.l2 for hits in (before, after)))
+    """Return the difference in what LMCache saves: hits that the engine's own cache has as well do not count."""
+    return difference(before.asked, *(hits.saved_l1 + weight_of_l2 * hits.saved_l2 for hits in (before, after)))
 
 
 def difference(asked: Floats, before: Floats, after: Floats) -> Range:
-    """Of hits per chunk asked for, with its 90 % interval: blocks of successive requests are drawn with replacement.
+    """Return the difference in hits per requested chunk, with a 90 % interval from a block bootstrap over consecutive requests.
 
     Args:
-        asked: (requests,) chunks asked for.
-        before: (clocks, requests) hits, for each clock the eviction thread may have; with each draw of blocks one is drawn.
-        after: The same, of the same requests under another setting.
+        asked: (requests,) requested chunks.
+        before: (clocks, requests) hits for each possible clock of the eviction thread. Each draw also draws one clock.
+        after: (clocks, requests) hits of the same requests under the other setting.
     """
     blocks = [np.arange(len(asked))] if len(asked) < BLOCKS else np.array_split(np.arange(len(asked)), BLOCKS)
     asked_of, before_of, after_of = (_by_block(part, blocks) for part in (asked, before, after))
@@ -163,22 +189,22 @@ def _by_block(part: Floats, blocks: list[np.ndarray[Any, Any]]) -> Floats:
 
 
 def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb: Sequence[float] | None = None) -> Forecast:
-    """What L1 sizes would give on all of an observation's log, with every other setting as it is, or as it is in `instead`.
+    """Return a forecast for several L1 sizes over an observation's whole log. All other settings stay as they are.
 
     Args:
-        seen: The observation, which has a log.
-        instead: Settings to take in place of those in force; chunk_size must be a multiple of the present one.
-        sizes_mb: L1 sizes, MB; by default a grid from the log, the present size, and that of `instead`.
+        seen: An observation with a log.
+        instead: Settings that replace the ones in force. `chunk_size` must be a multiple of the present one.
+        sizes_mb: L1 sizes in MB. The default is a grid from the log, the present size and the size in `instead`.
 
     Raises:
-        WorkloadError: The log cannot be predicted from, or not for such settings.
+        WorkloadError: The log does not allow a prediction, or the model does not cover these settings.
     """
     if instead is not None and instead.chunk_size is not None:
         seen = _with_chunks_of(seen, instead.chunk_size)
     assert seen.log is not None  # noqa: S101  callers have a log
     under = server_setting(seen, instead.known() if instead else None)
     if under is None and instead is not None:
-        raise WorkloadError(f"the model does not cover {', '.join(instead.known())} with those values on {seen.cache}")
+        raise WorkloadError(f"the model does not cover these values of {', '.join(instead.known())} on {seen.cache}")
     here = server_setting(seen)
     return forecast(
         seen.log,
@@ -188,17 +214,18 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
+        engine_cache_tokens=[] if seen.own_cache is None else [seen.own_cache.tokens],
     )
 
 
 def _with_chunks_of(seen: Observation, tokens: int) -> Observation:
-    """The same observation as a server with larger chunks would have logged it."""
+    """Return the observation as a server with chunks of `tokens` tokens would have logged it."""
     assert seen.log is not None  # noqa: S101  callers have a log
     factor, rest = divmod(tokens, seen.log.chunk_size)
     if rest or not factor:
         raise WorkloadError(
-            f"chunks of {tokens} tokens cannot be predicted from a log with chunks of {seen.log.chunk_size}: only whole multiples"
-            " of these can, since the log names whole chunks"
+            f"cannot predict chunks of {tokens} tokens from a log with chunks of {seen.log.chunk_size} tokens; choose a multiple"
+            f" of {seen.log.chunk_size}"
         )
     config = seen.config.model_copy(update={"chunk_size": tokens})
     return replace(seen, log=with_larger_chunks(seen.log, factor), config=config, predicted={})

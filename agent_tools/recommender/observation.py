@@ -1,4 +1,4 @@
-"""What the recommender looks at: one window of one cache, and, where there is one, its access log."""
+"""The recommender's input: one cache in one window, with its access log if there is one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Ru
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.cost import GB, break_even_bandwidth, kv_size, seconds_saved_per_token
+from agent_tools.prediction.engine_cache import EngineCache, engine_caches, fitted_engine_cache
 from agent_tools.prediction.eviction_clock import (
     AT_ONCE,
     EvictionClock,
@@ -27,30 +28,55 @@ from agent_tools.workload.access_log import AccessLog
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-CLOCKS = 19
-"""Eviction clocks tried for a prediction; the fewest that give a 90 % interval without assuming a distribution."""
+CLOCKS_FOR_90_PERCENT = 19
+"""Eviction clocks per prediction. 19 is the smallest number that gives a 90 % interval without assuming a distribution."""
+
+SERVES_ITSELF = 0.02
+"""Largest share of prompt tokens from the engine's own prefix cache that is taken for none, if its size is unknown."""
+OWN_CACHE_OFF = 0.03
+"""Largest distance between the modelled and the counted share of the engine's own cache at which the model is believed."""
 
 
 @dataclass(frozen=True, eq=False)
 class PredictedHits:
-    """What the model says of the window's requests under one setting."""
+    """The hits that the model predicts for the window's requests under one setting."""
 
     asked: Floats
-    """(requests,) chunks asked for."""
+    """(requests,) requested chunks."""
     l1: Floats
-    """(clocks, requests) chunks found in L1, for each clock the eviction thread may have."""
+    """(clocks, requests) chunks found in L1, for each possible clock of the eviction thread."""
     l2: Floats
     """(clocks, requests) further chunks found in L2."""
+    own: Floats | float = 0.0
+    """(requests,) leading chunks that the engine's own prefix cache holds: hits on them save nothing."""
 
     @property
     def rate(self) -> float:
-        """The token hit rate, mean over the clocks."""
-        return float((self.l1 + self.l2).sum(axis=1).mean() / self.asked.sum()) if self.asked.sum() else 0.0
+        """Return the token hit rate in [0, 1], as the mean over the clocks."""
+        return self._share(self.l1 + self.l2)
+
+    @property
+    def saved_l1(self) -> Floats:
+        """Return the chunks of `l1` that the engine's own cache does not hold, shape (clocks, requests)."""
+        return np.maximum(self.l1 - self.own, 0.0)
+
+    @property
+    def saved_l2(self) -> Floats:
+        """Return the chunks of `l2` that the engine's own cache does not hold, shape (clocks, requests)."""
+        return np.maximum(self.l1 + self.l2 - self.own, 0.0) - self.saved_l1
+
+    @property
+    def saved_rate(self) -> float:
+        """Return the share of the requested tokens that LMCache saves, in [0, 1], as the mean over the clocks."""
+        return self._share(self.saved_l1 + self.saved_l2)
+
+    def _share(self, chunks: Floats) -> float:
+        return float(chunks.sum(axis=1).mean() / self.asked.sum()) if self.asked.sum() else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A cache as it was in one window."""
+    """A cache in one window."""
 
     cache: str
     metrics: CacheMetrics
@@ -59,19 +85,21 @@ class Observation:
     bounds: Bounds
     health: Health
     log: AccessLog | None
-    """All lookups since L1 was last empty (those before the window warm the model); ``None`` without a log."""
+    """All lookups since L1 was last empty; lookups before the window warm the model. ``None`` without a log."""
     polls: Sequence[Poll] = ()
-    """Readings of the server's eviction tick counter: they tell when it evicts."""
+    """Readings of the server's eviction tick counter. They show when the server evicts."""
     economics: Economics | None = None
-    """What the operator knows of engine and prices, else the speeds that the engine showed."""
+    """Engine speeds and prices from the operator's settings, else the speeds that the engine's metrics show."""
     engine_speed: EngineSpeed | None = None
-    """Of the serving engine, fitted to its own metrics."""
+    """The serving engine's speed, fitted to its own metrics."""
+    own_cache_tokens: int | None = None
+    """Size of the engine's own prefix cache, tokens, as the operator states it. ``None``: as the engine reports it."""
     predicted: dict[ServerSetting, PredictedHits] = field(default_factory=dict)
-    """What was predicted so far, so that no setting is run twice."""
+    """Predictions made so far, so that the model runs each setting only once."""
 
     @cached_property
     def in_window(self) -> npt.NDArray[np.bool_]:
-        """(requests,) which lookups of the log fall into the window."""
+        """Return a mask of shape (requests,): the log's lookups that fall into the window."""
         if self.log is None:
             return np.zeros(0, dtype=np.bool_)
         start, end = self.metrics.window.start.timestamp(), self.metrics.window.end.timestamp()
@@ -79,57 +107,128 @@ class Observation:
 
     @property
     def rung(self) -> Rung:
-        """The strongest evidence there is."""
+        """Return the strongest kind of evidence available."""
         if self.in_window.any():
             return Rung.ACCESS_LOG
         return Rung.HISTOGRAMS if self.metrics.evicted_followed else Rung.COUNTERS
 
     @cached_property
     def curve(self) -> HitRateCurve | None:
-        """Hits of the window's requests at every capacity; ``None`` without a log."""
+        """Return the hit rate of the window's requests at every capacity, or ``None`` without a log."""
         if self.log is None or self.rung is not Rung.ACCESS_LOG:
             return None
         return hit_rate_curve(self.log, counted=self.in_window)
 
     @cached_property
     def window_chunks(self) -> Ints:
-        """(requests,) whole chunks of each request of the window; empty without a log."""
+        """Return the whole chunks of each of the window's requests, shape (requests,). Empty without a log."""
         return np.zeros(0, np.int64) if self.log is None else self.log.chunks_per_request[self.in_window]
 
     @cached_property
     def shared_depths(self) -> Ints | None:
-        """(requests,) leading chunks that each request of the window shares with any earlier one; ``None`` without a log."""
+        """Return, for each of the window's requests, how many leading chunks it shares with any earlier request.
+
+        The shape is (requests,). ``None`` without a log.
+        """
         return None if self.log is None else hits_per_request(self.log, self.log.unique_chunks)[self.in_window]
 
     @property
     def largest_request(self) -> int | None:
-        """Most whole chunks of one request in the window; ``None`` without a log."""
+        """Return the whole chunks of the window's largest request, or ``None`` without a log."""
         return int(self.window_chunks.max()) if len(self.window_chunks) else None
 
     @cached_property
     def clocks(self) -> Sequence[EvictionClock]:
-        """When the server's eviction thread may wake: close to what was observed, else all that is possible."""
+        """Return the clocks that the server's eviction thread may have: clocks near the observed one, else all possible ones."""
         observed = None if self.log is None else observed_clock(self.log, self.polls)
         if observed is None:
-            return possible_clocks(CLOCKS)
-        return clocks_near(observed, CLOCKS) if self.engine_speed is None else clocks_near(observed, CLOCKS, store_delay=0)
+            return possible_clocks(CLOCKS_FOR_90_PERCENT)
+        return (
+            clocks_near(observed, CLOCKS_FOR_90_PERCENT)
+            if self.engine_speed is None
+            else clocks_near(observed, CLOCKS_FOR_90_PERCENT, store_delay=0)
+        )
 
     @property
     def store_delay(self) -> StoreDelay:
-        """How long after its lookup a request stores: while the engine computes; at once where none showed its speed."""
+        """Return how long after its lookup a request stores its chunks.
+
+        The request stores while the engine computes. If the engine's speed is unknown, it stores at once.
+        """
         if self.engine_speed is None or self.log is None:
             return AT_ONCE
-        # With a sampled log each chunk stands for several.
+        # In a sampled log, each chunk stands for several chunks.
         tokens = self.log.chunk_size / self.log.sampling_rate
         return StoreDelay(self.engine_speed.per_request, self.engine_speed.per_computed_token * tokens)
+
+    # ---- the engine's own prefix cache ----
+
+    @property
+    def own_cache_size(self) -> int | None:
+        """Return how many tokens the engine's own prefix cache holds; 0 if it is off or serves nothing, ``None`` if unknown."""
+        engine = self.metrics.engine
+        if self.own_cache_tokens is not None:
+            return self.own_cache_tokens
+        if engine is None:
+            return None
+        if engine.own_cache_size_tokens is not None:
+            return engine.own_cache_size_tokens
+        return 0 if engine.own_cache_share <= SERVES_ITSELF else None
+
+    @cached_property
+    def own_cache(self) -> EngineCache | None:
+        """Return what the engine's own prefix cache serves of the log; ``None`` without a log, or if it is off or unknown."""
+        engine = self.metrics.engine
+        if self.log is None or not self.own_cache_size:
+            return None
+        if engine is None or not engine.prompt_tokens or not self.in_window.any():
+            return engine_caches(self.log, [self.own_cache_size])[0]
+        return fitted_engine_cache(self.log, self.own_cache_size, self.in_window, engine.own_cache_share)
+
+    @property
+    def own_hits(self) -> Floats | float:
+        """Return the leading chunks of the window's requests that the engine's own cache holds, shape (requests,); 0 if none."""
+        return 0.0 if self.own_cache is None else self.own_cache.hits[self.in_window].astype(np.float64)
+
+    @property
+    def savings_known(self) -> bool:
+        """Return whether the engine's own cache is off, is not read at all, or is explained by the model.
+
+        Otherwise nothing says which hits save the engine anything.
+        """
+        engine = self.metrics.engine
+        if engine is None or self.own_cache_size == 0:
+            return True
+        if self.own_cache is None or self.log is None:
+            return False
+        tokens = int(self.own_cache.hits[self.in_window].sum()) * self.log.chunk_size / self.log.sampling_rate
+        modelled = tokens / max(int(self.log.tokens[self.in_window].sum()), 1)
+        return abs(modelled - engine.own_cache_share) <= OWN_CACHE_OFF
+
+    @property
+    def saved_rate(self) -> float | None:
+        """Return the measured share of the requested tokens that LMCache saved; the hit rate if the engine's cache is off."""
+        engine, requested = self.metrics.engine, self.metrics.tokens.requested
+        if self.own_cache is None or engine is None:
+            return self.metrics.tokens.hit_rate
+        return min(engine.lmcache_tokens / requested, 1.0) if requested else None
+
+    @property
+    def ceiling(self) -> float | None:
+        """Return the share of the requested tokens that an unbounded L1 would save; ``None`` without a log."""
+        if self.curve is None or self.shared_depths is None:
+            return None
+        if self.own_cache is None:
+            return self.curve.ceiling()
+        return float(np.maximum(self.shared_depths - self.own_hits, 0).sum() / max(int(self.window_chunks.sum()), 1))
 
     # ---- sizes and speeds ----
 
     @cached_property
     def chunk_bytes(self) -> float | None:
-        """L1 bytes that one chunk of the log takes: measured, else as the log states; ``None`` when neither is known.
+        """Return the L1 bytes of one chunk of the log: the measured size, else the size in the log, else ``None``.
 
-        Each chunk of a sampled log also stands for those that were not recorded.
+        A chunk of a sampled log also stands for chunks that were not recorded.
         """
         if self.metrics.kv_bytes_per_token and self.config.chunk_size:
             stands_for = 1.0 if self.log is None else 1 / self.log.sampling_rate
@@ -138,32 +237,38 @@ class Observation:
 
     @property
     def capacity_chunks(self) -> float | None:
-        """L1 capacity in chunks."""
+        """Return L1's capacity in chunks, or ``None`` if it is unknown."""
         if self.chunk_bytes is None or self.config.max_size_mb is None:
             return None
         return self.config.max_size_mb * MB / self.chunk_bytes
 
     @property
     def kv(self) -> KvSize | None:
-        """Measured KV bytes of one token."""
+        """Return the measured KV bytes of one token, or ``None`` if they are unknown."""
         return kv_size(self.metrics, self.log)
 
     @property
     def l2_load_gb_per_second(self) -> float | None:
-        """Speed of loads from L2, as the operator states, else as LMCache measured; ``None`` when neither is known."""
+        """Return the speed of loads from L2: the operator's figure, else LMCache's measurement, else ``None``."""
         stated = self.economics.l2_load_gb_per_second if self.economics else None
         return stated or self.metrics.l2_load_gb_per_second
 
     @property
     def break_even_gb_per_second(self) -> float | None:
-        """Load speed below which a hit takes longer than computing it; ``None`` without economics or KV bytes."""
+        """Return the load speed below which loading a hit takes longer than computing it.
+
+        ``None`` without economics or KV bytes.
+        """
         if self.economics is None or self.kv is None:
             return None
         return break_even_bandwidth(self.kv, self.economics.prefill) / GB
 
     @cached_property
     def l2_weight(self) -> float:
-        """Time a hit of L2 saves, as a share of what one of L1 saves: 1 while that is not known, below 0 where it costs time."""
+        """Return the time that a hit in L2 saves, relative to a hit in L1.
+
+        The value is 1 if the speeds are unknown, and negative if loading from L2 takes longer than computing.
+        """
         economics, l2 = self.economics, self.l2_load_gb_per_second
         if economics is None or l2 is None:
             return 1.0

@@ -1,4 +1,4 @@
-"""What could help: settings searched with the server model over the observed requests."""
+"""The search for better settings: the server model runs candidate settings on the observed requests."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,63 +13,78 @@ from agent_tools.prediction.eviction_clock import possible_clocks
 from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import MODEL_OFF, corrected, predicted_gain, predicted_rate, predicted_ttft, predicted_worth, server_setting
-from .observation import Observation
+from .modelled import (
+    MODEL_OFF,
+    corrected,
+    predicted_gain,
+    predicted_hits,
+    predicted_rate,
+    predicted_ttft,
+    predicted_worth,
+    server_setting,
+)
+from .observation import Observation, PredictedHits
 
 SHARES_OF_CEILING = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
-"""Sizes tried: those that an always-full LRU would need for so much of the unbounded cache's hits."""
+"""L1 sizes to try, as shares of an unbounded cache's hits. Each size is what an always-full LRU needs for that share."""
 WATERMARKS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Eviction watermarks to try."""
 RATIOS = (0.05, 0.1, 0.2, 0.3)
+"""Eviction ratios to try."""
 L2_GROWTH = (2, 4, 8)
-"""Sizes of L2 tried, as multiples of the present one."""
+"""L2 sizes to try, as multiples of the present size."""
 GOOD_ENOUGH = 0.004
-"""Of settings within so much of the best, the cheapest is proposed: with the model's error, half a point."""
-CLOCKS = possible_clocks(5)
-"""The search tries each setting with several clocks: traffic to come meets the eviction ticks at other moments than the observed
-did, and a setting that suits just those moments must not win."""
+"""Among settings within 0.4 points of the best, the search proposes the cheapest. With the model's error: half a point."""
+PROPOSAL_CLOCKS = possible_clocks(5)
+"""Eviction clocks to try for each setting. Future requests meet the eviction ticks at other moments than the observed requests
+did. A setting that suits only the observed moments must not win."""
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """A setting, what it would change, and what the model says it would give."""
+    """A change of settings, and the gain that the model predicts for it."""
 
     update: ConfigUpdate
     level: SupportLevel
     """``live`` or ``restart``."""
     violation: str | None
-    """Why the operator's bounds forbid it; ``None`` when they allow it."""
+    """Why the operator's bounds forbid the change. ``None`` if they allow it."""
     gain: Gain
     rate: float
     """Predicted token hit rate of the window's requests."""
+    saved: float
+    """Predicted share of the window's requested tokens that LMCache saves: `rate` without the hits that the engine's own cache
+    has as well."""
     benefit: Range
-    """The gain with hits of L2 counted by the time they save, less what the memory costs, as token hit rate."""
+    """The gain, with hits in L2 weighted by the time they save, minus the cost of memory. All as token hit rate."""
     saving: Saving | None
-    """In seconds and money; ``None`` without economics."""
+    """The gain in seconds and money. ``None`` without economics."""
     ttft: ExpectedTtft | None
-    """Time to first token now and then; ``None`` without an engine that has shown its speed."""
+    """Time to first token before and after the change. ``None`` if the engine's speed is unknown."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
     setting: ServerSetting
     update: ConfigUpdate | None
-    """What differs from the present settings; ``None`` for these."""
+    """The difference from the present settings. ``None`` for the present settings themselves."""
     added_mb: float = 0
-    """L1 memory it takes more than now."""
+    """Additional L1 memory, MB."""
 
     def changed(self, setting: ServerSetting, **settings: object) -> "_Candidate":
-        """Another setting that also changes these."""
+        """Return a candidate that also changes these settings."""
         so_far = self.update.model_dump(exclude_none=True) if self.update else {}
         return replace(self, setting=setting, update=ConfigUpdate.model_validate(so_far | settings))
 
 
 def propose(seen: Observation) -> list[Proposal]:
-    """At most one proposal for the L1 size, one for watermark and ratio, one for L2, one for all of them; none without a log.
+    """Return at most four proposals: for the L1 size, for watermark and ratio, for L2, and for all of them together.
 
-    Each is the cheapest of the best of its kind, since the operator may allow one kind and not another.
+    Each proposal is the cheapest of the best of its kind, because the operator may allow one kind and not another.
+    Return an empty list without an access log.
     """
     current = server_setting(seen)
-    if current is None or seen.log is None or seen.curve is None or seen.config.max_size_mb is None:
+    if current is None or seen.log is None or seen.curve is None or seen.config.max_size_mb is None or not seen.savings_known:
         return []
     here = _Candidate(current, None)
     sized, shaped, tiered = (_cheapest_of_best(seen, [here, *kind(seen, here)]) for kind in (_resized, _reshaped, _retiered))
@@ -83,11 +98,11 @@ def propose(seen: Observation) -> list[Proposal]:
 
 
 def _resized(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
-    """Larger L1 sizes, up to the operator's bound if there is one."""
+    """Yield candidates with a larger L1, up to the operator's bound if there is one."""
     assert seen.curve is not None  # noqa: S101
     assert seen.chunk_bytes is not None  # noqa: S101
     now, bound = seen.config.max_size_mb or 0.0, seen.bounds.max_size_mb
-    # Between eviction passes L1 works down to watermark x (1 - ratio) of its size.
+    # Right after an eviction pass, only watermark x (1 - ratio) of L1 is in use.
     worst_share = base.setting.watermark * (1 - base.setting.ratio) or 1.0
     wanted = {seen.curve.capacity_for(share) / worst_share for share in SHARES_OF_CEILING}
     wanted.add(seen.curve.footprint / base.setting.watermark + 1)
@@ -99,10 +114,11 @@ def _resized(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
 
 
 def _reshaped(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
-    """The same sizes with every watermark and ratio within the bounds."""
+    """Yield candidates of the same size with every watermark and ratio within the operator's bounds."""
     if seen.support["eviction_watermark"].level is SupportLevel.UNSUPPORTED or not base.setting.evicts:
         return
-    if seen.config.l2_adapters and seen.l2_weight < 0:  # what looks best then makes loads from L2 fail, which is no cure of it
+    if seen.config.l2_adapters and seen.l2_weight < 0:
+        # If loading from L2 costs time, the model prefers settings that make these loads fail. That cures nothing.
         return
     bounds = seen.bounds
     for watermark in WATERMARKS:
@@ -114,7 +130,10 @@ def _reshaped(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
 
 
 def _retiered(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
-    """The other prefetch policy and larger sizes of the L2 there is, else the L2 that the operator's bounds offer."""
+    """Yield candidates with the other prefetch policy and larger sizes of the present L2.
+
+    Without an L2, yield the L2 that the operator's bounds offer.
+    """
     adapters, offered = seen.config.l2_adapters or (), seen.bounds.l2_adapter
     updates: list[dict[str, object]] = []
     if adapters:
@@ -131,7 +150,7 @@ def _retiered(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
 
 
 def _larger_l2(seen: Observation) -> list[float]:
-    """Sizes of L2 to try, MB, up to the operator's bound; none for an L2 without a declared size."""
+    """Return the L2 sizes to try in MB, up to the operator's bound. Return none for an L2 without a declared size."""
     now, bound = (seen.config.l2_adapters or ())[0].size_mb, seen.bounds.max_l2_size_mb
     if now is None:
         return []
@@ -140,10 +159,10 @@ def _larger_l2(seen: Observation) -> list[float]:
 
 
 def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _Candidate:
-    """The first (smallest, least changed) of those within `GOOD_ENOUGH` of the best."""
+    """Return the first candidate within `GOOD_ENOUGH` of the best. Candidates come in order of size and number of changes."""
     assert seen.log is not None  # noqa: S101
     settings = [candidate.setting for candidate in candidates]
-    predictions = predict_settings(seen.log, settings, clocks=CLOCKS, delay=seen.store_delay)
+    predictions = predict_settings(seen.log, settings, clocks=PROPOSAL_CLOCKS, delay=seen.store_delay)
     worths = [
         _worth(prediction, seen) - _price(seen, candidate.added_mb)
         for prediction, candidate in zip(predictions, candidates, strict=True)
@@ -152,17 +171,20 @@ def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _C
 
 
 def _worth(prediction: ServerPrediction, seen: Observation) -> float:
-    """Token hit rate of the window's requests with hits of L2 counted by the time they save, mean over the clocks."""
+    """Return the share of the window's requested tokens that LMCache saves, as the mean over the clocks.
+
+    Hits in L2 are weighted by the time they save.
+    """
     asked = prediction.runs[0].asked_chunks[seen.in_window].sum()
-    hits = [
-        run.l1_hit_chunks[seen.in_window].sum() + seen.l2_weight * run.l2_hit_chunks[seen.in_window].sum()
-        for run in prediction.runs
-    ]
-    return float(np.mean(hits) / asked) if asked else 0.0
+    l1, l2 = (
+        np.array([getattr(run, tier)[seen.in_window] for run in prediction.runs]) for tier in ("l1_hit_chunks", "l2_hit_chunks")
+    )
+    hits = PredictedHits(asked=seen.window_chunks.astype(np.float64), l1=l1, l2=l2, own=seen.own_hits)
+    return float((hits.saved_l1 + seen.l2_weight * hits.saved_l2).sum(axis=1).mean() / asked) if asked else 0.0
 
 
 def _price(seen: Observation, added_mb: float) -> float:
-    """What added L1 memory costs, as the token hit rate whose saved GPU time would just pay for it."""
+    """Return the cost of added L1 memory, as the token hit rate whose saved GPU time would just pay for it."""
     economics, traffic = seen.economics, traffic_of(seen.metrics)
     if economics is None or economics.prices is None or traffic is None or not traffic.tokens_per_hour:
         return 0.0
@@ -178,7 +200,7 @@ def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Pro
     level = SupportLevel.LIVE if levels == {SupportLevel.LIVE} else SupportLevel.RESTART
     violation = seen.bounds.violation(update, seen.config)
     if violation is None and level is SupportLevel.RESTART and not seen.bounds.allow_restart:
-        violation = "it needs a restart, which the operator's bounds do not allow"
+        violation = "the change needs a restart, which the operator's bounds do not allow"
     error = _error_of_model(seen, old)
     gain = corrected(predicted_gain(seen, old, new), error)
     worth = predicted_worth(seen, old, new).shifted(error)
@@ -188,6 +210,7 @@ def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Pro
         violation=violation,
         gain=gain,
         rate=predicted_rate(seen, new),
+        saved=predicted_hits(seen, new).saved_rate,
         benefit=worth.shifted(-_price(seen, candidate.added_mb) - abs(error)),
         saving=_saving(seen, gain, worth, candidate.added_mb),
         ttft=_ttft(seen, old, new),
@@ -195,9 +218,12 @@ def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Pro
 
 
 def _error_of_model(seen: Observation, old: ServerSetting) -> float:
-    """How much more the model says of the settings in force than was measured; 0 where it is not to be believed anyway."""
-    measured = seen.metrics.tokens.hit_rate
-    error = 0.0 if measured is None else predicted_rate(seen, old) - measured
+    """Return the modelled minus the measured share of tokens that LMCache saves with the settings in force.
+
+    Return 0 if the distance exceeds `MODEL_OFF`, since the model is then not believed at all.
+    """
+    measured = seen.saved_rate
+    error = 0.0 if measured is None else predicted_hits(seen, old).saved_rate - measured
     return error if abs(error) <= MODEL_OFF else 0.0
 
 

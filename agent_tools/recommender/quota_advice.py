@@ -1,4 +1,4 @@
-"""The answer to "which tenant should get how much of L2, and is it worth it?". Sizes are MB = 2**20 bytes."""
+"""The recommended L2 quotas of the tenants, and what they gain. Sizes are MB = 2**20 bytes."""
 
 from typing import Annotated
 
@@ -12,67 +12,67 @@ Size = Annotated[float, Field(ge=0)]
 
 
 class TenantQuota(Frozen):
-    """One tenant: what it asked for, and what its quota would give it."""
+    """One tenant's requests, and the hits that its quota would give it."""
 
     tenant: str
-    """Cache salt; empty for requests without one."""
+    """Cache salt. Empty for requests without one."""
     requests: Count
-    """Its lookups in the window, as far as the access log has them."""
+    """The tenant's lookups in the window that the access log holds."""
     requested_tokens: Count
-    """Tokens of whole chunks that these asked for."""
+    """Tokens of whole chunks that these lookups requested."""
     hit_tokens_now: Count
-    """Tokens it was served: as LMCache counted them, or (`TenantQuotas.measured` is false) by its curve."""
+    """Hit tokens in the window: LMCache's own count, or by the tenant's curve if `TenantQuotas.measured` is false."""
     hit_tokens_shared: Count
-    """Tokens it would get from one shared L2 of the same budget."""
+    """Hit tokens that one shared L2 of the same budget would give."""
     hit_tokens_quota: Count
-    """Tokens it would get with `quota_mb`."""
+    """Hit tokens that `quota_mb` would give."""
     hit_tokens_most: Count
-    """Tokens it would get if nothing of it were ever evicted."""
+    """Hit tokens if L2 never evicted any of the tenant's chunks."""
     footprint_mb: Size
-    """All distinct chunks it asked for since the log begins."""
+    """Size of all distinct chunks that the tenant requested since the log begins."""
     quota_now_mb: Size | None
-    """The quota in force; ``None`` when it has none, or none are enforced."""
+    """The quota in force. ``None`` if the tenant has no quota, or if L2 enforces no quotas."""
     quota_mb: Size
-    """The quota that is recommended."""
+    """The recommended quota."""
 
 
 class TenantQuotas(Frozen):
-    """L2 divided among the tenants of a cache, and what that is worth."""
+    """A division of L2 among the tenants of a cache, and what it gains."""
 
     cache: str
-    """Name of the cache in the operator's directory."""
+    """Name of the cache in caches.toml."""
     window: Window
-    """The span of time whose requests are counted."""
+    """The window whose requests are counted."""
     budget_mb: Size
-    """What the quotas may come to."""
+    """Largest sum of all quotas."""
     floor_mb: Size
-    """What each tenant gets at least."""
+    """Smallest quota of each tenant."""
     spare_mb: Size
-    """What no tenant that reuses anything could use in the window."""
+    """Part of the budget that would not have added hits for any tenant in the window."""
     tenants: tuple[TenantQuota, ...]
-    """Those that asked for most first."""
+    """All tenants, the one with the most requested tokens first."""
     measured: bool
-    """Whether the hits of now are LMCache's own count."""
+    """Whether `hit_tokens_now` is LMCache's own count."""
     requested_tokens: Count
-    """Tokens of whole chunks asked for in the window."""
+    """Tokens of whole chunks that were requested in the window."""
     hit_tokens_shared: Count
-    """Tokens served from one shared L2 of the same budget (policy ``LRU``; salts still share no chunk)."""
+    """Hit tokens with one shared L2 of the same budget (policy ``LRU``; tenants still share no chunk)."""
     hit_tokens_equal: Count
-    """Tokens served with an equal quota for each tenant."""
+    """Hit tokens with an equal quota for each tenant."""
     hit_tokens_quotas: Count
-    """Tokens served with the quotas that are recommended."""
+    """Hit tokens with the recommended quotas."""
     gain: Gain
-    """The recommended quotas against what there is: the quotas in force, else one shared L2 of the same budget."""
+    """Gain of the recommended quotas over the quotas in force. Without quotas in force: over one shared L2 of the same budget."""
     gain_over_shared: Gain
-    """The recommended quotas against one shared L2 of the same budget."""
+    """Gain of the recommended quotas over one shared L2 of the same budget."""
     verdict: Verdict
     """``act`` only if the lower end of `gain` is worth a change."""
     why: str
-    """One or two sentences."""
+    """The reason for the verdict, in one or two sentences."""
     notes: tuple[str, ...] = ()
-    """What to know before using it, one sentence each."""
+    """Warnings to read before using the quotas, one sentence each."""
 
     @property
     def quotas_mb(self) -> dict[str, float]:
-        """The recommended quotas as `ConfigUpdate.tenant_quotas_mb` takes them: the empty salt by LMCache's name for it."""
+        """Return the recommended quotas for `ConfigUpdate.tenant_quotas_mb`. The empty salt has LMCache's name for it."""
         return {one.tenant or DEFAULT_TENANT: one.quota_mb for one in self.tenants}

@@ -1,4 +1,4 @@
-"""Rank what could help, and decide: act, do nothing and why, or not enough data."""
+"""Rank the proposed changes and decide: act, do nothing, or wait for more data."""
 
 from collections.abc import Mapping
 
@@ -16,13 +16,15 @@ from agent_tools.models import (
 from agent_tools.models.advice import setting_changes
 from agent_tools.models.metrics import now
 
-from .modelled import MODEL_OFF, predicted_rate, server_setting
+from .modelled import MODEL_OFF, gain_in_points, predicted_rate, server_setting
 from .observation import Observation
 from .proposals import Proposal, propose
 from .symptoms import diagnose
 
 WORTH_ACTING = 0.01
-"""The lower bound of a benefit, in token hit rate, below which it is not worth a change."""
+"""Smallest lower bound of a benefit, as token hit rate, that is worth a change."""
+LIVE = "live, no restart"
+"""Effort of a change that needs no restart."""
 TREATABLE = (
     SymptomCode.REQUEST_LARGER_THAN_L1,
     SymptomCode.WATERMARK_TOO_HIGH,
@@ -33,18 +35,18 @@ TREATABLE = (
     SymptomCode.L2_SLOW,
     SymptomCode.L2_NOT_RETAINED,
 )
-"""Symptoms that a size, watermark, ratio or L2 setting can treat, the most telling first."""
+"""Symptoms that a size, watermark, ratio or L2 setting can treat, the most specific first."""
 UNTREATABLE = {
     SymptomCode.NO_DATA,
     SymptomCode.EVICTION_DEAD,
     SymptomCode.ISOLATED_LRU_ON_L1,
     SymptomCode.COUNTERS_INCOMPLETE,
 }
-"""Symptoms that make every proposal worthless until the operator has seen to them."""
+"""Symptoms that make every proposal worthless until the operator removes them."""
 
 
 def recommend(seen: Observation) -> Advice:
-    """The advice for one observation of a cache."""
+    """Return the advice for one observation of a cache."""
     symptoms = diagnose(seen)
     recommendations = sorted(_recommendations(seen, symptoms), key=_rank)
     verdict, why = _decide(seen, symptoms, recommendations)
@@ -81,18 +83,31 @@ def _decide(seen: Observation, symptoms: tuple[Symptom, ...], ranked: list[Optim
     if worth and worth[0].within_bounds:
         return Verdict.ACT, f"{worth[0].title}: {worth[0].expected_impact}"
     if worth:
-        return Verdict.DO_NOTHING, f"what would help is outside the operator's bounds: {worth[0].title} ({worth[0].risk})"
+        return Verdict.DO_NOTHING, f"The operator's bounds forbid the change that would help: {worth[0].title} ({worth[0].risk})"
+    return Verdict.DO_NOTHING, _why_not(seen, symptoms, ranked)
+
+
+def _why_not(seen: Observation, symptoms: tuple[Symptom, ...], ranked: list[OptimizationRecommendation]) -> str:
+    """Return why no change is worth it."""
+    codes = {symptom.code: symptom for symptom in symptoms}
+    if SymptomCode.LMCACHE_SAVES_NOTHING in codes:
+        return codes[SymptomCode.LMCACHE_SAVES_NOTHING].summary
+    if not seen.savings_known:
+        return (
+            "The engine's own prefix cache serves part of the prompts, and the model does not explain which part: nothing says"
+            " what more hits of LMCache would save. State engine_cache_tokens in caches.toml, or observe for longer"
+        )
     if ranked:
-        return Verdict.DO_NOTHING, f"the best there is gains too little to be worth a change: {ranked[0].expected_impact}"
-    return Verdict.DO_NOTHING, symptoms[0].summary + _nothing_better(seen, codes)
+        return f"The best change gains too little to be worth it: {ranked[0].expected_impact}"
+    return symptoms[0].summary + _nothing_better(seen, codes)
 
 
 def _nothing_better(seen: Observation, codes: Mapping[SymptomCode, Symptom]) -> str:
-    """What to add when something could be treated, settings were tried, and none of them was better."""
+    """Return a remark that no setting is better, if a symptom can be treated and the search tried settings."""
     if not codes.keys() & set(TREATABLE) or codes.keys() & UNTREATABLE or seen.curve is None or server_setting(seen) is None:
         return ""
     priced = seen.economics is not None and seen.economics.prices is not None
-    return "; no other setting that was tried does better" + (" by enough to pay for its memory" if priced else "")
+    return "; none of the settings that we tried is better" + (" by enough to pay for its memory" if priced else "")
 
 
 def _is_worth_it(recommendation: OptimizationRecommendation) -> bool:
@@ -100,29 +115,29 @@ def _is_worth_it(recommendation: OptimizationRecommendation) -> bool:
 
 
 def _rank(recommendation: OptimizationRecommendation) -> tuple[bool, bool, float, bool]:
-    """Those worth it first, of these the allowed; then by the benefit that is sure; of equal ones the live one."""
+    """Return the sort key: worth a change, within the bounds, largest lower bound of the benefit, live."""
     benefit = recommendation.benefit
     sure = WORTH_ACTING if benefit is None else round(benefit.lower, 2)
-    live = recommendation.implementation_effort == "none: live"
+    live = recommendation.implementation_effort == LIVE
     return (not _is_worth_it(recommendation), not recommendation.within_bounds, -sure, not live)
 
 
 def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> OptimizationRecommendation:
     changes = setting_changes(proposal.update, seen.config.known(), seen.support)
     live = proposal.level is SupportLevel.LIVE
-    gain, ceiling = proposal.gain, seen.curve.ceiling() if seen.curve else None
+    gain, ceiling = proposal.gain, seen.ceiling
     confidence, reasons = _confidence(seen)
     return OptimizationRecommendation(
         priority=symptom.severity,
         category=symptom.code,
         title="change " + ", ".join(f"{c.setting} from {_value(c.old)} to {_value(c.new)}" for c in changes),
         description=symptom.summary,
-        expected_impact=_impact(proposal, ceiling),
-        implementation_effort="none: live"
+        expected_impact=_impact(proposal, ceiling, beyond_own=seen.own_cache is not None),
+        implementation_effort=LIVE
         if live
         else "restart"
         if seen.bounds.allow_restart
-        else "the operator restarts it with a new command line",
+        else "the operator restarts the cache with a new command line",
         action=ActionKind.RECONFIGURE,
         update=proposal.update,
         changes=changes,
@@ -137,79 +152,93 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         confidence_reasons=reasons,
         cost=_cost(seen, proposal),
         risk=proposal.violation
-        or ("none known: L1 keeps its contents" if live else "L1 is lost; requests are recomputed until it is full again"),
+        or (
+            "none known: L1 keeps its contents"
+            if live
+            else "the restart empties L1; the engine recomputes requests until L1 is full again"
+        ),
         undo="set the old values again"
-        + ("; draining gives memory back as chunks are evicted" if live else ", by another restart"),
-        verification="token hit rate of at least as many tokens after the change, against the same before it",
+        + ("; L1 gives memory back as it evicts chunks" if live else ", which needs another restart"),
+        verification="compare the token hit rate before the change with the rate after it, over at least as many tokens",
         within_bounds=proposal.violation is None,
     )
 
 
-def _impact(proposal: Proposal, ceiling: float | None) -> str:
-    """The gain in words, with what it saves where that is known."""
-    gain, saving = proposal.gain, proposal.saving
-    text = f"token hit rate {proposal.rate:.1%}, {gain.estimate:+.1%} (90 % interval {gain.lower:+.1%} to {gain.upper:+.1%})"
+def _impact(proposal: Proposal, ceiling: float | None, *, beyond_own: bool) -> str:
+    """Return the gain as text, with the savings if they are known."""
+    saving = proposal.saving
+    text = f"token hit rate {proposal.rate:.1%}, {gain_in_points(proposal.gain)}"
+    if beyond_own:
+        text = (
+            f"LMCache saves {proposal.saved:.1%} of the requested tokens beyond the engine's own cache,"
+            f" {gain_in_points(proposal.gain)}"
+        )
     if ceiling is not None:
-        text += f" of at most {ceiling:.1%}"
+        text += f"; an unbounded cache would give {ceiling:.1%}"
     if proposal.ttft is not None:
-        text += f"; time to first token {proposal.ttft.now} -> {proposal.ttft.then} by the engine's own speed"
+        text += f"; time to first token {proposal.ttft.now} -> {proposal.ttft.then}, at the engine's measured speed"
     if saving is not None:
-        text += f"; {saving.gpu_seconds_per_hour.estimate:,.0f} GPU-seconds an hour"
+        text += f"; saves {saving.gpu_seconds_per_hour.estimate:,.0f} GPU-seconds an hour"
     if saving is not None and saving.ttft_ms_per_request is not None:
-        text += f" and {saving.ttft_ms_per_request.estimate:,.0f} ms of time to first token a request saved"
+        text += f" and {saving.ttft_ms_per_request.estimate:,.0f} ms of time to first token per request"
     return text
 
 
 def _thaw(seen: Observation, symptom: Symptom) -> OptimizationRecommendation:
-    """Drop cold entries by hand from a cache that does not evict by itself; relief now, no cure."""
+    """Recommend to drop cold entries from a cache that does not evict by itself. This relieves the cache but does not cure it."""
     target = 100 * min(seen.config.eviction_watermark or 0.8, 0.8) * 0.8
     return OptimizationRecommendation(
         priority=symptom.severity,
         category=symptom.code,
-        title=f"drop least recently used entries until {target:.0f} % of L1 is used",
+        title=f"drop the least recently used entries until {target:.0f} % of L1 is used",
         description=symptom.summary,
-        expected_impact="stores succeed again until L1 is full again; how many hits that brings is not predicted",
-        implementation_effort="none: live",
+        expected_impact="stores succeed until L1 is full again; the gain in hits is not predicted",
+        implementation_effort=LIVE,
         action=ActionKind.OPTIMIZE,
         target_utilization_percent=target,
         evidence=symptom.evidence,
         rung=Rung.COUNTERS,
         confidence=Confidence.MEDIUM,
-        confidence_reasons=("the relief is certain and does not last: the watermark stays too high",),
+        confidence_reasons=("the relief is certain but does not last: the watermark stays too high",),
         cost="the dropped entries",
-        risk="an entry that is dropped may be asked for again",
-        undo="none: entries come back when they are asked for",
-        verification="fewer failed stores after than before",
+        risk="requests may ask for a dropped entry again",
+        undo="not possible; the server stores an entry again when a request computes it again",
+        verification="compare the failed stores before and after",
         within_bounds=True,
     )
 
 
 def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
-    """How far the model can be relied on here: first of all whether it explains what was measured."""
+    """Return how reliable the model is here, with the reasons. The main test is whether it explains the measured hit rate."""
     setting, measured = server_setting(seen), seen.metrics.tokens.hit_rate
     if setting is None or measured is None:
-        return Confidence.LOW, ("the model cannot be compared with a measured hit rate",)
+        return Confidence.LOW, ("there is no measured hit rate to compare the model with",)
     modelled = predicted_rate(seen, setting)
-    reasons = [f"for the settings in force the model says {modelled:.1%} and the server counted {measured:.1%}"]
+    reasons = [
+        f"for the settings in force the model predicts a token hit rate of {modelled:.1%}; the server counted {measured:.1%}"
+    ]
     off = abs(modelled - measured) > MODEL_OFF
     if seen.metrics.failed_stores:
-        reasons.append("stores failed, which depends on timing to a fraction of a second")
+        reasons.append("stores failed, and whether a store fails depends on fractions of a second")
     if not seen.metrics.evictions:
-        reasons.append("the cache never filled in the window")
+        reasons.append("the cache evicted nothing in the window")
+    if seen.metrics.engine is None and seen.own_cache_size is None:
+        reasons.append("no engine is read: the hit rate is an upper bound of what LMCache saves; name `engine` in caches.toml")
     low = off or not (seen.metrics.evictions or seen.metrics.failed_stores)
-    level = Confidence.LOW if low else Confidence.MEDIUM if seen.metrics.failed_stores else Confidence.HIGH
+    unsure = seen.metrics.failed_stores or (seen.metrics.engine is None and seen.own_cache_size is None)
+    level = Confidence.LOW if low else Confidence.MEDIUM if unsure else Confidence.HIGH
     return level, tuple(reasons)
 
 
 def _cost(seen: Observation, proposal: Proposal) -> str:
     new, old = proposal.update.max_size_mb, seen.config.max_size_mb
-    parts = [f"{new - old:.0f} MB of memory" if new is not None and old is not None else "no memory"]
+    parts = [f"{new - old:,.0f} MB more memory" if new is not None and old is not None else "no memory"]
     if proposal.update.l2_adapters:
         tiers = (seen.config.l2_adapters or (), proposal.update.l2_adapters)
         before, after = (sum(adapter.size_mb or 0 for adapter in tier) for tier in tiers)
-        parts.append(f"{after - before:.0f} MB of L2" if after else "an L2 without bound")
+        parts.append(f"{after - before:,.0f} MB more L2" if after else "an unbounded L2")
     if proposal.saving is not None and proposal.saving.payback_hours is not None:
-        parts.append(f"paid back in {proposal.saving.payback_hours:,.0f} h of saved GPU time")
+        parts.append(f"saved GPU time pays it back in {proposal.saving.payback_hours:,.0f} h")
     if proposal.level is not SupportLevel.LIVE:
         parts.append("a restart that empties L1")
     return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""L2 quotas for tenants (cache salts): the division that gives the most hits, and whether one shared L2 would do as well.
+"""L2 quotas for tenants (cache salts): the division with the most hits, compared with one shared L2.
 
-Mostly it would: one LRU for all gives memory to whoever uses it. Quotas win where a tenant reads much and reuses little (a scan)
-and pushes out what others would have asked for again.
+One shared L2 is usually as good, since one LRU gives memory to the tenants that use it. Quotas win where a tenant reads many
+chunks and reuses few (a scan), and so evicts chunks that other tenants would have requested again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,44 +12,45 @@ import numpy as np
 from agent_tools.errors import OutOfBoundsError, UnsupportedError, WorkloadError
 from agent_tools.models import MB, Gain, SupportLevel, TokenCounts, Verdict
 from agent_tools.models.config import DEFAULT_TENANT
+from agent_tools.plain import points
 from agent_tools.prediction.divided_capacity import divide
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.tenant_curves import COORDINATOR, QuotaEviction
 
-from .modelled import MODEL_OFF, predicted_gain, predicted_rate, server_setting
+from .modelled import MODEL_OFF, gain_in_points, predicted_gain, predicted_rate, server_setting
 from .observation import Ints, Observation
 from .quota_advice import TenantQuota, TenantQuotas
 from .recommend import WORTH_ACTING
 from .tenant_hits import TenantHits
 
 FLOOR_OF_EQUAL_SHARE = 0.25
-"""What each tenant gets at least, unless told otherwise: so much of an equal share. Traffic changes, and a tenant without hits
-today must be able to have some tomorrow."""
+"""Default floor of each tenant's quota, as a share of an equal division. Traffic changes: a tenant without hits today must be
+able to have hits tomorrow."""
 NEEDS_ENFORCING = (
-    "L2 does not enforce quotas now: it takes an eviction block with IsolatedLRU, where every salt without a quota is wiped, or"
-    " LMCache's coordinator"
+    "L2 does not enforce quotas now. To enforce them, give the L2 adapter an eviction block with IsolatedLRU (which deletes the"
+    " chunks of every tenant without a quota), or use LMCache's coordinator"
 )
 CURVES_OFF = 0.02
-"""Distance between curves and server model above which the tokens of each tenant are not to be taken at face value."""
+"""Distance between curves and server model above which a note warns about the tokens of each tenant."""
 
 
 def tenant_quotas(seen: Observation, *, budget_mb: float | None = None, floor_mb: float | None = None) -> TenantQuotas:
-    """The quotas that give the window's requests the most hits, and whether to set them.
+    """Return the quotas that give the window's requests the most hits, with a verdict on whether to set them.
 
-    Each tenant gets its floor, and more as long as that brings hits, up to what it can use. Tokens are predicted from exact
-    curves of L2 alone: within 1.5 points of token hit rate of the model of the server, where the quotas come to three times L1
-    or more and no stores fail (seen on generated agents and scans). The gain is by that model, its shared L1 and failed stores
-    included, where it covers the cache, else by the curves too.
+    Each tenant gets its floor. A tenant gets more while more brings hits. The tokens come from exact curves of L2 alone. They
+    are within 1.5 points of token hit rate of the server model if the quotas add up to three times L1 or more and no stores
+    fail (measured on generated agents and scans). The gain comes from the server model, which includes the shared L1 and failed
+    stores. Where that model does not cover the cache, the gain comes from the curves too.
 
     Args:
-        seen: The observation; its log tells tenants apart (that of our server module does, LMCache's lookup-hash log does not).
-        budget_mb: What the quotas may come to, MB; by default what they come to now, else the size of L2.
-        floor_mb: What each tenant gets at least, MB, whether it can use it or not; by default `FLOOR_OF_EQUAL_SHARE`.
+        seen: The observation. Its log must name tenants: the log of our server module does, LMCache's lookup-hash log does not.
+        budget_mb: Sum of all quotas, MB. The default is the sum of the present quotas, else the size of L2.
+        floor_mb: Smallest quota of each tenant, MB. The default is `FLOOR_OF_EQUAL_SHARE` of an equal division.
 
     Raises:
-        UnsupportedError: The log does not tell tenants apart, or nothing says what may be divided.
-        WorkloadError: No request of the window is known, or not the bytes of a chunk.
-        OutOfBoundsError: The budget is none, or does not pay for the floors.
+        UnsupportedError: The log does not name tenants, or the budget is unknown.
+        WorkloadError: The window has no known request, or the bytes of a chunk are unknown.
+        OutOfBoundsError: The budget is not a positive size, or it does not cover the floors.
     """
     chunk_mb = _chunk_mb(seen)
     quotas_now = _enforced(seen)
@@ -63,20 +64,20 @@ def tenant_quotas(seen: Observation, *, budget_mb: float | None = None, floor_mb
 
 @dataclass(frozen=True)
 class _Enforced:
-    """How quotas bind on this cache."""
+    """How this cache enforces quotas."""
 
     eviction: QuotaEviction
     by_tenant_mb: Mapping[str, float] | None
-    """Quotas in force, by salt; ``None`` where none are."""
+    """Quotas in force, by salt. ``None`` without quotas."""
     unlisted_mb: float = 0.0
-    """What a tenant without a quota may have: nothing on a server, all it likes in a fleet."""
+    """The limit of a tenant without a quota: 0 on a server, unlimited in a fleet."""
     possible: bool = True
-    """Whether quotas that are set would be enforced."""
+    """Whether the cache would enforce quotas."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Division:
-    """A budget divided among the tenants of one observation."""
+    """A budget that is divided among the tenants of one observation."""
 
     seen: Observation
     hits: TenantHits
@@ -85,23 +86,25 @@ class _Division:
     budget_mb: float
     floor_mb: float
     chunks: Mapping[str, float]
-    """Quotas, in chunks of the log."""
+    """Quotas by salt, in chunks of the log."""
 
 
 def _chunk_mb(seen: Observation) -> float:
-    """MB of one chunk of the log, which has requests in the window and tells its tenants apart."""
+    """Return the MB of one chunk of the log, after checking that the log has requests in the window and names tenants."""
     if seen.log is None or not seen.in_window.any():
         raise WorkloadError(
-            f"quotas for {seen.cache} cannot be computed: no request of the window is known; start the server with"
+            f"cannot compute quotas for {seen.cache}, because the access log has no request in the window; start the server with"
             " --server-module agent_tools.server_module and wait for traffic"
         )
     if seen.log.tenant_names == ("",) and any(seen.metrics.by_tenant):
         raise UnsupportedError(
-            f"the access log of {seen.cache} does not tell its {len(seen.metrics.by_tenant)} tenants apart, since LMCache's"
+            f"the access log of {seen.cache} does not name its {len(seen.metrics.by_tenant)} tenants, because LMCache's"
             " lookup-hash log has no cache salts; start the server with --server-module agent_tools.server_module"
         )
     if seen.chunk_bytes is None:
-        raise WorkloadError(f"quotas for {seen.cache} cannot be computed: the bytes of a chunk are known only once L1 holds some")
+        raise WorkloadError(
+            f"cannot compute quotas for {seen.cache}: the size of a chunk is unknown until L1 holds chunks; wait for traffic"
+        )
     return seen.chunk_bytes / MB
 
 
@@ -123,27 +126,32 @@ def _budget(seen: Observation, now: _Enforced) -> float:
     sizes = [adapter.size_mb for adapter in seen.config.l2_adapters or ()]
     if not sizes or None in sizes:
         raise UnsupportedError(
-            f"nothing says how much may be divided among the tenants of {seen.cache}: quotas bound L2, and it has none, or one"
-            " without a declared size; give budget_mb"
+            f"the budget for the tenants of {seen.cache} is unknown, because it has no L2 or an L2 without a declared size;"
+            " give budget_mb"
         )
     return sum(size for size in sizes if size is not None)
 
 
 def _floor(seen: Observation, tenants: int, budget_mb: float, floor_mb: float | None) -> float:
     if not 0 < budget_mb < np.inf:
-        raise OutOfBoundsError(f"{budget_mb:g} MB cannot be divided among the tenants of {seen.cache}; nothing was changed")
+        raise OutOfBoundsError(
+            f"cannot divide {budget_mb:g} MB among the tenants of {seen.cache}; give a positive budget_mb. Nothing was changed"
+        )
     equal = budget_mb / tenants
     floor = FLOOR_OF_EQUAL_SHARE * equal if floor_mb is None else floor_mb
     if not 0 <= floor <= equal * (1 + 1e-9):
         raise OutOfBoundsError(
-            f"{floor:g} MB for each of {tenants} tenants of {seen.cache} cannot be had from {budget_mb:g} MB: give a floor_mb"
-            f" from 0 to {equal:g}, or a larger budget_mb; nothing was changed"
+            f"{budget_mb:g} MB do not cover {floor:g} MB for each of the {tenants} tenants of {seen.cache}: give a floor_mb"
+            f" from 0 to {equal:g}, or a larger budget_mb. Nothing was changed"
         )
     return min(floor, equal)
 
 
 def _divided(hits: TenantHits, tenants: Sequence[str], budget: float, floor: float) -> dict[str, float]:
-    """Chunks of quota for each tenant. What is divided is what is in use of them on average, since that is what brings hits."""
+    """Return each tenant's quota in chunks.
+
+    The division works on the average used part of each quota, since only that part brings hits.
+    """
     usable, nothing = hits.eviction.usable, np.zeros(1, np.int64)
     useful = [hits.curves[one].useful_hits(hits.eviction) if one in hits.curves else nothing for one in tenants]
     parts = divide(useful, [floor * usable] * len(tenants), budget * usable)
@@ -205,7 +213,7 @@ def _rows(division: _Division, present: Ints, shared: Ints, best: Ints) -> tuple
 
 
 def _settings(division: _Division) -> tuple[ServerSetting, ServerSetting] | None:
-    """What there is and what is recommended, as the model of the server takes it; ``None`` where that does not cover it."""
+    """Return the present and the recommended setting for the server model, or ``None`` if the model does not cover them."""
     seen, now = division.seen, division.now
     setting = server_setting(seen)
     if setting is None or not setting.l2_capacity_chunks or now.eviction is COORDINATOR:
@@ -222,32 +230,37 @@ def _notes(division: _Division, settings: tuple[ServerSetting, ServerSetting] | 
         yield NEEDS_ENFORCING
     if settings is not None and abs(by_curves - (modelled := predicted_rate(seen, settings[1]))) > CURVES_OFF:
         yield (
-            f"with the shared L1 and its failed stores, the model of the server says {modelled:.1%} for these quotas, the curves"
-            f" {by_curves:.1%}: tokens of each tenant are off by as much"
+            f"For these quotas, the server model, which includes the shared L1 and failed stores, predicts a token hit rate of"
+            f" {modelled:.1%}; the curves predict {by_curves:.1%}. The tokens of each tenant are off by the same amount"
         )
     if here is not None and measured is not None and abs(measured - (modelled := predicted_rate(seen, here))) > MODEL_OFF:
         yield (
-            f"for the settings in force the model says {modelled:.1%} and the server counted {measured:.1%}: do not rely on"
-            " the gain"
+            f"For the settings in force the model predicts a token hit rate of {modelled:.1%}, but the server counted"
+            f" {measured:.1%}: do not rely on the gain"
         )
     yield from division.hits.log.remarks
 
 
 def _verdict(division: _Division, gain: Gain, over_shared: int) -> tuple[Verdict, str]:
-    """Act when the lower end of the gain is worth it; `over_shared` is what the quotas gain over one shared L2, chunks."""
+    """Return the verdict and its reason. The verdict is `act` if the lower end of the gain is worth a change.
+
+    Args:
+        division: The recommended quotas.
+        gain: Their gain over the present setting.
+        over_shared: Hits that the quotas gain over one shared L2, in chunks.
+    """
     if len(division.chunks) == 1:
-        return Verdict.DO_NOTHING, f"there is one tenant on {division.seen.cache}: nothing to divide"
+        return Verdict.DO_NOTHING, f"{division.seen.cache} has only one tenant, so there is nothing to divide"
     asked = int(division.hits.asked.sum())
     if not asked:
-        return Verdict.NO_DATA, "no request of the window asked for a whole chunk"
-    against = "one shared L2 of the same size" if division.now.by_tenant_mb is None else "those in force"
-    interval = f"90 % interval {gain.lower:+.1%} to {gain.upper:+.1%}"
-    figures = f"token hit rate {gain.estimate:+.1%} ({interval}) for these quotas against {against}"
+        return Verdict.NO_DATA, "No request in the window asked for a whole chunk; observe for longer"
+    against = "one shared L2 of the same size" if division.now.by_tenant_mb is None else "the quotas in force"
+    figures = f"These quotas change the token hit rate by {gain_in_points(gain)} against {against}"
     if gain.lower >= WORTH_ACTING:
         return Verdict.ACT, figures
     if division.now.by_tenant_mb is not None and over_shared <= -WORTH_ACTING * asked:
         return (
             Verdict.DO_NOTHING,
-            f"{figures}; one shared L2 (policy LRU) would give {-over_shared / asked:.1%} more than these",
+            f"{figures}; one shared L2 (policy LRU) would change it by {points(-over_shared / asked)} against these quotas",
         )
-    return Verdict.DO_NOTHING, f"{figures}, which is not worth a change"
+    return Verdict.DO_NOTHING, f"{figures}. That is too little to be worth a change"

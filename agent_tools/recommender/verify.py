@@ -1,4 +1,4 @@
-"""Did it help? The token hit rate LMCache counted after a change, against what the old setting gave or would have given."""
+"""Verify a change: compare the token hit rate after it with the rate that the old setting gave, or would have given."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,42 +7,45 @@ from agent_tools.models import CacheMetrics, Gain, Verification, VerificationVer
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import MODEL_OFF, corrected, gain_between, hits_since_change, predicted_hits, server_setting
+from .modelled import MODEL_OFF, corrected, gain_between, gain_in_points, hits_since_change, predicted_hits, server_setting
 from .observation import Observation
 
 LEAST_INTERVALS = 5
-"""Fewer readings than this on either side give no interval."""
+"""Fewest readings on each side for an interval."""
 NO_DIFFERENCE = 0.005
-"""A difference of the token hit rate that nobody would act on."""
+"""Largest difference in token hit rate that is too small to act on."""
 DRAWS = 1000
+"""Draws of the bootstrap."""
 BLOCK = 3
-"""Successive readings drawn together, since neighbours are alike."""
+"""Consecutive readings that are drawn together, because neighbouring readings are similar."""
 
 Intervals = npt.NDArray[np.float64]
 
 
 def verify(before: Baseline, after: Baseline, *, in_force: bool, seen: Observation, old: ServerSetting | None) -> Verification:
-    """Judge a change on the same requests wherever that can be had.
+    """Judge whether a change helped, on the same requests if possible.
 
-    * When both windows held the very same requests, by their access logs, what the server counted in each is compared.
-    * Else the model says what the old setting would have given on the requests after the change, and that is compared with what
-      the server counted on them; the distance between model and server for the new setting widens the interval.
-    * Without a log, or where the model does not explain what is measured, all that is left is before against after, whose
-      interval also carries how requests differ from minute to minute.
+    * If the access logs show that both windows held the same requests, compare what the server counted in each window.
+    * Otherwise, the model predicts what the old setting would have given on the requests after the change. Compare this with
+      what the server counted. The model's error for the new setting widens the interval.
+    * Without a log, or if the model does not explain the measured hit rate, compare the window before the change with the
+      window after it. The interval then also covers how requests vary from minute to minute.
 
     Args:
-        before: Window before the change.
-        after: Window after it.
-        in_force: Whether the settings read back as they were set.
-        seen: The cache after the change, its log included.
-        old: The setting before the change, as the model takes it.
+        before: The window before the change.
+        after: The window after the change.
+        in_force: Whether the cache reads back the settings that were set.
+        seen: The cache after the change, with its log.
+        old: The setting of the model before the change.
     """
     same = before.requests_digest is not None and before.requests_digest == after.requests_digest
     modelled = None if same or old is None else gain_by_model(seen, old)
     gain = modelled or _gain(before, after)
     verdict, why = _judge(gain, before.metrics, after.metrics)
+    if verdict is VerificationVerdict.BETTER and (nothing := _nothing_for_the_engine(before.metrics, after.metrics)):
+        verdict, why = VerificationVerdict.UNDECIDED, f"{nothing}. {why}"
     if not in_force:
-        verdict, why = VerificationVerdict.UNDECIDED, "the settings do not read back as they were set; " + why
+        verdict, why = VerificationVerdict.UNDECIDED, f"The cache does not read back the settings that were set. {why}"
     return Verification(
         verdict=verdict,
         in_force=in_force,
@@ -55,54 +58,67 @@ def verify(before: Baseline, after: Baseline, *, in_force: bool, seen: Observati
 
 
 def gain_by_model(seen: Observation, old: ServerSetting) -> Gain | None:
-    """What the new setting gained on the observed requests: measured, less what the model says the old one would have given.
+    """Return the gain on the observed requests: the measured hit rate minus the model's hit rate for the old setting.
 
-    ``None`` without a log, or when the model is off by more than `MODEL_OFF` for the setting that is in force.
+    Return ``None`` without a log, or if the model is off by more than `MODEL_OFF` for the setting in force.
     """
-    new, measured = server_setting(seen), seen.metrics.tokens.hit_rate
-    if new is None or measured is None or seen.curve is None:
+    new, measured = server_setting(seen), seen.saved_rate
+    if new is None or measured is None or seen.curve is None or not seen.savings_known:
         return None
     since = hits_since_change(seen, old, new)
-    error = measured - since.rate
+    error = measured - since.saved_rate
     if abs(error) > MODEL_OFF:
         return None
-    how = f"measured on {int(seen.in_window.sum())} requests, less the model of the old setting on the same ones"
+    how = (
+        f"measured on {int(seen.in_window.sum()):,} requests, minus the model's hit rate for the old setting on the same requests"
+    )
     return corrected(gain_between(predicted_hits(seen, old), since), error).model_copy(update={"method": how})
 
 
 def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tuple[VerificationVerdict, str]:
     if gain is None:
-        tokens = f"{before.tokens.requested} tokens before and {after.tokens.requested} after it"
+        tokens = f"{before.tokens.requested:,} requested tokens before the change and {after.tokens.requested:,} after it"
         return VerificationVerdict.UNDECIDED, (
-            f"too little was seen of the change to judge it ({tokens}): no log from which the model explains what was counted,"
-            f" and fewer than {LEAST_INTERVALS} readings of LMCache's counters on one side or both; observe for longer"
+            f"There is too little data to judge the change ({tokens}): no access log that the model explains, and fewer than"
+            f" {LEAST_INTERVALS} readings of LMCache's counters before or after the change; observe for longer"
         )
     rates = " and ".join(
         f"{m.tokens.hit_rate:.1%} {when}" for m, when in ((before, "before"), (after, "after")) if m.tokens.hit_rate is not None
     )
-    figures = (
-        f"token hit rate {rates}; gain {gain.estimate:+.1%} (90 % interval {gain.lower:+.1%} to {gain.upper:+.1%}), {gain.method}"
-        + _at_the_engine(before, after)
-    )
+    figures = f"Token hit rate {rates}; gain {gain_in_points(gain)}, {gain.method}" + _at_the_engine(before, after)
     if gain.lower > 0:
         return VerificationVerdict.BETTER, figures
     if gain.upper < 0:
         return VerificationVerdict.WORSE, figures
-    return VerificationVerdict.UNDECIDED, f"{figures}; the interval holds zero: {_how_long(gain, after.window.seconds)}"
+    return VerificationVerdict.UNDECIDED, f"{figures}; the interval includes zero: {_how_long(gain, after.window.seconds)}"
+
+
+def _nothing_for_the_engine(before: CacheMetrics, after: CacheMetrics) -> str | None:
+    """Say that LMCache's counter rose and the engine was spared nothing, if its own cache served prompts in both windows."""
+    engines = [metrics.engine for metrics in (before, after) if metrics.engine is not None]
+    if len(engines) < 2 or not all(engine.prompt_tokens for engine in engines) or not engines[1].own_cache_tokens:
+        return None
+    saved = [engine.saved_share for engine in engines]
+    if saved[1] - saved[0] >= NO_DIFFERENCE:
+        return None
+    return (
+        f"No gain for the engine: it loaded {saved[0]:.1%} of its prompt tokens from LMCache before the change and {saved[1]:.1%}"
+        f" after it, and its own cache served {engines[0].own_cache_share:.1%} and {engines[1].own_cache_share:.1%}"
+    )
 
 
 def _at_the_engine(before: CacheMetrics, after: CacheMetrics) -> str:
-    """What the engine measured in both windows, which is told and not judged: its requests may differ more than their hits."""
+    """Return the engine's time to first token in both windows. The verdict ignores it, because requests may differ too much."""
     times = [one.engine.ttft_ms for one in (before, after) if one.engine is not None and one.engine.ttft_ms is not None]
     return f"; time to first token {times[0]} before, {times[1]} after" if len(times) == 2 else ""
 
 
 def _how_long(gain: Gain, seconds: float) -> str:
-    """How long a window would have to be to tell: an interval shrinks with the square root of what it rests on."""
+    """Return how long a window must be for a verdict. The interval shrinks with the square root of the window's length."""
     if abs(gain.estimate) < NO_DIFFERENCE:
-        return "there is no difference worth telling"
+        return "the difference is too small to matter"
     needed = seconds * ((gain.upper - gain.lower) / 2 / abs(gain.estimate)) ** 2
-    return f"about {max(needed, seconds):.0f} s of such traffic would tell, {seconds:.0f} s were seen"
+    return f"a verdict needs about {max(needed, seconds):.0f} s of such traffic; {seconds:.0f} s were observed"
 
 
 def _gain(before: Baseline, after: Baseline) -> Gain | None:
@@ -116,12 +132,17 @@ def _gain(before: Baseline, after: Baseline) -> Gain | None:
         lower=min(float(lower), new - old),
         estimate=new - old,
         upper=max(float(upper), new - old),
-        method=f"by {len(before.intervals)} and {len(after.intervals)} readings of LMCache's counters",
+        method=f"from {len(before.intervals)} readings of LMCache's counters before and {len(after.intervals)} after the change",
     )
 
 
 def _resampled(intervals: Intervals, draw: np.random.Generator) -> Intervals:
-    """(draws,) hit rates of resampled readings; `intervals` is (readings, 2): requested and hit tokens."""
+    """Return the hit rates of resampled readings, shape (draws,).
+
+    Args:
+        intervals: (readings, 2) requested and hit tokens.
+        draw: The random generator.
+    """
     count = len(intervals)
     starts = draw.integers(count, size=(DRAWS, -(-count // BLOCK)))
     rows = (starts[..., None] + np.arange(BLOCK)).reshape(DRAWS, -1)[:, :count] % count

@@ -1,1 +1,1 @@
-"""The report: one web page with advice, evidence, pictures and the history of changes."""
+"""The report: a web page with advice, evidence, pictures and the history of changes."""

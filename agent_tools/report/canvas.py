@@ -1,6 +1,6 @@
-"""The canvas under the pictures: fonts, colours, and the ways out (PNG, SVG, inline SVG); no display and no pyplot needed.
+"""The canvas of the pictures: fonts, colours, and output as PNG, SVG or inline SVG. It needs no display and no pyplot.
 
-Colours are those of Okabe and Ito, darkened where they carry text; they are told apart also by the colour-blind.
+The colours are Okabe and Ito's, which colour-blind readers can tell apart. Colours that carry text are darker.
 """
 
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_tools.errors import UnsupportedError
+from agent_tools.extras import installing
 
 from .markup import inert
 
@@ -28,19 +29,19 @@ COLOURS = {
     "mark": "#c44e00",
     "second": "#b07a00",
 }
-"""What each colour is for; `inline_svg` turns them into CSS variables ``--picture-<name>``."""
+"""The colour of each part of a picture. `inline_svg` turns them into CSS variables ``--picture-<name>``."""
 WIDTH = 4.9
-"""Inches. At the 330 CSS pixels that a phone has for it, the small print is above 9 pixels."""
+"""Width in inches. On a phone, where a picture is 330 CSS pixels wide, the small print is then larger than 9 pixels."""
 DPI = 200
 _FONT = {"font.family": "DejaVu Sans", "font.size": 11.5, "svg.fonttype": "none", "svg.hashsalt": "lmcache-agent-tools"}
 _STYLE = threading.Lock()
 
 
 def write(figure: "Figure", path: Path | str) -> None:
-    """Write a picture as PNG or SVG, by the suffix of the path, on a white card.
+    """Write a picture as PNG or SVG, depending on the suffix of the path, on a white background.
 
     Raises:
-        UnsupportedError: Another suffix, or the file cannot be written.
+        UnsupportedError: The path has another suffix, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in {".png", ".svg"}:
@@ -50,16 +51,18 @@ def write(figure: "Figure", path: Path | str) -> None:
             metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
             figure.savefig(path, dpi=DPI, facecolor=COLOURS["card"], metadata=metadata)
     except OSError as error:
-        raise UnsupportedError(f"{path} cannot be written: {error.strerror}; name a file in a folder that can be") from error
+        raise UnsupportedError(f"{path} cannot be written: {error.strerror}; name a file in a writable folder") from error
 
 
 def inline_svg(figure: "Figure", name: str, description: str) -> str:
-    """A picture as an ``<svg>`` element for a web page, without background, its colours taken from CSS variables where set.
+    """Return a picture as an ``<svg>`` element for a web page.
+
+    The element has no background. Its colours follow the page's CSS variables if these are set.
 
     Args:
         figure: The picture.
-        name: Unique in the page; prefixed to the ids inside.
-        description: For people who do not see it.
+        name: Name of the picture, unique in the page. It becomes the prefix of the ids inside.
+        description: Text for people who do not see the picture.
     """
     text = StringIO()
     with _style():
@@ -75,18 +78,18 @@ def inline_svg(figure: "Figure", name: str, description: str) -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """The fonts of the pictures; matplotlib keeps them in a global, so one picture is drawn at a time."""
+    """Apply the fonts of the pictures. Matplotlib keeps them in a global, so only one picture is drawn at a time."""
     try:
-        import matplotlib as mpl  # noqa: PLC0415  an extra, imported when a picture is wanted
+        import matplotlib as mpl  # noqa: PLC0415  an extra, imported when a picture is requested
     except ImportError as error:
-        raise UnsupportedError("pictures need matplotlib: pip install 'lmcache-agent-tools[plot]'") from error
+        raise UnsupportedError(f"pictures need matplotlib; {installing('plot')}") from error
     with _STYLE, mpl.rc_context(_FONT):  # type: ignore[arg-type]
         yield
 
 
 @contextmanager
 def drawing(height: float) -> Iterator["Figure"]:
-    """An empty figure, in the style of the pictures while it is drawn on; `height` in inches.
+    """Provide an empty figure, `height` inches high, and keep the style of the pictures while it is drawn.
 
     Raises:
         UnsupportedError: matplotlib is not installed.
@@ -98,7 +101,7 @@ def drawing(height: float) -> Iterator["Figure"]:
 
 
 def title(figure: "Figure", heading: str, below: str) -> None:
-    """What a picture shows, and on what it rests."""
+    """Write the heading of a picture and the line below it."""
     height = figure.get_size_inches()[1]
     figure.text(0.02, 1 - 0.34 / height, heading, size=14, weight="bold", color=COLOURS["ink"])
     figure.text(0.02, 1 - 0.62 / height, below, size=10.5, color=COLOURS["quiet"], parse_math=False)

@@ -1,29 +1,30 @@
-"""The report's history: what was changed, what came of it, and to what effect."""
+"""The report's history: each change, its outcome and its effect."""
 
 from collections.abc import Sequence
 
 from agent_tools.changes.log import stories
 from agent_tools.models import ChangeOutcome, ChangeRecord
+from agent_tools.plain import plain
 
 from .markup import Html, badge, card, folded, listed, tag
 
 MOST_CHANGES = 20
-"""Changes told."""
+"""The most changes shown."""
 JUDGED = {ChangeOutcome.VERIFIED, ChangeOutcome.KEPT_UNVERIFIED}
-"""The outcomes that tell of a change's effect."""
+"""The outcomes that state the effect of a change."""
 TROUBLE = {ChangeOutcome.REFUSED, ChangeOutcome.STARTED, ChangeOutcome.UNKNOWN, ChangeOutcome.FAILED}
 
 
-def told(changes: Sequence[ChangeRecord]) -> list[Html]:
-    """The latest changes, the last one first, each from its lines in the change log (oldest first)."""
+def change_cards(changes: Sequence[ChangeRecord]) -> list[Html]:
+    """Return a card for each of the latest changes, the last change first. `changes` is the change log, oldest line first."""
     every = stories(changes)
     latest = [_story(records) for records in every[:MOST_CHANGES]]
     older = len(every) - len(latest)
-    return [*latest, tag("p", f"and {older} earlier, in the change log", kind="quiet")] if older else latest
+    return [*latest, tag("p", f"and {older} earlier changes, in the change log", kind="quiet")] if older else latest
 
 
 def _story(records: Sequence[ChangeRecord]) -> Html:
-    """One change: what was done, what came of it, and, folded away, its lines in the log."""
+    """Return one change with its outcome. Its lines in the change log are folded away."""
     first, last = records[0], records[-1]
     done = f"{first.operation}: {'; '.join(map(str, first.changes))}" if first.changes else first.operation
     undoes = f", undoes {first.undoes}" if first.undoes else ""
@@ -35,7 +36,7 @@ def _story(records: Sequence[ChangeRecord]) -> Html:
         tag(
             "p",
             f"{first.recorded_at:%Y-%m-%d %H:%M:%S} UTC, {first.change_id}{undoes}, by ",
-            tag("bdi", first.actor),
+            tag("bdi", plain(first.actor)),
             reason,
             kind="quiet",
         ),
@@ -44,7 +45,7 @@ def _story(records: Sequence[ChangeRecord]) -> Html:
 
 
 def _effect(records: Sequence[ChangeRecord]) -> str:
-    """What was measured of a change, else the last that is known of it."""
+    """Return the measured effect of a change; without a measurement, the last known detail."""
     measured = [one.detail for one in records if one.outcome in JUDGED]
     last = records[-1]
     unverified = "its effect was not verified" if last.changes and last.outcome is ChangeOutcome.APPLIED else ""

@@ -1,4 +1,4 @@
-"""Direct labels: text beside what it names, where it covers neither curves nor other text."""
+"""Labels placed directly beside what they name, where they cover neither curves nor other labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
 Points = npt.NDArray[np.float64]
 
 MARGIN = 2.0
-"""Free space kept around a label, points; distances below are in margins."""
+"""Free space around a label, in points (1/72 inch). The distances below are multiples of it."""
 REACHES = (2.5, 5.0, 9.0, 15.0, 22.0)
-"""Distances tried between a label and its anchor."""
+"""The distances tried between a label and its anchor."""
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 BESIDE = tuple((x, y) for x in STEPS for y in STEPS if 1.0 in {abs(x), abs(y)})
 COVERING = 48.0
 """Cost of covering one point of a curve."""
 DENSE = 300
-"""Points that a curve is checked at."""
+"""The number of points at which a curve is checked."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One label and what it names."""
+    """One label and the curve or point that it names."""
 
     text: str
     colour: str
     curve: Points
-    """(n, 2) what it names, data coordinates: a curve, or one point."""
+    """(n, 2) points of the curve, or the one point, that the label names; data coordinates."""
     anchors: Points
-    """(m, 2) the points that the label may stand beside."""
+    """(m, 2) points that the label may stand beside; data coordinates."""
     bold: bool = False
 
 
 def place(axes: "Axes", labels: Sequence[Label], size: float) -> None:
-    """Put each label, in the order given, where it is nearest to what it names and covers least.
+    """Place the labels in the given order, each near what it names and where it covers least.
 
     Args:
-        axes: Where; its limits must be final.
-        labels: The most important first.
-        size: Font size, points.
+        axes: The axes to draw on. Their limits must be final.
+        labels: The labels, the most important first.
+        size: Font size in points.
     """
     curves = [_dense(axes.transData.transform(label.curve)) for label in labels]
     taken: list[Bbox] = []
@@ -59,7 +59,7 @@ def place(axes: "Axes", labels: Sequence[Label], size: float) -> None:
 
 
 def _best_place(axes: "Axes", text: "Text", label: Label, curves: tuple[Points, Points], taken: Sequence["Bbox"]) -> Points:
-    """The middle, in pixels, of the best place for a text; ``curves`` are its own and all others."""
+    """Return the centre, in pixels, of the best place for a text. ``curves`` are the label's own curve and all other curves."""
     box, margin = text.get_window_extent(), _margin(axes)
     half, inside = np.array([box.width, box.height]) / 2, axes.get_window_extent()
     anchors = axes.transData.transform(label.anchors)
@@ -87,7 +87,10 @@ def _outside(low: Points, high: Points, inside: "Bbox") -> float:
 
 
 def _far(low: Points, high: Points, curves: tuple[Points, Points], margin: float) -> float:
-    """How far a box is from what it names; much worse when it covers a curve, or is nearer to another one."""
+    """Return the cost of a box: its distance from its own curve.
+
+    The cost rises if the box covers a curve or is nearer to another curve.
+    """
     to_own, to_others = (_distances(low, high, curve) / margin for curve in curves)
     own, other = float(to_own.min(initial=np.inf)), float(to_others.min(initial=np.inf))
     covered = COVERING * (np.count_nonzero(to_own == 0) + np.count_nonzero(to_others == 0))
@@ -96,14 +99,14 @@ def _far(low: Points, high: Points, curves: tuple[Points, Points], margin: float
 
 
 def _distances(low: Points, high: Points, points: Points) -> Points:
-    """(n,) pixels from a box to each point; 0 inside."""
+    """Return (n,) distances in pixels from a box to each point; 0 inside the box."""
     apart = np.maximum(np.maximum(low - points, points - high), 0.0)
     distance: Points = np.hypot(apart[:, 0], apart[:, 1])
     return distance
 
 
 def _dense(curve: Points) -> Points:
-    """Points evenly spaced along a curve, in pixels."""
+    """Return points evenly spaced along a curve, in pixels."""
     if len(curve) < 2:
         return curve
     length = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(curve, axis=0).T))))

@@ -1,7 +1,7 @@
-"""The report: one self-contained HTML page about a cache: how it does, what would help and why, what was changed, to what effect.
+"""The report: one self-contained HTML page with the state of a cache, the advice, its evidence, and the past changes.
 
-Everything in it that is not ours (names of models and tenants, answers of servers, reasons) is text, never markup: see `markup`;
-and the page's Content-Security-Policy forbids scripts and the network.
+Text from outside (names of models and tenants, answers of servers, reasons) stays text and never becomes markup: see `markup`.
+The page's Content-Security-Policy forbids scripts and the network.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from agent_tools.models import (
     CacheMetrics,
     ChangeRecord,
     Evidence,
+    MoreNames,
     OptimizationRecommendation,
     SettingChange,
     Severity,
@@ -25,9 +26,10 @@ from agent_tools.models import (
     Verification,
     VerificationVerdict,
 )
+from agent_tools.plain import plain
 from agent_tools.prediction.forecast import Forecast
 
-from .history import told
+from .history import change_cards
 from .markup import Html, badge, card, facts, folded, inert, joined, link, listed, section, table, tag
 from .pictures import before_after_picture, current_mark, hit_rate_picture, inline_svg, proposed_mark, size_text
 
@@ -35,14 +37,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMES = 20
-"""Models or tenants listed."""
+"""The most models or tenants listed."""
 
 READING = (
-    "Token hit rate is the share of the requested prompt tokens, in whole chunks, that came from L1 or L2; what a prompt has"
-    " after its last whole chunk is never cached and not counted. This server: the model of lmcache server 0.5.6 on the access"
-    " log; its interval covers the unknown moments of eviction. Always-full LRU and best possible policy: exact for the observed"
-    " requests, and ideal caches; what lies between them is the policy gap. The past need not repeat: a change counts only"
-    " when it was verified."
+    "Token hit rate is the share of the requested prompt tokens, in whole chunks, that came from L1 or L2. The tokens after a"
+    " prompt's last whole chunk are never cached and are not counted. 'This server' is the model of lmcache server 0.5.6, run"
+    " on the access log; its interval covers the unknown moments of eviction. 'Always-full LRU' and 'best possible' are ideal"
+    " caches, computed exactly for the observed requests; the difference between them is the policy gap. Future requests may"
+    " differ from past ones, so a change counts only after it was verified."
 )
 
 BADGES = {
@@ -63,42 +65,53 @@ def html_report(
     forecast: Forecast | None = None,
     verification: Verification | None = None,
     changes: Sequence[ChangeRecord] = (),
+    log_problems: Sequence[str] = (),
 ) -> str:
-    """The page, as text to be written as UTF-8. Without matplotlib it has no pictures and says so.
+    """Return the page as text, to be written as UTF-8. Without matplotlib the page has no pictures and says so.
 
     Args:
-        advice: What would help, or why nothing would.
-        metrics: The window that it was given for.
-        forecast: What other sizes would give.
-        verification: What came of the last change.
+        advice: The advice on the cache.
+        metrics: The figures of the window that the advice is based on.
+        forecast: The predictions for other L1 sizes.
+        verification: The verification of the last change.
         changes: The change log of the cache, oldest first.
+        log_problems: Lines of the change log that could not be read.
     """
     parts = (
         _head(advice),
         _now(advice, metrics),
         _advice(advice),
         _forecast(forecast, metrics, advice.best) if forecast is not None else Html(),
-        section("What was changed", _verified(verification), *told(changes)),
-        _names("Models", metrics.by_model),
-        _names("Tenants", metrics.by_tenant),
+        section(
+            "What was changed",
+            _verified(verification),
+            *change_cards(changes),
+            *(tag("p", one, kind="quiet") for one in log_problems),
+        ),
+        _names("Models", metrics.by_model, metrics.more_models),
+        _names("Tenants", metrics.by_tenant, metrics.more_tenants),
         section("How to read this", card(tag("p", READING, kind="quiet"))),
     )
     return _page().substitute(title=inert(f"LMCache report: {advice.cache}"), body="\n".join(parts))
 
 
 def no_report(cache: str, why: str) -> str:
-    """The page in place of a report that could not be made."""
+    """Return the page shown in place of a report that could not be made."""
+    cache = plain(cache)
     parts = (tag("h1", "LMCache ", tag("bdi", cache)), tag("p", badge("no report", "act"), " ", why, kind="lead"))
     return _page().substitute(title=inert(f"LMCache report: {cache}"), body="\n".join(parts))
 
 
 def served(page: str, cache: str, refresh: int) -> str:
-    """A report as a service gives it: says that it is read again every `refresh` seconds (0: never), and how to stop that."""
+    """Return a report as a service shows it, with a line on refreshing.
+
+    The line says that the report reloads every `refresh` seconds (0: never) and links to the other choice.
+    """
     here = f"?{urlencode({'cache': cache})}"
     if refresh:
-        line = tag("p", f"read again every {refresh} s; ", link("hold still", f"{here}&refresh=0"), kind="live")
+        line = tag("p", f"reloads every {refresh} s; ", link("pause", f"{here}&refresh=0"), kind="live")
     else:
-        line = tag("p", "held still; ", link("keep up to date", here), kind="live")
+        line = tag("p", "paused; ", link("reload automatically", here), kind="live")
     return page.replace("<main>", f"<main>\n{line}", 1)
 
 
@@ -110,7 +123,7 @@ def _page() -> Template:
 def _head(advice: Advice) -> Html:
     seen = f"{_span(advice.window.seconds)}{', since its process started' if advice.window.lifetime else ''}"
     if advice.window.simulated:
-        seen += "; SIMULATED: no figure is of a real cache"
+        seen += "; SIMULATED: no figure comes from a real cache"
     line = f"{advice.created_at:%Y-%m-%d %H:%M} UTC; observed {seen}; evidence: {_words(advice.rung.value)}"
     return joined(
         (
@@ -126,12 +139,12 @@ def _now(advice: Advice, metrics: CacheMetrics) -> Html:
     tiers = f"L1 {tokens.hit_l1 / tokens.requested:.1%}, L2 {tokens.hit_l2 / tokens.requested:.1%}" if rate else ""
     figures = (
         ("token hit rate", "hit_rate_percent", None if rate is None else f"{rate:.1%}", tiers),
-        ("of L1 in use", "utilization_percent", None if used is None else f"{used:.0f}%", _of_l1(metrics)),
+        ("L1 in use", "utilization_percent", None if used is None else f"{used:.0f}%", _of_l1(metrics)),
         ("lookups", "total_requests", _count(metrics.total_requests), ""),
         *_engine(metrics),
         ("tokens computed", "tokens_computed", _count(metrics.tokens_computed), "not found in the cache"),
         ("chunks evicted", "evictions", _count(metrics.evictions), ""),
-        ("chunks not stored", "failed_stores", _count(metrics.failed_stores), "for want of room"),
+        ("stores dropped, chunks", "failed_stores", _count(metrics.failed_stores), "because L1 was full"),
     )
     tiles = [_tile(name, value, note if value else metrics.unavailable.get(field, "")) for name, field, value, note in figures]
     symptoms = [
@@ -148,7 +161,7 @@ def _tile(name: str, value: str | None, note: str) -> Html:
 
 
 def _engine(metrics: CacheMetrics) -> list[tuple[str, str, str | None, str]]:
-    """A tile for the time to first token, where an engine is named."""
+    """Return a tile for the time to first token, if an engine is named."""
     engine = metrics.engine
     if engine is None or engine.ttft_ms is None:
         return []
@@ -158,7 +171,7 @@ def _engine(metrics: CacheMetrics) -> list[tuple[str, str, str | None, str]]:
             "mean time to first token",
             "engine",
             f"{ttft.mean:,.0f} ms",
-            f"half within {ttft.p50:,.0f}, 95 % within {ttft.p95:,.0f}",
+            f"half within {ttft.p50:,.0f} ms, 95 % within {ttft.p95:,.0f} ms",
         )
     ]
 
@@ -170,11 +183,11 @@ def _of_l1(metrics: CacheMetrics) -> str:
 
 
 def _advice(advice: Advice) -> Html:
-    """The best recommendation in full; the others folded away."""
+    """Return the best recommendation in full and the others folded away."""
     if not advice.recommendations:
         return section("Advice", card("Nothing to change: ", advice.why))
     first, *others = advice.recommendations
-    more = f"{len(others)} other{'s' if len(others) > 1 else ''}, less good or not allowed"
+    more = f"{len(others)} other recommendation{'s' if len(others) > 1 else ''}, less useful or not allowed"
     return section("Advice", _recommendation(first), folded(more, *map(_recommendation, others)))
 
 
@@ -227,7 +240,7 @@ def _forecast(forecast: Forecast, metrics: CacheMetrics, best: OptimizationRecom
         )
         for row in forecast.rows
     ]
-    head = ("L1 size", "this server", "90% interval", "always-full LRU", "best possible", "chunks not stored")
+    head = ("L1 size", "this server", "90% interval", "always-full LRU", "best possible", "stores dropped, chunks")
     figures = folded("the figures", table(head, rows))
     return section("What other sizes would give", card(picture, listed(forecast.notes, kind="quiet"), figures))
 
@@ -236,28 +249,37 @@ def _verified(verification: Verification | None) -> Html:
     if verification is None:
         return Html()
     before, after, gain = verification.before, verification.after, verification.gain
-    same = "On the same requests." if verification.paired else "The requests before and after are not the same ones."
+    same = "Measured on the same requests." if verification.paired else "The requests before and after are not the same."
     described = f"Tokens served and computed before and after the change: {verification.why}"
     picture = _picture(lambda: before_after_picture(before, after, gain), "verified", described)
     verdict = badge(*BADGES[verification.verdict])
     return card(picture, tag("p", verdict, " ", verification.why), tag("p", same, kind="quiet"))
 
 
-def _names(title: str, counts: Mapping[str, TokenCounts]) -> Html:
-    """Who asked for how much, most first; nothing when there is but one without a name."""
+def _names(title: str, counts: Mapping[str, TokenCounts], others: MoreNames) -> Html:
+    """Return a table of names with their requested tokens, largest first; empty if there is only one without a name."""
     if not any(counts):
         return Html()
     ranked = sorted(counts.items(), key=lambda item: -item[1].requested)
     rows = [
-        (tag("bdi", name) if name else "(none)", f"{one.requested:,}", "-" if one.hit_rate is None else f"{one.hit_rate:.1%}")
+        (
+            tag("bdi", plain(name)) if name else "(none)",
+            f"{one.requested:,}",
+            "-" if one.hit_rate is None else f"{one.hit_rate:.1%}",
+        )
         for name, one in ranked[:MOST_NAMES]
     ]
     more = tag("p", f"and {len(ranked) - MOST_NAMES} more", kind="quiet") if len(ranked) > MOST_NAMES else Html()
+    if others.count:
+        asked, rate = others.tokens.requested, others.tokens.hit_rate
+        rows.append(
+            (f"... and {others.count:,} more {title.lower()} together", f"{asked:,}", "-" if rate is None else f"{rate:.1%}")
+        )
     return section(title, card(table(("name", "tokens requested", "token hit rate"), rows), more))
 
 
 def _picture(draw: Callable[[], "Figure"], name: str, description: str) -> Html:
-    """A picture, or the sentence why there is none."""
+    """Return a picture, or the reason why there is none."""
     try:
         return tag("figure", Html(inline_svg(draw(), name, description)))
     except (UnsupportedError, WorkloadError) as error:
@@ -275,7 +297,7 @@ def _value(value: object) -> str:
 
 
 def _count(count: int | None) -> str | None:
-    """A count in at most seven characters."""
+    """Return a count in at most seven characters."""
     if count is None:
         return None
     for unit, many in (("G", 1e9), ("M", 1e6)):
@@ -285,7 +307,7 @@ def _count(count: int | None) -> str | None:
 
 
 def _span(seconds: float) -> str:
-    """A length of time in the largest unit of which there are two."""
+    """Return a length of time in the largest unit that it holds at least twice."""
     for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"

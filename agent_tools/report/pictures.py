@@ -1,6 +1,6 @@
-"""Pictures for people: hit rate against L1 size, and before against after.
+"""Pictures for people: hit rate by L1 size, and the tokens before and after a change.
 
-Curves differ by dash as well as by colour and are labelled beside themselves.
+Curves differ by dash as well as by colour, and their labels stand beside them.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from pydantic import Field
 from agent_tools.errors import WorkloadError
 from agent_tools.models import CacheMetrics, Gain, OptimizationRecommendation
 from agent_tools.models.config import Frozen
+from agent_tools.plain import points
 from agent_tools.prediction.forecast import Forecast
 
 from .canvas import COLOURS, drawing, inline_svg, title, write
@@ -29,9 +30,9 @@ __all__ = ["Mark", "before_after_picture", "current_mark", "hit_rate_picture", "
 Points = npt.NDArray[np.float64]
 
 SMALL = 10.5
-"""Font size of labels, points."""
+"""Font size of labels, in points (1/72 inch)."""
 NO_GAP = 0.005
-"""A policy gap that is not seen."""
+"""A policy gap too small to see."""
 
 
 class Mark(Frozen):
@@ -40,15 +41,15 @@ class Mark(Frozen):
     capacity_chunks: Annotated[float, Field(gt=0)]
     """L1 size in chunks."""
     hit_rate: Annotated[float, Field(ge=0, le=1)]
-    """Measured or predicted."""
+    """Token hit rate, measured or predicted."""
     lower: Annotated[float, Field(ge=0, le=1)] | None = None
     """Lower end of the 90 % interval; ``None`` for a measured point."""
     upper: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Upper end of the 90 % interval."""
+    """Upper end of the 90 % interval; ``None`` for a measured point."""
 
 
 def current_mark(metrics: CacheMetrics, forecast: Forecast) -> Mark | None:
-    """Where the cache is, as measured; ``None`` when its size in chunks or its hit rate is not known."""
+    """Return the cache's measured point; ``None`` if its size in chunks or its hit rate is unknown."""
     rate = metrics.tokens.hit_rate
     if rate is None or not metrics.total_size_mb or forecast.chunk_mb is None:
         return None
@@ -56,7 +57,10 @@ def current_mark(metrics: CacheMetrics, forecast: Forecast) -> Mark | None:
 
 
 def proposed_mark(recommendation: OptimizationRecommendation, metrics: CacheMetrics, forecast: Forecast) -> Mark | None:
-    """Where a recommendation would bring it: measured hit rate + predicted gain; ``None`` when it predicts none."""
+    """Return the point that a recommendation would reach: measured hit rate plus predicted gain.
+
+    Return ``None`` if the recommendation predicts no gain.
+    """
     here, gain, update = current_mark(metrics, forecast), recommendation.gain, recommendation.update
     if here is None or gain is None or update is None or forecast.chunk_mb is None:
         return None
@@ -66,7 +70,7 @@ def proposed_mark(recommendation: OptimizationRecommendation, metrics: CacheMetr
 
 
 def hit_rate_picture(forecast: Forecast, current: Mark | None = None, proposed: Mark | None = None) -> "Figure":
-    """Token hit rate against L1 size: the server with its interval, the always-full LRU, the ceiling, the best possible policy.
+    """Draw token hit rate by L1 size: the server with its interval, the always-full LRU, the ceiling, the best possible policy.
 
     Raises:
         UnsupportedError: matplotlib is not installed.
@@ -83,14 +87,14 @@ def hit_rate_picture(forecast: Forecast, current: Mark | None = None, proposed: 
         place(axes, [*_marks(axes, marks, forecast), *_curve_labels(forecast, curves)], SMALL)
         title(
             figure,
-            "Token hit rate by L1 size",
+            "Token hit rate by L1 size" + (" and what it saves" if forecast.engine_caches else ""),
             f"{forecast.requests:,} requests; watermark {forecast.watermark:g}, ratio {forecast.ratio:g}, {forecast.policy}",
         )
     return figure
 
 
 def before_after_picture(before: CacheMetrics, after: CacheMetrics, gain: Gain | None = None) -> "Figure":
-    """What became of the requested tokens before and after a change: served from L1, from L2, or computed; and the gain.
+    """Draw the sources of the requested tokens before and after a change (L1, L2, computed), and the gain.
 
     Raises:
         UnsupportedError: matplotlib is not installed.
@@ -113,7 +117,7 @@ def before_after_picture(before: CacheMetrics, after: CacheMetrics, gain: Gain |
 
 
 def size_text(capacity_chunks: float, forecast: Forecast) -> str:
-    """An L1 size as people write it: MB or GB (of 2**20 and 2**30 bytes), or chunks when their bytes are not known."""
+    """Return an L1 size as text: MB or GB (2**20 and 2**30 bytes), or chunks if the bytes of a chunk are unknown."""
     if forecast.chunk_mb is None:
         return f"{capacity_chunks:,.0f} chunks"
     return _memory(capacity_chunks * forecast.chunk_mb)
@@ -126,7 +130,7 @@ def _memory(size_mb: float) -> str:
 
 
 def _frame(axes: "Axes", forecast: Forecast, marks: Mapping[str, Mark], unit: float) -> None:
-    """Axes, ticks and rules."""
+    """Draw axes, ticks and rules."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: PLC0415
 
     sizes = [row.capacity_chunks * unit for row in forecast.rows] + [mark.capacity_chunks * unit for mark in marks.values()]
@@ -151,7 +155,7 @@ def _frame(axes: "Axes", forecast: Forecast, marks: Mapping[str, Mark], unit: fl
 
 
 def _ticks(low: float, high: float, base: float) -> list[float]:
-    """At most six round sizes."""
+    """Return at most six round sizes."""
     first, last = np.ceil(np.log(low) / np.log(base)), np.floor(np.log(high) / np.log(base))
     step = max(int(np.ceil((last - first + 1) / 6)), 1)
     return [float(f"{base**power:.2g}") if base != 2 else base**power for power in np.arange(first, last + 1, step)]
@@ -169,7 +173,7 @@ def _percent(axis: "Axis") -> None:
 
 
 def _curves(axes: "Axes", forecast: Forecast, unit: float) -> dict[str, Points]:
-    """Draw the curves; return them by name, (n, 2) each."""
+    """Draw the curves and return them by name, (n, 2) each."""
     sizes = np.array([row.capacity_chunks for row in forecast.rows]) * unit
     fields = ("server", "server_lower", "server_upper", "clairvoyant")
     server, lower, upper, best = (np.array([getattr(row, field) for row in forecast.rows]) for field in fields)
@@ -183,8 +187,11 @@ def _curves(axes: "Axes", forecast: Forecast, unit: float) -> dict[str, Points]:
     axes.plot(sizes, best, color=COLOURS["bound"], linewidth=1.6, linestyle=(0, (5, 2)))
     axes.plot(lru[:, 0], lru[:, 1], color=COLOURS["quiet"], linewidth=1.4)
     axes.plot(sizes, server, color=COLOURS["server"], linewidth=2.6)
+    saved = {f"saved {number}": np.array([row.saved[number] for row in forecast.rows]) for number in _drawn_caches(forecast)}
+    for dash, beyond in zip(DASHES, saved.values(), strict=False):
+        axes.plot(sizes, beyond, color=COLOURS["second"], linewidth=2.2, linestyle=dash)
     axes.set_xlim(widest)
-    return {
+    return {name: np.column_stack((sizes, beyond)) for name, beyond in saved.items()} | {
         "ceiling": np.column_stack((widest, [forecast.ceiling] * 2)),
         "clairvoyant": np.column_stack((sizes, best)),
         "lru": lru,
@@ -192,8 +199,17 @@ def _curves(axes: "Axes", forecast: Forecast, unit: float) -> dict[str, Points]:
     }
 
 
+DASHES: tuple[tuple[int, tuple[int, ...]], ...] = ((0, ()), (0, (4, 2)), (0, (1, 1)))
+"""Dashes of the curves of what is saved, one for each engine cache that is drawn."""
+
+
+def _drawn_caches(forecast: Forecast) -> range:
+    """The engine caches whose savings are drawn; more curves could not be read."""
+    return range(min(len(forecast.engine_caches), len(DASHES)))
+
+
 def _curve_labels(forecast: Forecast, curves: Mapping[str, Points]) -> list[Label]:
-    """What each curve is, the most hemmed in first; and how wide the policy gap is at most."""
+    """Return a label for each curve, the one with the least room first. One label states the largest policy gap."""
     left, right = curves["ceiling"][:, 0]
     along = np.geomspace(left, right, 30)[1:-1]
     ceiling = np.column_stack((along, np.full(len(along), forecast.ceiling)))
@@ -202,15 +218,21 @@ def _curve_labels(forecast: Forecast, curves: Mapping[str, Points]) -> list[Labe
         Label(f"unbounded cache {forecast.ceiling:.1%}", COLOURS["ink"], curves["ceiling"], ceiling),
         Label("always-full LRU", COLOURS["quiet"], curves["lru"], _middle(curves["lru"])),
     ]
+    saved = [_saved_label(forecast, number, curves[f"saved {number}"]) for number in _drawn_caches(forecast)]
     gap = max(row.policy_gap for row in forecast.rows)
     if gap < NO_GAP:
-        return [*labels[:2], replace(labels[2], text="always-full LRU\nis the best possible")]
-    best = f"best possible\n(gap ≤ {100 * gap:.0f} pts)"
-    return [Label(best, COLOURS["bound"], curves["clairvoyant"], _middle(curves["clairvoyant"])), *labels]
+        return [*saved, *labels[:2], replace(labels[2], text="always-full LRU\nis the best possible")]
+    best = f"best possible\n(gap ≤ {100 * gap:.0f} points)"
+    return [Label(best, COLOURS["bound"], curves["clairvoyant"], _middle(curves["clairvoyant"])), *saved, *labels]
+
+
+def _saved_label(forecast: Forecast, number: int, curve: Points) -> Label:
+    tokens = _count(forecast.engine_caches[number].tokens)
+    return Label(f"saved beyond {tokens} in the engine", COLOURS["second"], curve, curve[len(curve) // 3 :], bold=True)
 
 
 def _middle(curve: Points) -> Points:
-    """Points of a curve where it is not yet flat at its top: there it stands alone."""
+    """Return the points of a curve before it flattens at its top: there it stands alone."""
     along = np.geomspace(curve[0, 0], curve[-1, 0], 40)
     dense = np.column_stack((along, np.interp(np.log(along), np.log(curve[:, 0]), curve[:, 1])))
     low, high = curve[:, 1].min(), curve[:, 1].max()
@@ -218,7 +240,7 @@ def _middle(curve: Points) -> Points:
 
 
 def _marks(axes: "Axes", marks: Mapping[str, Mark], forecast: Forecast) -> list[Label]:
-    """Draw the points; return their labels."""
+    """Draw the points and return their labels."""
     unit = forecast.chunk_mb or 1.0
     labels = []
     for name, mark in marks.items():
@@ -247,7 +269,7 @@ PARTS = (("from L1", "server", "hit_l1"), ("from L2", "second", "hit_l2"))
 
 
 def _bar(axes: "Axes", row: int, metrics: CacheMetrics) -> None:
-    """One window: its tokens by where they came from, as shares of all requested."""
+    """Draw one window: its tokens by source, as shares of all requested tokens."""
     start, tokens = 0.0, metrics.tokens
     for _, colour, field in PARTS:
         share = getattr(tokens, field) / tokens.requested
@@ -261,7 +283,7 @@ def _bar(axes: "Axes", row: int, metrics: CacheMetrics) -> None:
 
 
 def _key(axes: "Axes", windows: Mapping[str, CacheMetrics]) -> None:
-    """The parts that occur, named above the bars in their colours."""
+    """Name the sources that occur above the bars, in their colours."""
     at = 0.0
     for name, colour, field in PARTS:
         if any(getattr(metrics.tokens, field) for metrics in windows.values()):
@@ -272,5 +294,5 @@ def _key(axes: "Axes", windows: Mapping[str, CacheMetrics]) -> None:
 
 def _gained(gain: Gain | None) -> str:
     if gain is None:
-        return "the gain could not be told"
-    return f"gain {100 * gain.estimate:+.1f} points, 90% interval {100 * gain.lower:+.1f} to {100 * gain.upper:+.1f}"
+        return "the gain is unknown"
+    return f"gain {points(gain.estimate)}, 90% interval {100 * gain.lower:+.1f} to {points(gain.upper)}"

@@ -59,6 +59,8 @@ class L2Status(Body):
     adapters: list[Adapter]
     prefetch_policy: str | None
     """``default``: chunks loaded from L2 leave L1 after use; ``retain``: they stay. ``None``: one that is not LMCache's."""
+    listed: list[dict[str, Any]]
+    """Adapters that may be attached, each as for ``--l2-adapter``; secrets are shown as ``***``."""
     store_policy: str | None
     """``default``: L1 keeps what was stored; ``skip_l1``: it does not."""
 
@@ -104,6 +106,8 @@ class L2:
         self._storage = context.storage_manager
         self._evictor = self._storage._l2_eviction_controller
         self._types = options.l2_types
+        self._listed = options.l2_adapters
+        self._of_start = tuple(descriptor for _, descriptor, _ in self._storage._snapshot_adapters())
         self._lock = threading.Lock()
 
     def read(self) -> L2Status:
@@ -112,13 +116,13 @@ class L2:
             settings = {state.adapter_id: EvictionSetting.of(state.eviction_config) for state in self._evictor._adapter_states}
         adapters = [_describe(settings, *one) for one in self._storage._snapshot_adapters()]
         now = self._policies()
-        return L2Status(adapters=adapters, prefetch_policy=now.prefetch, store_policy=now.store)
+        return L2Status(adapters=adapters, prefetch_policy=now.prefetch, store_policy=now.store, listed=self._shown_as_listed())
 
     def attach(self, adapter: dict[str, Any]) -> Adapter:
         """Attach an adapter given as for ``--l2-adapter``. It receives what is stored from now on.
 
         Raises:
-            Refusal: Of a type that is not allowed here, or LMCache does not accept it.
+            Refusal: The operator did not list it, its type is not allowed, or LMCache does not accept it.
         """
         if adapter.get("type") not in self._types:
             raise Refusal(
@@ -126,6 +130,12 @@ class L2:
             )
         with self._lock:
             config = _parsed(adapter)
+            if not self._is_listed(config):
+                raise Refusal(
+                    403,
+                    "this adapter is not listed in the module's l2_adapters, so it was not attached: its operator adds it to the"
+                    " config of --server-module, with every setting as it is to be attached",
+                )
             try:
                 number = self._storage.add_l2_adapter(config)
             except Exception as error:
@@ -179,6 +189,17 @@ class L2:
                 for controller in self._storage._store_controllers.values():
                     controller._policy = create_store_policy(change.store)
             return PoliciesChanged(previous=previous, current=self._policies())
+
+    def _is_listed(self, config: Any) -> bool:  # noqa: ANN401  LMCache's L2AdapterConfigBase
+        """Compare whole settings with their secrets. Adapters of the server's start count, so that they can be put back."""
+        wanted = _comparable(config)
+        return any(
+            wanted == _comparable(one) for one in (*map(_parsed, self._listed), *(start.config for start in self._of_start))
+        )
+
+    def _shown_as_listed(self) -> list[dict[str, Any]]:
+        of_start = [{**_shown(start.config), "type": start.type_name} for start in self._of_start]
+        return [*map(without_secrets, self._listed), *of_start]
 
     def _begin(self, number: int, adapter: Any, wanted: EvictionSetting) -> Any:  # noqa: ANN401
         if not adapter.supports_global_eviction:
@@ -234,6 +255,13 @@ def _parsed(adapter: dict[str, Any]) -> Any:  # noqa: ANN401
     if numbers and not all(0 < number <= 1 for number in numbers):
         raise Refusal(422, "watermark and ratio of its eviction are to be in (0, 1]")  # LMCache itself does not check them
     return config
+
+
+def _comparable(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    """All settings, unmasked. Of eviction only whether it wipes tenants: the rest of it can be changed on its own."""
+    plain = {**vars(config), "class": type(config)}
+    eviction = plain.pop("eviction_config", None)
+    return {**plain, "isolated": eviction is not None and eviction.eviction_policy == "IsolatedLRU"}
 
 
 def _describe(settings: dict[int, EvictionSetting], number: int, descriptor: Any, adapter: Any) -> Adapter:  # noqa: ANN401

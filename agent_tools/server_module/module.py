@@ -1,5 +1,6 @@
 """The module as `lmcache server` knows it, and its installation."""
 
+import json
 import logging
 import secrets
 import sys
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from . import INTERFACE
 from .fit import TESTED
+from .guard import Guard, taken
 from .options import Options, Part
 from .parts import Parts, assembled
 from .routes import router_of
@@ -37,9 +39,17 @@ class AgentTools:
             error = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in invalid.errors())
             logging.getLogger(__name__).error("the config of --server-module is not understood, all parts are off: %s", error)  # noqa: TRY400
             options = Options(off=frozenset(get_args(Part)))
+        try:
+            guard = Guard(options)
+            options = with_adapters_of_environment(options)
+        except ValueError as unset:
+            error = str(unset)
+            logging.getLogger(__name__).error("all parts of agent_tools.server_module are off: %s", error)  # noqa: TRY400
+            options = Options(off=frozenset(get_args(Part)))
+            guard = Guard(options)
         module = cls(context, options, assembled(context, options), error)
         identity = {"version": INTERFACE, "instance": module._instance, "chunk_size": int(context.chunk_size)}
-        _http_app().include_router(router_of(module._parts, options, module.status, identity))
+        _http_app().include_router(router_of(module._parts, guard, module.status, identity))
         return module
 
     def status(self) -> dict[str, Any]:
@@ -53,7 +63,9 @@ class AgentTools:
             "config_error": self._config_error,
             "read_only": self._options.read_only,
             "parts": {part: {"enabled": part not in off, "why": off.get(part)} for part in get_args(Part)},
-            "bounds": self._options.model_dump(mode="json", exclude={"off", "read_only"}),
+            "bounds": self._options.model_dump(
+                mode="json", exclude={"off", "read_only", "l2_adapters", "l2_adapters_env", "token_env"}
+            ),
             "recording": self._recording(),
         }
 
@@ -66,6 +78,7 @@ class AgentTools:
                 "version": INTERFACE,
                 "parts": sorted(part for part in self._parts.made if part not in idle),
                 "read_only": self._options.read_only,
+                "needs_token": self._options.token_env is not None,
             }
         }
 
@@ -86,6 +99,22 @@ class AgentTools:
             "window": made["window"].bounds if "window" in made else None,
             "tracked_chunks": len(made["entries"].history) if "entries" in made else None,
         }
+
+
+def with_adapters_of_environment(options: Options) -> Options:
+    """Add the adapters that ``l2_adapters_env`` names.
+
+    Raises:
+        ValueError: The variable is not set, or is not a JSON list of adapters.
+    """
+    if options.l2_adapters_env is None:
+        return options
+    text = taken(options.l2_adapters_env)
+    try:
+        more = Options.model_validate({"l2_adapters": json.loads(text)}).l2_adapters
+    except ValueError:  # without its words, which repeat what stands there
+        raise ValueError(f"the environment variable {options.l2_adapters_env} is not a JSON list of L2 adapters") from None
+    return options.model_copy(update={"l2_adapters": (*options.l2_adapters, *more)})
 
 
 def _lmcache_version() -> str | None:

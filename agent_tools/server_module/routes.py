@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from .answer import packed
-from .options import Options, Part
+from .guard import Guard
+from .options import Part
 from .parts import Parts
 from .problem import ProblemRoute
 from .refusal import Refusal
@@ -16,14 +17,9 @@ PREFIX = "/agent-tools"
 _METHODS = ["GET", "PUT", "POST", "DELETE"]
 
 
-def router_of(parts: Parts, options: Options, status: Callable[[], dict[str, Any]], identity: dict[str, Any]) -> APIRouter:
-    """All routes. `status` answers ``status``; `identity` goes into every window: version, instance, chunk size."""
-
-    def may_change(request: Request) -> None:
-        if options.read_only and request.method != "GET":
-            raise Refusal(403, "the operator has set read_only in the config of --server-module")
-
-    router = APIRouter(prefix=PREFIX, route_class=ProblemRoute, tags=["agent-tools"], dependencies=[Depends(may_change)])
+def router_of(parts: Parts, guard: Guard, status: Callable[[], dict[str, Any]], identity: dict[str, Any]) -> APIRouter:
+    """Return all routes. `status` answers ``status``; every window holds `identity`: version, instance, chunk size."""
+    router = APIRouter(prefix=PREFIX, route_class=ProblemRoute, tags=["agent-tools"], dependencies=[Depends(guard.check)])
     router.add_api_route("/status", status, methods=["GET"], summary="What of the module is there")
     for part, made in parts.made.items():
         _ROUTES[part](router, made, identity)

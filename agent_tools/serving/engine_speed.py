@@ -1,7 +1,7 @@
-"""How long an engine takes for the parts of a time to first token, fitted to successive readings of its own metrics.
+"""The time that an engine takes for each part of a time to first token, fitted to successive readings of its own metrics.
 
-vLLM sums up, over requests that ended: prompt tokens it computed, time of the prefill, and time before it, in which a hit is
-loaded from LMCache. Each interval between two readings gives one equation for each of the two times.
+vLLM sums up over ended requests: the prompt tokens that it computed, the time of the prefill, and the time before the prefill, in
+which a hit is loaded from LMCache. Each interval between two readings gives one equation for each of the two times.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from .vllm_metrics import EngineCounters, EngineReading
 
 LEAST_REQUESTS = 10
 LEAST_INTERVALS = 5
-"""Fewer than these are fitted by chance."""
+"""A fit to fewer requests or intervals is left to chance."""
 
 _Floats = npt.NDArray[np.float64]
 
 
 def fitted_speed(readings: Sequence[EngineReading]) -> EngineSpeed | None:
-    """The speed over the intervals in which no request waited for room; ``None`` where these are too few.
+    """Return the speed over the intervals in which no request waited for room; ``None`` if there are too few.
 
     Args:
-        readings: Of one engine, oldest first. Where the process changed, only those since then count.
+        readings: The readings of one engine, oldest first. If the process restarted, only the readings since then count.
     """
     counted = [difference(a, b) for a, b in _same_process(readings) if not a.waiting and not b.waiting]
     ended = [one for one in counted if one.requests]
@@ -34,7 +34,8 @@ def fitted_speed(readings: Sequence[EngineReading]) -> EngineSpeed | None:
         return None
     requests, computed, prompt = (_column(ended, name) for name in ("requests", "computed_tokens", "prompt_tokens"))
     queue, prefill = _column(ended, "queue_seconds"), _column(ended, "prefill_seconds")
-    # What neither was computed nor was in the engine's own cache was loaded. Counted as the request ends, like the times.
+    # Tokens that were neither computed nor in the engine's own cache were loaded. All are counted when the request ends, like the
+    # times.
     loaded = np.maximum(prompt - computed - _column(ended, "own_cache_tokens"), 0.0)
     first = sum(one.first_tokens for one in counted)
     elsewhere = (sum(one.ttft_seconds - one.queue_seconds - one.prefill_seconds for one in counted)) / first if first else 0.0
@@ -59,7 +60,10 @@ def _column(counted: Sequence[EngineCounters], name: str) -> _Floats:
 
 
 def _line(requests: _Floats, tokens: _Floats, seconds: _Floats) -> tuple[float, float]:
-    """(seconds a request, seconds a token), neither below 0: least squares, an interval of many requests counting for as many."""
+    """Return (seconds per request, seconds per token), neither below 0.
+
+    The fit is by least squares and weights each interval by its number of requests.
+    """
     weight = 1 / np.sqrt(requests)
     rows = np.stack([requests, tokens], axis=1) * weight[:, None]
     a_request, a_token = np.linalg.lstsq(rows, seconds * weight, rcond=None)[0]

@@ -1,4 +1,4 @@
-"""Two readings of an engine make a window: counters are subtracted, gauges are those of the later reading."""
+"""The window between two readings of an engine: counters are subtracted, gauges come from the later reading."""
 
 import math
 from dataclasses import fields
@@ -9,7 +9,10 @@ from .vllm_metrics import EngineCounters, EngineReading
 
 
 def engine_between(before: EngineReading | None, after: EngineReading) -> EngineMetrics:
-    """The figures between two readings; since the engine started where the earlier is missing or of another process."""
+    """Return the figures between two readings.
+
+    If the earlier reading is missing or of another process, return the figures since the engine started.
+    """
     start = before if before is not None and after.follows(before) else None
     counted = difference(start, after)
     began = start.taken_at if start else after.process_start
@@ -24,6 +27,7 @@ def engine_between(before: EngineReading | None, after: EngineReading) -> Engine
         decode_ms=1e3 * counted.decode_seconds / ended if ended else None,
         prompt_tokens=int(counted.prompt_tokens),
         computed_tokens=int(counted.computed_tokens),
+        own_cache_size_tokens=after.own_cache_size,
         own_cache_tokens=int(counted.own_cache_tokens),
         lmcache_tokens=int(counted.lmcache_tokens),
         preemptions=int(counted.preemptions),
@@ -34,7 +38,7 @@ def engine_between(before: EngineReading | None, after: EngineReading) -> Engine
 
 
 def difference(before: EngineReading | None, after: EngineReading) -> EngineCounters:
-    """What was counted between two readings of one process, or since it started."""
+    """Return what was counted between two readings of one process, or since the process started."""
     earlier = before.counters if before else EngineCounters()
     return EngineCounters(**{f.name: getattr(after.counters, f.name) - getattr(earlier, f.name) for f in fields(EngineCounters)})
 
@@ -49,7 +53,7 @@ def _ttft(before: EngineReading | None, after: EngineReading, mean: float) -> Ti
 
 
 def _quantile(cumulative: list[tuple[float, float]], share: float) -> float:
-    """As Prometheus' ``histogram_quantile``: linear within a bucket; the last finite bound for what lies beyond it."""
+    """Return a quantile like Prometheus' ``histogram_quantile``: linear within a bucket; the last finite bound beyond it."""
     rank = share * cumulative[-1][1]
     low, below = 0.0, 0.0
     for bound, count in cumulative:

@@ -7,68 +7,73 @@ from pydantic import Field
 from agent_tools.models import CacheOptimizationResult, ChangeResult
 
 from .changes import PlanArguments
-from .spec import CHANGE, CacheArguments, Hints, Operations, ToolSpec
+from .spec import CHANGE, Arguments, CacheArguments, Hints, Operations, ToolSpec
 
 ACTOR = "tool"
 
 
 class ReasonArguments(CacheArguments):
-    """A cache, and why it is to be changed."""
+    """A cache, and the reason for changing it."""
 
     reason: Annotated[str, Field(min_length=3, max_length=500)]
-    """Why: the figures that call for it. Goes into the change log."""
+    """Why the cache is changed: the figures that call for it. The change log records the reason."""
 
 
 class UpdateArguments(PlanArguments, ReasonArguments):
-    """Settings to change, why, and the plan that is followed."""
+    """The settings to change, the reason, and optionally the plan to follow."""
 
     plan_fingerprint: str | None = None
-    """The plan_fingerprint of lmcache_plan_update: a cache that has changed since then is left alone, and another
-    update than the plan's is refused."""
+    """The plan_fingerprint from lmcache_plan_update. The change is refused if the cache has changed since the plan was made, or
+    if the update differs from the plan."""
 
 
-class UndoArguments(CacheArguments):
-    """Which change to take back."""
+class UndoArguments(Arguments):
+    """The change to undo."""
+
+    cache: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the cache. Leave out to take the cache that the change log names."""
+    reason: Annotated[str, Field(max_length=500)] = ""
+    """Why; goes into the change log."""
 
     change_id: Annotated[str, Field(min_length=1, examples=["change-1f0c9a2b"])]
-    """Its id, as lmcache_update_config or lmcache_list_changes gave it."""
+    """The change_id that lmcache_update_config or lmcache_list_changes returned."""
 
 
 class OptimizeArguments(ReasonArguments):
-    """How far to empty a cache."""
+    """How full L1 may be after the cold entries are dropped."""
 
     target_utilization_percent: Annotated[float, Field(gt=0, lt=100)] = 60.0
-    """Least recently used entries are dropped until at most so much of L1 is used, percent."""
+    """Target L1 use in percent. The cache drops least recently used entries until L1 use is at most this."""
 
 
 async def update_config(operations: Operations, arguments: UpdateArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_update_config`: artifact a `ChangeResult`."""
+    """Run `lmcache_update_config`. The artifact is a `ChangeResult`."""
     plan = await operations.plan(arguments.cache, arguments.update, arguments.reason, fingerprint=arguments.plan_fingerprint)
     return changed(await operations.apply(plan, ACTOR))
 
 
 async def undo_change(operations: Operations, arguments: UndoArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_undo_change`: artifact a `ChangeResult`."""
-    return changed(await operations.undo(arguments.cache, arguments.change_id, ACTOR))
+    """Run `lmcache_undo_change`. The artifact is a `ChangeResult`."""
+    return changed(await operations.undo(arguments.cache, arguments.change_id, ACTOR, reason=arguments.reason))
 
 
 async def optimize(operations: Operations, arguments: OptimizeArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_optimize`: artifact a `CacheOptimizationResult`."""
+    """Run `lmcache_optimize`. The artifact is a `CacheOptimizationResult`."""
     result = await operations.optimize(arguments.cache, arguments.target_utilization_percent, ACTOR, arguments.reason)
-    return _told(result)
+    return _message(result)
 
 
 async def clear_cache(operations: Operations, arguments: ReasonArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_clear_cache`: artifact a `CacheOptimizationResult`."""
-    return _told(await operations.clear(arguments.cache, ACTOR, arguments.reason))
+    """Run `lmcache_clear_cache`. The artifact is a `CacheOptimizationResult`."""
+    return _message(await operations.clear(arguments.cache, ACTOR, arguments.reason))
 
 
 def changed(result: ChangeResult) -> tuple[str, dict[str, Any]]:
-    """Content and artifact of a change that was made."""
-    return f"Changed {result.message}. To take it back: {result.undo}.", result.model_dump(mode="json")
+    """Return content and artifact for a change that was made."""
+    return f"Changed {result.message}. To undo: {result.undo}.", result.model_dump(mode="json")
 
 
-def _told(result: CacheOptimizationResult) -> tuple[str, dict[str, Any]]:
+def _message(result: CacheOptimizationResult) -> tuple[str, dict[str, Any]]:
     return result.message, result.model_dump(mode="json")
 
 
@@ -76,7 +81,7 @@ ACT = (
     ToolSpec(
         name="update_config",
         title="Change cache settings",
-        description="Change settings of a cache within the operator's bounds; the change is recorded and can be undone. Call"
+        description="Change cache settings within the operator's bounds. The change is recorded and can be undone. Call"
         " lmcache_recommend and lmcache_plan_update first.",
         arguments=UpdateArguments,
         run=update_config,
@@ -85,7 +90,7 @@ ACT = (
     ToolSpec(
         name="undo_change",
         title="Undo a change",
-        description="Set back what one change of settings set, by its change_id. The undo is recorded as a change of its own.",
+        description="Undo one change of settings, given its change_id. The undo is recorded as a change of its own.",
         arguments=UndoArguments,
         run=undo_change,
         hints=CHANGE,
@@ -93,8 +98,8 @@ ACT = (
     ToolSpec(
         name="optimize",
         title="Drop cold cache entries",
-        description="Drop least recently used entries of a cache without changing a setting, to relieve one whose stores fail"
-        " while nothing is evicted. Dropped entries cannot be restored.",
+        description="Drop least recently used entries without changing a setting. Use it when stores fail while nothing is"
+        " evicted. Dropped entries cannot be restored.",
         arguments=OptimizeArguments,
         run=optimize,
         hints=CHANGE,
@@ -102,7 +107,7 @@ ACT = (
     ToolSpec(
         name="clear_cache",
         title="Clear the cache",
-        description="Remove everything from L1 of a cache. Requests are recomputed until it is full again; it cannot be undone.",
+        description="Remove everything from a cache's L1. Prompts are computed again until L1 refills. This cannot be undone.",
         arguments=ReasonArguments,
         run=clear_cache,
         hints=Hints(read_only=False, destructive=True, idempotent=True),

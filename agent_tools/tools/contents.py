@@ -1,4 +1,4 @@
-"""The tools for what a cache holds: list entries, and warm, pin or delete a known prompt prefix."""
+"""The tools for the contents of a cache: list entries, and warm, pin or delete a known prompt prefix."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from .act import ACTOR, ReasonArguments
 from .spec import CHANGE, READ, CacheArguments, Hints, Operations, ToolSpec
 
 MOST_PLACES = 20
-"""Servers told of that have an entry."""
+"""The most servers named for one entry."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -19,56 +19,57 @@ class EntriesArguments(CacheArguments):
     """How many entries to list."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 20
-    """At most so many, the most used ones."""
+    """List at most this many entries, the most used first."""
 
 
 class PrefixArguments(ReasonArguments):
     """A prompt prefix of one model and tenant."""
 
     model: Annotated[str, Field(min_length=1, examples=["meta-llama/Llama-3.1-8B-Instruct"])]
-    """The model's name as the engine tells it to LMCache (`by_model` of lmcache_get_metrics has it)."""
+    """The model's name as the engine reports it to LMCache (see `by_model` of lmcache_get_metrics)."""
     token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=1_000_000)]
-    """The prefix as token ids of that model's tokenizer. Only whole chunks count."""
+    """The prefix as token ids of this model's tokenizer. Only whole chunks count."""
     tenant: Annotated[str, Field(max_length=128)] = ""
-    """The cache salt its requests carry; empty for none."""
+    """The cache salt of the tenant's requests. Empty: requests without a salt."""
 
 
 class PinArguments(PrefixArguments):
-    """A prompt prefix, and whether it is to be kept."""
+    """A prompt prefix, and whether to pin it."""
 
     pinned: bool = True
-    """true: keep it from being evicted; false: no longer."""
+    """true: protect the prefix from eviction. false: remove the protection."""
 
 
 async def list_entries(operations: Operations, arguments: EntriesArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_list_entries`: artifact ``{"entries": [CacheEntry, ...]}``."""
+    """Run `lmcache_list_entries`. The artifact is ``{"entries": [CacheEntry, ...]}``."""
     entries = await operations.entries(arguments.cache, arguments.limit)
     content = "\n".join(map(describe_entry, entries)) or f"{arguments.cache} holds no entries"
     return content, {"entries": [entry.model_dump(mode="json") for entry in entries]}
 
 
 async def warm_prefix(operations: Operations, arguments: PrefixArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_warm_prefix`: artifact a `WarmResult`."""
-    warmed = await operations.warm(arguments.cache, arguments.model, arguments.token_ids, arguments.tenant)
+    """Run `lmcache_warm_prefix`. The artifact is a `WarmResult`."""
+    one = arguments
+    warmed = await operations.warm(one.cache, one.model, one.token_ids, one.tenant, ACTOR, one.reason)
     return warmed.message, warmed.model_dump(mode="json")
 
 
 async def delete_prefix(operations: Operations, arguments: PrefixArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_delete_prefix`: artifact a `CacheOptimizationResult`."""
+    """Run `lmcache_delete_prefix`. The artifact is a `CacheOptimizationResult`."""
     one = arguments
     deleted = await operations.delete_prefix(one.cache, one.model, one.token_ids, one.tenant, ACTOR, one.reason)
     return deleted.message, deleted.model_dump(mode="json")
 
 
 async def pin_prefix(operations: Operations, arguments: PinArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_pin_prefix`: artifact a `PinResult`."""
+    """Run `lmcache_pin_prefix`. The artifact is a `PinResult`."""
     one = arguments
     pinned = await operations.pin(one.cache, one.model, one.token_ids, one.tenant, ACTOR, one.reason, pinned=one.pinned)
     return pinned.message, pinned.model_dump(mode="json")
 
 
 def describe_entry(entry: CacheEntry) -> str:
-    """An entry in a line."""
+    """Return an entry as one line."""
     parts = [
         f"{entry.hit_count} hits" if entry.hit_count is not None else None,
         f"{entry.token_count} tokens" if entry.token_count is not None else None,
@@ -83,7 +84,8 @@ CONTENTS = (
     ToolSpec(
         name="list_entries",
         title="Most used entries",
-        description="The most used chunks of a cache with hits, size and last use; of a fleet also where they are. Read only.",
+        description="List the most used chunks of a cache with hits, size and last use; for a fleet also the servers that hold"
+        " them.",
         arguments=EntriesArguments,
         run=list_entries,
         hints=READ,
@@ -100,7 +102,7 @@ CONTENTS = (
         name="delete_prefix",
         title="Delete a prompt prefix",
         description="Remove a prompt prefix, given as token ids, from a cache, e.g. one that must not be served any more. Its"
-        " requests are computed again; it cannot be undone.",
+        " requests are computed again. This cannot be undone.",
         arguments=PrefixArguments,
         run=delete_prefix,
         hints=CHANGE,
@@ -108,8 +110,8 @@ CONTENTS = (
     ToolSpec(
         name="pin_prefix",
         title="Pin a prompt prefix",
-        description="Keep a prompt prefix, given as token ids, from being evicted in a fleet, or (pinned=false) no longer. Only"
-        " LMCache's coordinator can; pins take room from everything else.",
+        description="Protect a prompt prefix, given as token ids, from eviction in a fleet; pinned=false removes the protection."
+        " Needs LMCache's coordinator. Pinned chunks take room from everything else.",
         arguments=PinArguments,
         run=pin_prefix,
         hints=Hints(read_only=False, destructive=False, idempotent=True),

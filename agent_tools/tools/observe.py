@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from agent_tools.models import Advice, CacheMetrics, LMCacheStatus, Window
-from agent_tools.plain import plain
+from agent_tools.models.engine import EngineMetrics
+from agent_tools.plain import names_cut, plain
 
 from .spec import READ, Arguments, CacheArguments, Operations, ToolSpec
 
@@ -17,36 +18,37 @@ class WindowArguments(CacheArguments):
     """A cache and a window of time."""
 
     window_seconds: Annotated[float, Field(gt=0, le=600)] | None = None
-    """Seconds to cover, ending now; the call waits for what was not observed yet. Leave out for all since the cache started."""
+    """Length of the window in seconds, ending now. The call waits for the part that was not observed yet. Leave out: since the
+    start."""
 
 
 class NoArguments(Arguments):
-    """Nothing to choose."""
+    """No arguments."""
 
 
 async def list_caches(operations: Operations, _: NoArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_list_caches`: artifact ``{"caches": {name: {"kind": text, "bounds": Bounds}}}``; no addresses."""
+    """Run `lmcache_list_caches`. The artifact is ``{"caches": {name: {"kind": text, "bounds": Bounds}}}``, without addresses."""
     caches = await operations.caches()
     listed = {name: {"kind": one.kind, "bounds": one.bounds.model_dump(mode="json")} for name, one in caches.items()}
     return "\n".join(describe_cache(name, one) for name, one in caches.items()), {"caches": listed}
 
 
 async def get_status(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_get_status`: content is three lines, artifact an `LMCacheStatus`."""
+    """Run `lmcache_get_status`. The content is three lines; the artifact is an `LMCacheStatus`."""
     status = await operations.status(arguments.cache)
     return describe_status(arguments.cache, status), status.model_dump(mode="json")
 
 
 async def get_metrics(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_get_metrics`: content is the main figures, artifact a `CacheMetrics`."""
+    """Run `lmcache_get_metrics`. The content is the main figures; the artifact is a `CacheMetrics`."""
     metrics = await operations.metrics(arguments.cache, arguments.window_seconds)
     return describe_metrics(metrics), metrics.model_dump(mode="json")
 
 
 async def get_config(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_get_config`: artifact ``{"config": CacheConfig, "support": {setting: Support}}``."""
+    """Run `lmcache_get_config`. The artifact is ``{"config": CacheConfig, "support": {setting: Support}}``."""
     config, support = await operations.config(arguments.cache)
-    values = config.known()
+    values = {name: names_cut(value) for name, value in config.known().items()}
     lines = [f"{name} = {values.get(name, 'unknown')} [{one.level.value}: {one.reason}]" for name, one in support.items()]
     return "\n".join(lines), {
         "config": config.model_dump(mode="json"),
@@ -55,20 +57,20 @@ async def get_config(operations: Operations, arguments: CacheArguments) -> tuple
 
 
 async def recommend(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_recommend`: content is verdict, symptoms and recommendations, artifact an `Advice`."""
+    """Run `lmcache_recommend`. The content is verdict, symptoms and recommendations; the artifact is an `Advice`."""
     advice = await operations.recommend(arguments.cache, arguments.window_seconds)
     return describe_advice(advice), advice.model_dump(mode="json")
 
 
 def describe_cache(name: str, settings: "CacheSettings") -> str:
-    """A cache of the directory in a line: what it is, and what may be done to it."""
+    """Return a cache as one line: its kind, and what the operator allows."""
     bounds = settings.bounds
     size = "L1 may not grow" if bounds.max_size_mb is None else f"L1 may grow to {bounds.max_size_mb:g} MB"
     return f"{name}: {settings.kind}; {size}; {'may' if bounds.allow_restart else 'may not'} be restarted"
 
 
 def describe_status(name: str, status: LMCacheStatus) -> str:
-    """A status in a few lines."""
+    """Return a status as a few lines of text."""
     health = "healthy" if status.health.healthy else "NOT healthy: " + "; ".join(status.health.problems)
     return "\n".join(
         (
@@ -80,25 +82,26 @@ def describe_status(name: str, status: LMCacheStatus) -> str:
 
 
 def describe_metrics(metrics: CacheMetrics) -> str:
-    """The main figures of a window in a few lines."""
+    """Return the main figures of a window as a few lines of text."""
     tokens = metrics.tokens
     span = "since the cache started" if metrics.window.lifetime else "observed"
     lines = [
         f"{_simulated(metrics.window)}window: {metrics.window.seconds:.0f} s {span}"
-        + (", counters were reset in it" if metrics.window.counters_reset else "")
+        + (", the counters were reset in it" if metrics.window.counters_reset else "")
     ]
     if metrics.total_requests is None:
         lines.append(f"no counters: {metrics.unavailable.get('total_requests')}")
     elif tokens.hit_rate is None:
         lines.append(f"{metrics.total_requests} lookups, no tokens requested")
     else:
+        lines += [_saved(metrics.engine)] if metrics.engine and metrics.engine.prompt_tokens else []
         lines.append(
             f"token hit rate {tokens.hit_rate:.1%} (L1 {tokens.hit_l1 / tokens.requested:.1%},"
             f" L2 {tokens.hit_l2 / tokens.requested:.1%}) of {tokens.requested} tokens in {metrics.total_requests} lookups"
         )
         lines.append(
             f"chunks stored {metrics.stored_chunks}, evicted {metrics.evictions},"
-            f" not stored for want of room {metrics.failed_stores}"
+            f" stores dropped because L1 was full {metrics.failed_stores}"
         )
     lines.append(f"L1 {metrics.used_size_mb:.1f} of {metrics.total_size_mb:.1f} MB used")
     lines += [describe_engine(metrics)] if metrics.engine else []
@@ -110,24 +113,37 @@ def describe_metrics(metrics: CacheMetrics) -> str:
     return "\n".join(lines)
 
 
+def _saved(engine: EngineMetrics) -> str:
+    """Return what LMCache saved the engine, and where its other prompt tokens came from, as one line."""
+    own, computed = engine.own_cache_share, engine.computed_tokens / engine.prompt_tokens
+    return (
+        f"LMCache saved {engine.saved_share:.1%} of the engine's prompt tokens; computed {computed:.1%}, from the engine's own"
+        f" cache {own:.1%} ({_span(engine)})"
+    )
+
+
+def _span(engine: EngineMetrics) -> str:
+    return f"{engine.seconds:.0f} s {'since the engine started' if engine.lifetime else 'observed'}"
+
+
 def describe_engine(metrics: CacheMetrics) -> str:
-    """What the engine in front of the cache measured, in a line."""
+    """Return what the serving engine in front of the cache measured, as one line."""
     engine = metrics.engine
     if engine is None or engine.ttft_ms is None:
-        return "engine: no request ended" if engine else f"engine: {metrics.unavailable.get('engine')}"
+        return "engine: no request has ended" if engine else f"engine: {metrics.unavailable.get('engine')}"
     return (
-        f"engine: time to first token {engine.ttft_ms}; {engine.requests} requests of {engine.prompt_tokens} prompt tokens:"
-        f" computed {engine.computed_tokens}, loaded from LMCache {engine.lmcache_tokens}, in its own cache"
-        f" {engine.own_cache_tokens}; {engine.running} running, {engine.waiting} waiting"
+        f"engine, {_span(engine)}: time to first token {engine.ttft_ms}; {engine.requests} requests of {engine.prompt_tokens}"
+        f" prompt tokens: computed {engine.computed_tokens}, loaded from LMCache {engine.lmcache_tokens}, from its own prefix"
+        f" cache {engine.own_cache_tokens}; {engine.running} running, {engine.waiting} waiting"
     )
 
 
 def describe_advice(advice: Advice) -> str:
-    """An advice in a few lines."""
+    """Return the advice as a few lines of text."""
     lines = [f"{_simulated(advice.window)}{advice.verdict.value} ({advice.rung.value}): {advice.why}"]
     lines += [f"symptom {symptom.code.value} [{symptom.severity.value}]: {symptom.summary}" for symptom in advice.symptoms]
     for rank, one in enumerate(advice.recommendations, 1):
-        settings = f"; update={one.update.known()}" if one.update else ""
+        settings = f"; update={names_cut(one.update.known())}" if one.update else ""
         allowed = "" if one.within_bounds else f"; NOT ALLOWED: {one.risk}"
         lines.append(
             f"{rank}. {one.title}: {one.expected_impact}; {one.implementation_effort}; cost {one.cost};"
@@ -137,14 +153,14 @@ def describe_advice(advice: Advice) -> str:
 
 
 def _simulated(window: Window) -> str:
-    return "SIMULATED, no figure is of a real cache; " if window.simulated else ""
+    return "SIMULATED, no figure comes from a real cache; " if window.simulated else ""
 
 
 OBSERVE = (
     ToolSpec(
         name="list_caches",
         title="Known caches",
-        description="Names of the caches there are, what each is (embedded: a private server of ours), and what the operator lets"
+        description="List the caches: name, kind (embedded: a private server that these tools run), and what the operator lets"
         " you change.",
         arguments=NoArguments,
         run=list_caches,
@@ -153,7 +169,7 @@ OBSERVE = (
     ToolSpec(
         name="get_status",
         title="Cache status",
-        description="State of an LMCache KV cache: health, figures since it started, what looks wrong. Start here.",
+        description="Show the state of an LMCache KV cache: health, figures since it started, and symptoms. Start here.",
         arguments=CacheArguments,
         run=get_status,
         hints=READ,
@@ -161,7 +177,7 @@ OBSERVE = (
     ToolSpec(
         name="get_metrics",
         title="Cache metrics",
-        description="Token hit rate by tier, evictions, failed stores and sizes of a cache over a window of time.",
+        description="Show token hit rate by tier, evictions, failed stores and sizes of a cache over a window of time.",
         arguments=WindowArguments,
         run=get_metrics,
         hints=READ,
@@ -169,7 +185,7 @@ OBSERVE = (
     ToolSpec(
         name="get_config",
         title="Cache configuration",
-        description="All settings of a cache as they are in force, and whether each can be changed live, by a restart, or not.",
+        description="Show all settings in force, and whether each can be changed live, by a restart, or not at all.",
         arguments=CacheArguments,
         run=get_config,
         hints=READ,
@@ -177,8 +193,9 @@ OBSERVE = (
     ToolSpec(
         name="recommend",
         title="Recommend cache settings",
-        description="What would make a cache better within the operator's bounds, with evidence and gain; often: do nothing."
-        " Changes nothing. Pass the `update` of a recommendation to lmcache_update_config to follow it.",
+        description="Find the change of settings that would improve a cache within the operator's bounds, with evidence and gain."
+        " Often the answer is to do nothing. Changes nothing. To follow a recommendation, pass its `update` to"
+        " lmcache_update_config.",
         arguments=WindowArguments,
         run=recommend,
         hints=READ,

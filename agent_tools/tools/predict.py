@@ -1,4 +1,4 @@
-"""The tools that say what is wrong and what other sizes would give; they only read."""
+"""The tools that diagnose a cache and predict hit rates. They only read."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,34 +10,34 @@ from .observe import WindowArguments
 from .spec import READ, CacheArguments, Operations, ToolSpec
 
 if TYPE_CHECKING:
-    from agent_tools.prediction.forecast import Forecast
+    from agent_tools.prediction.forecast import Forecast, ForecastRow
 
 
 async def diagnose(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_diagnose`: artifact ``{"symptoms": [Symptom, ...]}``."""
+    """Run `lmcache_diagnose`. The artifact is ``{"symptoms": [Symptom, ...]}``."""
     symptoms = await operations.diagnose(arguments.cache, arguments.window_seconds)
     return describe_symptoms(symptoms), {"symptoms": [symptom.model_dump(mode="json") for symptom in symptoms]}
 
 
 class PredictArguments(CacheArguments):
-    """A cache, and what is to be different."""
+    """A cache, and the settings or sizes to predict for."""
 
     instead: ConfigUpdate | None = None
-    """Settings to take in place of those in force, e.g. {"eviction_watermark": 0.6} or {"l2_prefetch_policy": "retain"};
-    chunk_size must be a multiple of the present one. Leave out to keep them all."""
+    """Settings that replace the settings in force, e.g. {"eviction_watermark": 0.6} or {"l2_prefetch_policy": "retain"}. A new
+    chunk_size must be a multiple of the present one. Leave out to keep all settings."""
     sizes_mb: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=30)] | None = None
-    """L1 sizes to predict for, MB. Leave out for sizes from few hits to all of them."""
+    """L1 sizes to predict for, MB. Leave out to cover the sizes from few hits to all possible hits."""
 
 
 async def predict_hit_rate(operations: Operations, arguments: PredictArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_predict_hit_rate`: artifact a `Forecast`."""
+    """Run `lmcache_predict_hit_rate`. The artifact is a `Forecast`."""
     forecast, _ = await operations.forecast(arguments.cache, arguments.instead, arguments.sizes_mb)
     return describe_forecast(forecast), forecast.model_dump(mode="json")
 
 
 async def plot_hit_rate_curve(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_plot_hit_rate_curve`: artifact ``{"svg": text, "forecast": Forecast}``."""
-    from agent_tools.report.canvas import inline_svg  # noqa: PLC0415  as `Operations`, when it is called
+    """Run `lmcache_plot_hit_rate_curve`. The artifact is ``{"svg": text, "forecast": Forecast}``."""
+    from agent_tools.report.canvas import inline_svg  # noqa: PLC0415  imported when called, like `Operations`
     from agent_tools.report.pictures import current_mark, hit_rate_picture  # noqa: PLC0415
 
     forecast, metrics = await operations.forecast(arguments.cache)
@@ -48,7 +48,7 @@ async def plot_hit_rate_curve(operations: Operations, arguments: CacheArguments)
 
 
 def describe_symptoms(symptoms: tuple[Symptom, ...]) -> str:
-    """Symptoms with their figures, a line each."""
+    """Return the symptoms with their figures, one line for each."""
     lines = []
     for one in symptoms:
         figures = "; ".join(f"{figure.metric} = {figure.value:g} {figure.unit}" for figure in one.evidence)
@@ -59,7 +59,7 @@ def describe_symptoms(symptoms: tuple[Symptom, ...]) -> str:
 
 
 def describe_forecast(forecast: "Forecast") -> str:
-    """A forecast as a table in text: one line per size."""
+    """Return a forecast as a table in text, one line for each size."""
     lines = [
         f"{forecast.requests} requests, {forecast.footprint_chunks} distinct chunks; ceiling {forecast.ceiling:.1%}; server with"
         f" watermark {forecast.watermark:g}, ratio {forecast.ratio:g}, {forecast.policy}"
@@ -69,17 +69,24 @@ def describe_forecast(forecast: "Forecast") -> str:
         size = f"{row.capacity_chunks:.0f} chunks" + ("" if row.size_mb is None else f" = {row.size_mb:.1f} MB")
         lines.append(
             f"{size}: {row.server:.1%} ({row.server_lower:.1%} to {row.server_upper:.1%})"
-            + (f", of these {row.from_l2:.1%} from L2" if forecast.second_tier else "")
-            + f", always-full LRU {row.lru:.1%}, best possible {row.clairvoyant:.1%}, {row.failed_chunks:.0f} chunks not stored"
+            + (f", {row.from_l2:.1%} of the tokens from L2" if forecast.second_tier else "")
+            + _saved(forecast, row)
+            + f", always-full LRU {row.lru:.1%}, best possible {row.clairvoyant:.1%}, {row.failed_chunks:.0f} stores dropped"
         )
     return "\n".join([*lines, *forecast.notes])
+
+
+def _saved(forecast: "Forecast", row: "ForecastRow") -> str:
+    """What LMCache saves at one L1 size, for each size of the engine's own cache."""
+    pairs = zip(forecast.engine_caches, row.saved, strict=True)
+    return "".join(f", saves {saved:.1%} beyond an engine cache of {own.tokens:,} tokens" for own, saved in pairs)
 
 
 PREDICT = (
     ToolSpec(
         name="diagnose",
         title="Diagnose the cache",
-        description="What is wrong with a cache, worst first, each with the figures it rests on. Proposes nothing.",
+        description="Find what is wrong with a cache, worst first, with the figures behind each symptom. Proposes no change.",
         arguments=WindowArguments,
         run=diagnose,
         hints=READ,
@@ -87,8 +94,8 @@ PREDICT = (
     ToolSpec(
         name="predict_hit_rate",
         title="Predict hit rates",
-        description="The token hit rate that other L1 sizes, and other settings, would have given on the cache's own requests,"
-        " with a 90 % interval, the ceiling and the best any policy could do. Needs an access log.",
+        description="Predict the token hit rate that other L1 sizes, or other settings, would have given on the cache's own"
+        " requests, with a 90 % interval, the ceiling, and the best that any eviction policy could do. Needs an access log.",
         arguments=PredictArguments,
         run=predict_hit_rate,
         hints=READ,
@@ -96,7 +103,7 @@ PREDICT = (
     ToolSpec(
         name="plot_hit_rate_curve",
         title="Picture of hit rate against size",
-        description="lmcache_predict_hit_rate as a picture (SVG in the artifact), with the cache's present point.",
+        description="Draw lmcache_predict_hit_rate as a picture (SVG in the artifact) and mark the cache's present size.",
         arguments=CacheArguments,
         run=plot_hit_rate_curve,
         hints=READ,

@@ -1,4 +1,4 @@
-"""What a tool is made of: one operation, its arguments, its hints, and how its result reads."""
+"""The parts of a tool: one operation, its arguments, its hints, and the text of its result."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from agent_tools.plain import refuse_halves
 if TYPE_CHECKING:
     from agent_tools.operations import Operations as Operations  # noqa: PLC0414  for the tools beside this file
 else:
-    # Tools are defined by what a model sees of them. What they run on is imported when the first one is called: it takes long.
+    # Importing the operations takes long. Models only see the definitions of the tools, so the import waits for the first call.
     Operations = Any
 
 MOST_CHARACTERS = 4000
-"""Bound of a tool's content; the artifact has everything."""
+"""The most characters of a tool's content. The artifact has everything."""
 
 
 class Arguments(BaseModel):
-    """Base of all tool arguments: documented fields, unknown ones refused."""
+    """Base class of all tool arguments. Every field is documented, and unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(hide_input_in_errors=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -31,15 +31,15 @@ class Arguments(BaseModel):
 
 
 class CacheArguments(Arguments):
-    """Arguments of a tool that needs no more than to know which cache."""
+    """The arguments of a tool that only needs the name of a cache."""
 
     cache: Annotated[str, Field(min_length=1, examples=["default"])] = "default"
-    """Name of the cache in the operator's directory; never an address."""
+    """Name of the cache in caches.toml; never an address."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """The four MCP hints; all stated, since MCP's defaults are not what one expects."""
+    """The four MCP hints. All four are stated because MCP's defaults (destructive, open world) do not fit."""
 
     read_only: bool
     destructive: bool
@@ -49,16 +49,16 @@ class Hints:
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """One tool."""
+    """The definition of one tool."""
 
     name: str
-    """Without prefix, e.g. ``get_status``."""
+    """Name without prefix, e.g. ``get_status``."""
     title: str
     description: str
-    """For the model: what it does, when to use it, what it costs."""
+    """Text for the model: what the tool does, when to use it, what it costs."""
     arguments: type[Arguments]
     run: Callable[[Operations, Any], Awaitable[tuple[str, dict[str, Any]]]]
-    """(operations, arguments) -> (content for the model, artifact as plain JSON)."""
+    """Function ``(operations, arguments) -> (content for the model, artifact as plain JSON)``."""
     hints: Hints
 
 

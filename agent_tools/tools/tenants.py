@@ -1,4 +1,4 @@
-"""The tools for tenants (cache salts): what each gets from a cache, and its quota."""
+"""The tools for tenants (cache salts): token hit rate, memory use and quota of each tenant."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 class QuotaArguments(ReasonArguments):
-    """The quota of one tenant."""
+    """The quota of one tenant, and the reason for changing it."""
 
     tenant: Annotated[str, Field(max_length=128)]
-    """The cache salt its requests carry; empty for those without one."""
+    """The cache salt of the tenant's requests. Empty: requests without a salt."""
     quota_mb: Annotated[float, Field(ge=0)] | None
-    """Its L2 quota, MB; null takes the quota away."""
+    """The tenant's L2 quota, MB. null removes the quota."""
 
 
 class BudgetArguments(WindowArguments):
-    """What there is to divide."""
+    """The L2 budget to divide among the tenants."""
 
     budget_mb: Annotated[float, Field(gt=0)] | None = None
-    """What all quotas together may come to, MB. Leave out for what they come to now, or the size of L2."""
+    """The most that all quotas together may come to, MB. Leave out for the sum of the present quotas, or for the size of L2."""
 
 
 async def list_tenants(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_list_tenants`: artifact a `Tenants`."""
+    """Run `lmcache_list_tenants`. The artifact is a `Tenants`."""
     report = await operations.tenants(arguments.cache, arguments.window_seconds)
     return describe_tenants(report), report.model_dump(mode="json")
 
 
 async def recommend_tenant_quotas(operations: Operations, arguments: BudgetArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_recommend_tenant_quotas`: artifact a `TenantQuotas`."""
+    """Run `lmcache_recommend_tenant_quotas`. The artifact is a `TenantQuotas`."""
     advice = await operations.tenant_quotas(arguments.cache, arguments.window_seconds, arguments.budget_mb)
     return describe_quotas(advice), {**advice.model_dump(mode="json"), "quotas_mb": advice.quotas_mb}
 
 
 async def set_tenant_quota(operations: Operations, arguments: QuotaArguments) -> tuple[str, dict[str, Any]]:
-    """`lmcache_set_tenant_quota`: artifact a `ChangeResult`."""
+    """Run `lmcache_set_tenant_quota`. The artifact is a `ChangeResult`."""
     config, _ = await operations.config(arguments.cache)
     salt = arguments.tenant or DEFAULT_TENANT
     others = {name: quota for name, quota in (config.tenant_quotas_mb or {}).items() if name != salt}
@@ -55,9 +55,13 @@ async def set_tenant_quota(operations: Operations, arguments: QuotaArguments) ->
 
 
 def describe_tenants(report: Tenants) -> str:
-    """All tenants, a line each, those who ask most first."""
+    """Return all tenants, one line for each, the tenant with the most requested tokens first."""
     ranked = sorted(report.tenants.items(), key=lambda named: -named[1].tokens.requested)
-    return "\n".join(_line(salt, tenant) for salt, tenant in ranked) or "no tenant has sent a request or has a quota"
+    lines = [_line(salt, tenant) for salt, tenant in ranked]
+    if report.more.count:
+        tokens = report.more.tokens
+        lines.append(f"... and {report.more.count:,} more tenants together: {tokens.hit} of {tokens.requested} tokens hit")
+    return "\n".join(lines) or "no tenant has sent a request or has a quota"
 
 
 def _line(salt: str, tenant: Tenant) -> str:
@@ -69,21 +73,22 @@ def _line(salt: str, tenant: Tenant) -> str:
 
 
 def describe_quotas(advice: "TenantQuotas") -> str:
-    """A recommended division in a few lines."""
+    """Return the recommended quotas as a few lines of text."""
     whole = max(advice.requested_tokens, 1)
     shared, equal, quotas = (
         hits / whole for hits in (advice.hit_tokens_shared, advice.hit_tokens_equal, advice.hit_tokens_quotas)
     )
     lines = [
         f"{advice.verdict.value}: {advice.why}",
-        f"{advice.budget_mb:g} MB of L2: {shared:.1%} as one shared cache, {equal:.1%} in equal parts, {quotas:.1%} as below",
+        f"{advice.budget_mb:g} MB of L2: {shared:.1%} as one shared cache, {equal:.1%} in equal parts, {quotas:.1%} with the"
+        " quotas below",
     ]
     for one in advice.tenants:
         now = "none" if one.quota_now_mb is None else f"{one.quota_now_mb:g} MB"
         asked = max(one.requested_tokens, 1)
         lines.append(
             f"{plain(one.tenant) or '(no salt)'}: quota {now} -> {one.quota_mb:.1f} MB; {one.requests} requests,"
-            f" {one.hit_tokens_now / asked:.1%} of their tokens served now, {one.hit_tokens_quota / asked:.1%} with it"
+            f" {one.hit_tokens_now / asked:.1%} of its tokens served now, {one.hit_tokens_quota / asked:.1%} with the new quota"
         )
     return "\n".join([*lines, *(f"note: {note}" for note in advice.notes)])
 
@@ -92,7 +97,7 @@ TENANTS = (
     ToolSpec(
         name="list_tenants",
         title="Tenants of a cache",
-        description="For each tenant (cache salt) of a cache: token hit rate, how much it occupies, its quota. Read only.",
+        description="For each tenant (cache salt) of a cache, show token hit rate, memory use in L1 and L2, and quota.",
         arguments=WindowArguments,
         run=list_tenants,
         hints=READ,
@@ -100,9 +105,10 @@ TENANTS = (
     ToolSpec(
         name="recommend_tenant_quotas",
         title="Recommend tenants' quotas",
-        description="How an L2 budget is best divided among tenants (cache salts), what each gains or loses, and whether quotas"
-        " beat one shared cache at all; often they do not. Changes nothing. Pass `quotas_mb` of the result to lmcache_plan_update"
-        ' as {"tenant_quotas_mb": ...} to follow it.',
+        description="Divide an L2 budget among tenants (cache salts): show what each tenant gains or loses, and whether quotas"
+        " beat one shared cache at all; often they do not. Changes nothing. To follow the result, pass its `quotas_mb` to"
+        " lmcache_plan_update"
+        ' as {"tenant_quotas_mb": ...}.',
         arguments=BudgetArguments,
         run=recommend_tenant_quotas,
         hints=READ,
@@ -110,9 +116,9 @@ TENANTS = (
     ToolSpec(
         name="set_tenant_quota",
         title="Set a tenant's quota",
-        description="Bound how much of L2 one tenant (cache salt) may occupy, or take its quota away; within the operator's"
-        " bound, recorded, can be undone. On a single server a tenant without a quota loses all it has in L2, so one that leaves"
-        " another one unlisted is refused; in a fleet tenants without a quota are not bounded.",
+        description="Set or remove the L2 quota of one tenant (cache salt), within the operator's bounds. The change is"
+        " recorded and can be undone. On a single server a tenant without a quota loses everything it has in L2, so an update"
+        " that leaves another tenant unlisted is refused. In a fleet, tenants without a quota have no limit.",
         arguments=QuotaArguments,
         run=set_tenant_quota,
         hints=CHANGE,

@@ -1,15 +1,16 @@
-"""All operations as LangChain tools, made in one place."""
+"""All operations as LangChain tools."""
 
 from importlib import import_module
 from typing import Any
 
 import anyio.to_thread
 from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool, ToolException
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError
 
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.plain import printable
+from agent_tools.tuning.person import person
 
 from .act import ACT
 from .changes import CHANGES
@@ -18,77 +19,74 @@ from .observe import OBSERVE
 from .predict import PREDICT
 from .spec import MOST_CHARACTERS, Operations, ToolSpec
 from .tenants import TENANTS
-from .wrong_arguments import told
+from .tune import TUNE
+from .wrong_arguments import describe_errors
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *CHANGES, *CONTENTS, *TENANTS, *ACT)
+SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *CHANGES, *CONTENTS, *TENANTS, *ACT, TUNE)
 
 
 class LMCacheToolkit(BaseToolkit):
-    """The LMCache tools of one directory of caches.
+    """The LMCache tools for the caches of one caches.toml.
 
-    Every tool works with ``invoke`` and ``ainvoke``, on any event loop. Its content is one short text for the model; its artifact
-    the result as plain JSON (call it with a ToolCall to get both). Errors a model can act on come back as tool messages with
-    ``status="error"``; bugs raise. The four MCP hints stand in ``tool.metadata``.
+    Every tool works with ``invoke`` and ``ainvoke``, on any event loop. Its content is a short text for the model. Its artifact
+    is the full result as plain JSON (call the tool with a ToolCall to get both). An error that a model can act on comes back as a
+    tool message with ``status="error"``; a bug raises. ``tool.metadata`` holds the four MCP hints.
 
         agent = create_agent(model, LMCacheToolkit(read_only=True).get_tools())
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(hide_input_in_errors=True, arbitrary_types_allowed=True, extra="forbid")
 
     read_only: bool = False
-    """Only the tools that change nothing."""
+    """True returns only the tools that change nothing."""
     prefix: str = Field(default="lmcache_", pattern=r"^[A-Za-z0-9_-]*$")
-    """Put before every name, so that tools of several toolkits do not shadow each other."""
+    """Prefix of every tool's name. It keeps the names of several toolkits apart."""
     operations: Operations | None = None
-    """Operations on your own directory of caches; the operator's by default, read when the first tool is called."""
-    more: tuple[ToolSpec, ...] = ()
-    """Further tools, such as `agent_tools.tools.tune.TUNE`."""
-
-    @field_validator("more")
-    @classmethod
-    def _names_are_new(cls, more: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
-        names = [spec.name for spec in (*SPECS, *more)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:  # a tool node would keep the last one and say nothing
-            msg = f"there would be two tools named {', '.join(twice)}; give yours another name"
-            raise ValueError(msg)
-        return more
+    """Operations on your own set of caches. Default: the caches of the operator's caches.toml, read when the first tool is
+    called."""
+    approved: bool = False
+    """Whether the host asks a person before each call of a tool that changes something, as the ready agent does."""
 
     def get_tools(self) -> list[BaseTool]:
-        """The tools, reading ones first."""
-        specs = [spec for spec in (*SPECS, *self.more) if spec.hints.read_only or not self.read_only]
-        return [_tool(spec, self.prefix, self.operations) for spec in specs]
+        """Return the tools, the reading ones first."""
+        specs = [spec for spec in SPECS if spec.hints.read_only or not self.read_only]
+        return [_tool(spec, self.prefix, self.operations, approved=self.approved) for spec in specs]
 
 
 class ToolFailure(ToolException):
-    """An `LMCacheToolError` as LangChain expects it; the text starts with the error's code."""
+    """An `LMCacheToolError` in the form that LangChain expects. The text starts with the error's code."""
 
 
 async def _shared_operations() -> Operations:
-    # Imported now (see `spec`) and in a thread, since an import may do what must not be done on an event loop.
+    # Imported at the first call (see `spec`), and in a thread because an import may block the event loop.
     module = await anyio.to_thread.run_sync(import_module, "agent_tools.operations")
     shared: Operations = module.shared_operations()
     return shared
 
 
-def _tool(spec: ToolSpec, prefix: str, operations: Operations | None) -> StructuredTool:
-    async def call(arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _tool(spec: ToolSpec, prefix: str, operations: Operations | None, *, approved: bool) -> StructuredTool:
+    asks = approved and not spec.hints.read_only
+
+    async def call(arguments: dict[str, Any], approved_by: str | None) -> tuple[str, dict[str, Any]]:
         try:
-            content, artifact = await spec.run(operations or await _shared_operations(), spec.arguments(**arguments))
+            chosen = operations or await _shared_operations()
+            if approved_by is not None:
+                chosen = chosen.approved(approved_by)
+            content, artifact = await spec.run(chosen, spec.arguments(**arguments))
         except LMCacheToolError as error:
             raise ToolFailure(f"{error.code}: {error}") from error
         return _bounded(content), artifact
 
     def sync(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
-        return io_loop.run(call, arguments)
+        return io_loop.run(call, arguments, person() if asks else None)
 
     async def asynchronous(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
-        return await io_loop.arun(call, arguments)
+        return await io_loop.arun(call, arguments, person() if asks else None)
 
     def wrong_arguments(error: Exception) -> str:
-        """The arguments are the model's to correct; any other model that does not validate is a bug in here."""
+        """Describe wrong arguments to the model. Any other model that does not validate is a bug of ours and raises."""
         if isinstance(error, ValidationError) and error.title == spec.arguments.__name__:
-            return told(error, spec.arguments)
+            return describe_errors(error, spec.arguments)
         raise error
 
     return StructuredTool.from_function(
@@ -111,7 +109,7 @@ def _tool(spec: ToolSpec, prefix: str, operations: Operations | None) -> Structu
 
 
 def _as_text(error: ToolException) -> str:
-    """Hand the text of our own errors to the model; any other tool exception is a bug in here."""
+    """Return the text of our own errors for the model. Any other tool exception is a bug of ours and raises."""
     if isinstance(error, ToolFailure):
         return str(error)
     raise error

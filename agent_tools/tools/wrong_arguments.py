@@ -1,4 +1,4 @@
-"""What a model reads when its arguments are wrong: one sentence that names each of them and what is allowed."""
+"""Messages for a model whose tool arguments are wrong: one sentence names each wrong argument and what is allowed."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -9,21 +9,21 @@ from pydantic_core import ErrorDetails
 from agent_tools.plain import MESSAGE, plain
 from agent_tools.redaction import without_secrets
 
-MOST_TOLD = 3
-"""Wrong arguments told at once; the others are for the next try."""
+MOST_ERRORS = 3
+"""The most wrong arguments named in one message."""
 MOST_SHOWN = 60
-"""Characters shown of a wrong value."""
+"""The most characters shown of a wrong value."""
 
 
-def told(error: ValidationError, arguments: type[BaseModel]) -> str:
-    """A validation error of these arguments, in one sentence."""
-    found = [_told(one, arguments) for one in error.errors(include_url=False, include_context=False)]
-    rest = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
-    return plain(f"bad_arguments: {'; '.join(found[:MOST_TOLD])}{rest}; nothing was done", MESSAGE)
+def describe_errors(error: ValidationError, arguments: type[BaseModel]) -> str:
+    """Return a validation error of these arguments as one sentence."""
+    found = [_describe(one, arguments) for one in error.errors(include_url=False, include_context=False)]
+    rest = f"; and {len(found) - MOST_ERRORS} more" if len(found) > MOST_ERRORS else ""
+    return plain(f"bad_arguments: {'; '.join(found[:MOST_ERRORS])}{rest}; nothing was done", MESSAGE)
 
 
-def _told(one: ErrorDetails, arguments: type[BaseModel]) -> str:
-    where = ".".join(map(str, one["loc"])) or "the arguments"
+def _describe(one: ErrorDetails, arguments: type[BaseModel]) -> str:
+    where = ".".join(plain(part) for part in one["loc"]) or "the arguments"
     if one["type"] == "missing":
         return f"{where} is missing"
     if one["type"] == "extra_forbidden":
@@ -35,7 +35,7 @@ def _told(one: ErrorDetails, arguments: type[BaseModel]) -> str:
 
 
 def _instead(loc: Sequence[int | str], arguments: type[BaseModel]) -> str:
-    """The name that was meant, or all there are."""
+    """Return the most similar argument name, or all names."""
     names = _names(arguments, loc[:-1])
     meant = get_close_matches(str(loc[-1]), names, n=1)
     if meant:
@@ -44,7 +44,7 @@ def _instead(loc: Sequence[int | str], arguments: type[BaseModel]) -> str:
 
 
 def _names(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The fields of the model at the end of a path; none where the path leaves plain models."""
+    """Return the field names of the model that a path leads to; empty if the path leaves plain models."""
     for part in path:
         field = model.model_fields.get(str(part))
         inner = field.annotation if field else None

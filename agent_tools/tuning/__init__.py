@@ -1,1 +1,1 @@
-"""The LangGraph subgraphs that tune an LMCache, made to be embedded in other graphs."""
+"""LangGraph subgraphs that tune an LMCache. Other graphs can embed them."""

@@ -1,4 +1,4 @@
-"""The steps of `tune_fleet`."""
+"""The steps of `tune_fleet`, one node each."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -31,16 +31,22 @@ from .fleet_state import (
 from .state import context_of
 
 ACTOR = "graph tune_fleet"
-NOBODY = "no server could be read; nothing was changed"
+NOBODY = "no server could be read; check the addresses in caches.toml. Nothing was changed"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a step works with, besides its view of the state."""
+    """What a step uses besides its view of the state."""
 
     operations: Operations
     context: FleetContext
     say: Say
+    person: str
+    """Who started the run or, after an interrupt, resumed it."""
+
+    def acting(self, *, approved: bool) -> Operations:
+        """Return the operations for a change: approved by who resumed the run, if a person was asked."""
+        return self.operations.approved(self.person if approved else None)
 
 
 def node(
@@ -48,13 +54,13 @@ def node(
     operations: Callable[[], Operations],
     on_error: Callable[[Any, LMCacheToolError], Any],
 ) -> RunnableLambda[Any, Any]:
-    """A step as a node; `on_error` says what becomes of an error of ours."""
+    """Return a step as a node. `on_error` turns an `LMCacheToolError` into the node's result."""
 
-    async def guarded(given: Any, context: object, say: Say) -> Any:  # noqa: ANN401
-        # What comes by `Send` is not made a view by LangGraph.
+    async def guarded(given: Any, context: object, say: Say, person: str) -> Any:  # noqa: ANN401
+        # LangGraph does not turn the argument of `Send` into a view.
         view = ServerView.model_validate(given) if isinstance(given, dict) else given
         try:
-            return await step(view, Run(operations(), fleet_context(context), say))
+            return await step(view, Run(operations(), fleet_context(context), say, person))
         except LMCacheToolError as error:
             return on_error(view, error)
 
@@ -62,27 +68,27 @@ def node(
 
 
 def fleet_context(context: object) -> FleetContext:
-    """The run's settings; see `context_of`."""
+    """Return the run's settings. See `context_of`."""
     return context_of(context, FleetContext, "tune_fleet")
 
 
 def stopped(_: FleetView, error: LMCacheToolError) -> Command[str]:
-    """An error before any server was touched ends the run."""
+    """End the run after an error that came before any change."""
     return Command(goto="report", update={"fleet_stop": str(error)})
 
 
 def left_out(view: ServerView, error: LMCacheToolError) -> dict[str, Any]:
-    """A server that cannot be read is named and left out."""
+    """Leave out a server that cannot be read, and record the reason."""
     return {"fleet_failures": {view.server: {"why": str(error)}}}
 
 
 def failed(view: ServerView, error: LMCacheToolError) -> Command[str]:
-    """A server on which something went wrong; the roll-out in its group stops."""
+    """Record that a server failed. The roll-out in its group stops."""
     return _done(view, ServerOutcome.FAILED, str(error))
 
 
 async def list_servers(_: FleetView, run: Run) -> Command[str]:
-    """Find out which servers there are, and read them side by side; a fleet whose coordinator does not answer is left out."""
+    """List all servers, and start reading them side by side. Leave out a fleet whose coordinator does not answer."""
     caches = {cache: run.operations.servers(cache) for cache in run.context.caches}
     answers, failures = await side_by_side(caches)
     servers = [server for names in answers.values() for server in names]
@@ -103,14 +109,14 @@ async def read(view: ServerView, run: Run) -> dict[str, Any]:
 
 
 async def recommend(view: FleetView, run: Run) -> Command[str]:
-    """Group the servers that agree, and ask for each group what would help its canary."""
+    """Group servers with the same configuration and workload, and get a recommendation for each group's canary."""
     if not view.fleet_readings:
         return Command(goto="report", update={"fleet_stop": NOBODY})
     if run.context.mode is Mode.OBSERVE:
-        return Command(goto="report", update={"fleet_stop": "read only, as asked"})
+        return Command(goto="report", update={"fleet_stop": "mode observe: the servers were only read"})
     groups = [await _group(servers, view.fleet_readings[servers[0]], run) for servers in alike(view.fleet_readings)]
     for group in groups:
-        run.say(f"{len(group.servers)} servers like {group.servers[0]}: {group.advice.why}")
+        run.say(f"group of {len(group.servers)} servers, canary {group.servers[0]}: {group.advice.why}")
     update = {"fleet_groups": [group.model_dump(mode="json") for group in groups]}
     if run.context.mode is Mode.RECOMMEND or all(group.update is None for group in groups):
         return Command(goto="report", update=update)
@@ -126,23 +132,25 @@ async def _group(servers: tuple[str, ...], canary: Reading, run: Run) -> Group:
 
 
 def approve(state: FleetView) -> Command[str]:
-    """Wait for a person. A node of its own with nothing before the interrupt, since it runs again when resumed."""
+    """Wait for a person's approval. The node does nothing before the interrupt, because LangGraph runs it again on resume."""
     answer = interrupt(approval_request(state), response_schema=FleetApproval)
     approval = answer if isinstance(answer, FleetApproval) else FleetApproval.model_validate(answer)
     decision = approval.decisions[0]
     if approval.fingerprint not in (None, fingerprint(state.fleet_groups)):
-        return Command(goto="report", update={"fleet_stop": "the approval is for other changes; nothing was changed"})
+        why = "the approval is for other changes than the ones shown; start a new run. Nothing was changed"
+        return Command(goto="report", update={"fleet_stop": why})
     if decision.type == "reject":
         why = f": {decision.message}" if decision.message else ""
         return Command(goto="report", update={"fleet_stop": f"not approved{why}; nothing was changed"})
-    return Command(goto="next_batch")
+    return Command(goto="next_batch", update={"fleet_approved": True})
 
 
 def approval_request(view: FleetView) -> dict[str, Any]:
-    """All changes in LangChain's human-in-the-loop payload."""
+    """Return all changes as LangChain's human-in-the-loop payload."""
     changes = [(group, group.update.known()) for group in view.fleet_groups if group.update is not None]
     lines = [
-        f"{len(group.servers)} servers, {group.servers[0]} first: {update}. {group.advice.why}." for group, update in changes
+        f"Change {len(group.servers)} servers, starting with {group.servers[0]}: {update}. {group.advice.why}."
+        for group, update in changes
     ]
     shown = [{"servers": group.servers, "update": update} for group, update in changes]
     return {
@@ -150,7 +158,9 @@ def approval_request(view: FleetView) -> dict[str, Any]:
             {
                 "name": APPROVE,
                 "args": {"changes": shown, "fingerprint": fingerprint(view.fleet_groups)},
-                "description": "\n".join([*lines, "Each group stops, and undoes, at the first server that gets worse."]),
+                "description": "\n".join(
+                    [*lines, "If a server gets worse, its change is undone and the roll-out in its group stops."]
+                ),
             }
         ],
         "review_configs": [{"action_name": APPROVE, "allowed_decisions": ["approve", "reject"]}],
@@ -158,20 +168,21 @@ def approval_request(view: FleetView) -> dict[str, Any]:
 
 
 async def next_batch(view: FleetView, run: Run) -> Command[str]:
-    """Choose the servers to change next; nothing while some are still at it."""
+    """Choose the servers to change next. Do nothing while a change is still in progress."""
     if any(step.outcome is None for step in view.fleet_steps.values()):
         return Command()
     chosen = next_servers(view.fleet_groups, view.fleet_steps, run.context.batch_size)
     if chosen is None:
         return Command(goto="report")
     group, servers = chosen
-    run.say(f"next: {', '.join(servers)}")
+    run.say(f"changing next: {', '.join(servers)}")
     views = [
         ServerView(
             server=server,
             fleet_reason=view.fleet_reason or group.advice.why,
             reading=view.fleet_readings[server],
             update=group.update,
+            approved=view.fleet_approved,
         )
         for server in servers
     ]
@@ -179,12 +190,12 @@ async def next_batch(view: FleetView, run: Run) -> Command[str]:
 
 
 async def plan(view: ServerView, run: Run) -> Command[str]:
-    """Plan the change of one server; the plan is kept before anything is done, so that it is carried out once."""
+    """Plan the change of one server. The graph saves the plan before it acts, so that the plan is carried out only once."""
     assert view.update is not None  # noqa: S101  `next_batch` chooses groups that have one
     await run.operations.check_cooldown(view.server)
     made = await run.operations.plan(view.server, view.update, view.fleet_reason, run.context.bounds)
     if made.command is not None:
-        why = f"only its operator can do that, by restarting it as: {made.command}"
+        why = f"the change needs a restart by the operator, with the command: {made.command}"
         return _done(view, ServerOutcome.NEEDS_OPERATOR, why, plan=made)
     return _on(view, "change", plan=made)
 
@@ -193,11 +204,11 @@ async def change(view: ServerView, run: Run) -> Command[str]:
     """Carry out the plan of one server."""
     assert view.step.plan is not None  # noqa: S101  made by `plan`
     run.say(f"{view.server}: applying {view.step.plan}")
-    return _on(view, "verify", change=await run.operations.apply(view.step.plan, ACTOR, run.say))
+    return _on(view, "verify", change=await run.acting(approved=view.approved).apply(view.step.plan, ACTOR, run.say))
 
 
 async def verify(view: ServerView, run: Run) -> Command[str]:
-    """Measure whether the change helped one server."""
+    """Verify whether the change helped one server."""
     assert view.step.change is not None and view.reading is not None  # noqa: S101, PT018  made by `change` and `read`
     found = await run.operations.verify(view.step.change, view.reading.baseline, run.context.verify_seconds)
     run.say(f"{view.server}: {found.verdict.value}: {found.why}")
@@ -208,14 +219,14 @@ async def verify(view: ServerView, run: Run) -> Command[str]:
 
 
 async def roll_back(view: ServerView, run: Run) -> Command[str]:
-    """Take the change of one server back."""
+    """Undo the change of one server."""
     assert view.step.change is not None  # noqa: S101  made by `change`
-    undo = await run.operations.undo(view.server, view.step.change.change_id, ACTOR, run.say)
-    return _done(view, ServerOutcome.ROLLED_BACK, f"the change did harm and was undone: {undo.message}", undo=undo)
+    undo = await run.acting(approved=view.approved).undo(view.server, view.step.change.change_id, ACTOR, run.say)
+    return _done(view, ServerOutcome.ROLLED_BACK, f"the change made the cache worse and was undone: {undo.message}", undo=undo)
 
 
 def report(state: FleetView, runtime: Runtime[FleetContext]) -> dict[str, Any]:
-    """Write the report: the one output of the graph."""
+    """Write the report, the graph's only output."""
     try:
         context = fleet_context(runtime.context)
     except LMCacheToolError:
@@ -223,7 +234,7 @@ def report(state: FleetView, runtime: Runtime[FleetContext]) -> dict[str, Any]:
     steps = dict(state.fleet_steps)
     for group in state.fleet_groups:
         if group.update is not None and state.fleet_stop is None and context.mode in (Mode.APPROVE, Mode.AUTO):
-            not_reached = Step(outcome=ServerOutcome.NOT_REACHED, summary="the roll-out in its group stopped before it")
+            not_reached = Step(outcome=ServerOutcome.NOT_REACHED, summary="the roll-out in its group stopped earlier")
             steps |= {server: not_reached for server in group.servers if server not in steps}
     finished = FleetReport(
         caches=context.caches,
@@ -245,13 +256,13 @@ def _summary(view: FleetView, steps: dict[str, Step]) -> str:
 
 
 def _on(view: ServerView, node: str, **made: Any) -> Command[str]:  # noqa: ANN401  fields of `Step`
-    """Keep what was made, and go on with the same server."""
+    """Save the step's results, and continue with the same server."""
     step = view.step.model_copy(update=made)
     return Command(goto=_send(node, view.model_copy(update={"step": step})), update=_kept(view, step))
 
 
 def _done(view: ServerView, outcome: ServerOutcome, summary: str, **made: Any) -> Command[str]:  # noqa: ANN401
-    """Keep how it ended for this server."""
+    """Save the outcome for this server."""
     step = view.step.model_copy(update={**made, "outcome": outcome, "summary": summary})
     return Command(goto="next_batch", update=_kept(view, step))
 

@@ -1,4 +1,4 @@
-"""Which servers belong together, and which of them is to be changed next; no I/O."""
+"""Group similar servers, and choose the servers to change next. This module does no I/O."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from .fleet_state import Group, Reading, ServerOutcome, Step
 
 SAME_HIT_RATE = 0.05
-"""Token hit rates that differ by no more are of one workload."""
+"""Largest difference in token hit rate between servers with the same workload."""
 SAME_LENGTH = 1.25
-"""So are mean prompt lengths that differ by no more than this factor."""
+"""Largest ratio of mean prompt lengths between servers with the same workload."""
 OWN = frozenset({"tenant_quotas_mb", "l2_adapters"})
-"""Settings that name a server's own folders or were set for it alone: they do not tell servers apart."""
+"""Settings that belong to one server alone, e.g. its folders. The grouping ignores them."""
 
 
 def alike(readings: Mapping[str, Reading]) -> list[tuple[str, ...]]:
-    """Servers in groups whose configuration and workload agree; in each the one with most traffic first."""
+    """Return groups of servers with the same configuration and workload. In each group, the busiest server comes first."""
     busiest = sorted(readings, key=lambda name: (-readings[name].baseline.metrics.tokens.requested, name))
     groups: list[list[str]] = []
     for name in busiest:
@@ -47,9 +47,10 @@ def _same_workload(one: Reading, other: Reading) -> bool:
 
 
 def next_servers(groups: Sequence[Group], steps: Mapping[str, Step], batch_size: int) -> tuple[Group, tuple[str, ...]] | None:
-    """The servers to change next, all of one group: its canary, later a batch; ``None`` when there are none.
+    """Return the next group and its servers to change, or ``None`` if there are none.
 
-    A group goes on while its canary was seen to be better and no server of it was worse or failed.
+    The first server is the group's canary; later the group changes in batches. A group continues if its canary improved and
+    none of its servers got worse or failed.
     """
     for group in groups:
         left = tuple(server for server in group.servers if server not in steps)
@@ -66,6 +67,6 @@ def _goes_on(group: Group, steps: Mapping[str, Step]) -> bool:
 
 
 def fingerprint(groups: Sequence[Group]) -> str:
-    """Digest of what would be changed on which servers."""
+    """Return a digest of all changes and their servers."""
     facts = [[group.servers, group.update.known()] for group in groups if group.update is not None]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What flows through `tune_fleet`: its settings, its channels as plain JSON, and the views through which nodes read them."""
+"""The state of `tune_fleet`: its settings, its channels as plain JSON, and the typed views through which nodes read them."""
 
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -15,125 +15,132 @@ APPROVE = "lmcache_roll_out"
 
 
 class FleetContext(BaseModel):
-    """How one run of `tune_fleet` goes about it."""
+    """Settings of one run of `tune_fleet`."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, title="Settings of a fleet's tuning run"
+        hide_input_in_errors=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        title="Settings of a fleet's tuning run",
     )
 
     caches: Annotated[tuple[str, ...], Field(title="Caches", min_length=1, examples=[["prod-fleet"]])] = ("default",)
-    """Names in the operator's directory; a fleet among them stands for all servers that its coordinator knows."""
+    """Names in caches.toml. A fleet stands for all servers that its coordinator knows."""
     mode: Annotated[Mode, Field(title="Mode")] = Mode.APPROVE
-    """observe: only read; recommend: also say what would help; approve: act once a person approved; auto: act within bounds."""
+    """observe: only read; recommend: also recommend changes; approve: act after a person approves; auto: act within bounds."""
     window_seconds: Annotated[float, Field(ge=0, title="Window (seconds)", examples=[30, 300])] = 30.0
-    """How long to observe before judging; 0 takes everything since each cache process started."""
+    """Seconds to observe each server. 0 uses all data since each cache process started."""
     verify_seconds: Annotated[float, Field(gt=0, title="Patience for verification (seconds)", examples=[120, 600])] = 120.0
-    """How long to wait at most, after each step of the roll-out, for as much traffic as was observed before it."""
+    """Longest time, in seconds, to wait after each change until the cache has seen as much traffic as before the change."""
     batch_size: Annotated[int, Field(ge=1, title="Batch size", examples=[4])] = 4
-    """How many servers of a group are changed and verified at once, after its canary was seen to be better."""
+    """Servers of a group to change and verify at once, after the group's canary improved."""
     bounds: Annotated[Bounds | None, Field(title="Bounds")] = None
-    """Narrows the operator's bounds for this run; never widens them."""
+    """Bounds for this run. They can only narrow the operator's bounds."""
 
 
 class Reading(Frozen):
-    """What was read of one server."""
+    """One server's baseline and configuration."""
 
     baseline: Baseline
     config: CacheConfig
 
 
 class Group(Frozen):
-    """Servers whose configuration and workload agree, and what would help them."""
+    """Servers with the same configuration and workload, and the advice for them."""
 
     servers: tuple[str, ...]
-    """The first one is the canary: the server with most traffic."""
+    """Names of the servers. The first is the canary, the server with the most traffic."""
     advice: Advice
-    """For the canary, and for the others by likeness."""
+    """Advice for the canary. The other servers get the same advice, because they are similar."""
 
     @property
     def update(self) -> ConfigUpdate | None:
-        """The settings that would help; ``None`` when nothing is to be changed."""
+        """Return the recommended settings, or ``None`` if nothing should change."""
         return self.advice.best.update if self.advice.best is not None else None
 
 
 class ServerOutcome(str, Enum):
-    """How the run ended for one server."""
+    """The outcome of the run for one server."""
 
     IMPROVED = "improved"
-    """Changed, and verified to help."""
+    """The server was changed, and the verification shows that the change helped."""
     KEPT_UNDECIDED = "kept_undecided"
-    """Changed and kept; whether it helped could not be told."""
+    """The server was changed, and the change is kept. The verification could not show whether it helped."""
     ROLLED_BACK = "rolled_back"
-    """Changed, seen to harm, and undone."""
+    """The server was changed, the change made the cache worse, and it was undone."""
     NOT_REACHED = "not_reached"
-    """The roll-out in its group stopped before it."""
+    """The roll-out in the server's group stopped before it reached this server."""
     NEEDS_OPERATOR = "needs_operator"
-    """Only its operator can do it: the plan holds the command line."""
+    """Only the operator can make the change. The plan holds the command line."""
     FAILED = "failed"
-    """An error ended it; the message says what is known."""
+    """An error ended the change. The message says what is known."""
 
 
 class Step(Frozen):
-    """How far the roll-out has come on one server."""
+    """The progress of the roll-out on one server."""
 
     plan: Plan | None = None
     change: ChangeResult | None = None
     verification: Verification | None = None
     undo: ChangeResult | None = None
     outcome: ServerOutcome | None = None
-    """``None`` while it goes on."""
+    """``None`` while the change is in progress."""
     summary: str = ""
-    """One sentence."""
+    """The outcome in one sentence."""
 
 
 class FleetReport(Frozen):
-    """What a run of `tune_fleet` did and found."""
+    """The report of a run of `tune_fleet`."""
 
     caches: tuple[str, ...]
     mode: Mode
     summary: str
-    """One or two sentences."""
+    """The result in one or two sentences."""
     groups: tuple[Group, ...] = ()
     servers: dict[str, Step] = {}
-    """What became of each server that was to be changed."""
+    """The outcome for each server that the run meant to change, by name."""
     left_out: dict[str, str] = {}
-    """Servers that could not be read, and why."""
+    """The reason for each server or fleet that could not be read, by name."""
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Reducer: what several servers write at once, by name."""
+    """Merge two dicts by server name. This is the reducer for channels that several servers write at once."""
     return {**(old or {}), **(new or {})}
 
 
 class FleetInput(TypedDict, total=False):
-    """What starts a run; all of it optional."""
+    """The input of a run. All keys are optional."""
 
-    fleet_reason: Annotated[str, Field(title="Reason", description="Why tuning is asked for; goes into the change log.")]
+    fleet_reason: Annotated[str, Field(title="Reason", description="Why you start this run. The change log records it.")]
 
 
 class FleetOutput(TypedDict, total=False):
-    """What a run leaves."""
+    """The output of a run."""
 
     fleet_report: Annotated[dict[str, Any], Field(title="Report", description="A FleetReport as plain JSON.")]
 
 
 class FleetState(FleetInput, FleetOutput, total=False):
-    """All channels. Those that are not input or output are private to the subgraph."""
+    """All channels. Channels that are not input or output are private to the subgraph."""
 
     fleet_readings: Annotated[dict[str, Any], merged]
     fleet_failures: Annotated[dict[str, Any], merged]
     fleet_groups: list[dict[str, Any]]
     fleet_steps: Annotated[dict[str, Any], merged]
+    fleet_approved: bool
     fleet_stop: str
 
 
 class ServerView(BaseModel):
-    """View of a node that works on one server of many."""
+    """View of a node that works on one server."""
 
     server: str
     fleet_reason: str = ""
     reading: Reading | None = None
     update: ConfigUpdate | None = None
+    approved: bool = False
+    """Whether a person was asked and approved."""
     step: Step = Step()
 
 
@@ -145,26 +152,29 @@ class FleetView(BaseModel):
     fleet_failures: dict[str, dict[str, str]] = {}
     fleet_groups: list[Group] = []
     fleet_steps: dict[str, Step] = {}
+    fleet_approved: bool = False
     fleet_stop: str | None = None
 
 
 class FleetDecision(BaseModel):
-    """Yes or no to all changes that were shown."""
+    """A person's decision on all changes in the request."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(hide_input_in_errors=True, extra="forbid", use_attribute_docstrings=True)
 
     type: Annotated[Literal["approve", "reject"], Field(title="Decision")]
-    """approve: roll out what was shown; reject: change nothing."""
+    """approve: roll out all changes in the request; reject: change nothing."""
     message: Annotated[str | None, Field(title="Reason")] = None
-    """Why, for a rejection."""
+    """The reason for a rejection."""
 
 
 class FleetApproval(BaseModel):
-    """The answer to the approval interrupt: exactly one decision."""
+    """The answer to the approval interrupt. It holds exactly one decision."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, title="Approval of a roll-out")
+    model_config = ConfigDict(
+        hide_input_in_errors=True, extra="forbid", use_attribute_docstrings=True, title="Approval of a roll-out"
+    )
 
     decisions: Annotated[list[FleetDecision], Field(title="Decision", min_length=1, max_length=1)]
-    """One decision for all that was shown."""
+    """One decision on all changes in the request."""
     fingerprint: Annotated[str | None, Field(title="Fingerprint")] = None
-    """If given, it must be that of the changes that were shown."""
+    """The fingerprint in the request. If given, it must match the changes in the request."""

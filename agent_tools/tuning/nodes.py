@@ -1,4 +1,4 @@
-"""The steps of `tune_cache`: each calls one operation and says where to go next."""
+"""The steps of `tune_cache`. Each step calls one operation and chooses the next node."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,22 +37,28 @@ View = TypeVar("View", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Run:
-    """What a step works with, besides its view of the state."""
+    """What a step uses besides its view of the state."""
 
     operations: Operations
     context: TuneContext
     say: Say
+    person: str
+    """Who started the run or, after an interrupt, resumed it."""
+
+    def acting(self, *, approved: bool) -> Operations:
+        """Return the operations for a change: approved by who resumed the run, if a person was asked."""
+        return self.operations.approved(self.person if approved else None)
 
 
 Step = Callable[[Any, Run], Awaitable[Command[str]]]
 
 
 def node(step: Step, operations: Callable[[], Operations]) -> RunnableLambda[Any, Command[str]]:
-    """A step as a node for both invoke and ainvoke; it runs on the I/O loop. Our own errors end the run in its report."""
+    """Return a step as a node for both invoke and ainvoke. It runs on the I/O loop; an `LMCacheToolError` ends the run."""
 
-    async def guarded(view: Any, context: object, say: Say) -> Command[str]:  # noqa: ANN401
+    async def guarded(view: Any, context: object, say: Say, person: str) -> Command[str]:  # noqa: ANN401
         try:
-            return await step(view, Run(operations(), tune_context(context), say))
+            return await step(view, Run(operations(), tune_context(context), say, person))
         except LMCacheToolError as error:
             return _stop(Outcome.FAILED, str(error))
 
@@ -65,15 +71,15 @@ async def read_metrics(_: Nothing, run: Run) -> Command[str]:
     run.say(f"reading {context.cache}")
     baseline = await run.operations.baseline(context.cache, context.window_seconds or None, run.say)
     rate = baseline.metrics.tokens.hit_rate
-    run.say("no traffic was seen" if rate is None else f"token hit rate {rate:.1%}")
+    run.say("no lookups in the window" if rate is None else f"token hit rate {rate:.1%}")
     update = {"tune_baseline": baseline.model_dump(mode="json")}
     if context.mode is Mode.OBSERVE:
-        return _stop(Outcome.OBSERVED, "read only, as asked", update)
+        return _stop(Outcome.OBSERVED, "mode observe: the cache was only read", update)
     return Command(goto="recommend", update=update)
 
 
 async def recommend(view: Observed, run: Run) -> Command[str]:
-    """Ask what would help, and make a plan of it."""
+    """Get a recommendation, and make a plan from it."""
     context = run.context
     run.say("searching for better settings")
     window = view.tune_baseline.metrics.window
@@ -96,7 +102,7 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
     if plan.command is not None:
         return _stop(
             Outcome.NEEDS_OPERATOR,
-            f"{advice.why}. Only the cache's operator can do that, by restarting it as: {plan.command}",
+            f"{advice.why}. The change needs a restart by the operator, with the command: {plan.command}",
             update,
         )
     if context.mode is Mode.RECOMMEND:
@@ -107,7 +113,7 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
 
 
 def approve(state: Planned) -> Command[str]:
-    """Wait for a person. A node of its own with nothing before the interrupt, since it runs again when resumed."""
+    """Wait for a person's approval. The node does nothing before the interrupt, because LangGraph runs it again on resume."""
     plan = state.tune_plan
     answer = interrupt(approval_request(state), response_schema=Approval)
     approval = answer if isinstance(answer, Approval) else Approval.model_validate(answer)
@@ -115,16 +121,19 @@ def approve(state: Planned) -> Command[str]:
     edited = decision.edited_action
     named = {approval.fingerprint, edited.args.fingerprint if edited else None} - {None}
     if named - {plan.fingerprint}:
-        return _stop(Outcome.FAILED, f"the approval is for another plan than {plan.plan_id}; nothing was changed")
+        why = f"the approval is for another plan than {plan.plan_id}; start a new run. Nothing was changed"
+        return _stop(Outcome.FAILED, why)
     if decision.type == "reject":
         return _stop(Outcome.REJECTED, f"not approved{f': {decision.message}' if decision.message else ''}; nothing was changed")
-    return Command(goto="reconfigure", update={} if edited is None else {"tune_edit": edited.args.update.model_dump(mode="json")})
+    edit = {} if edited is None else {"tune_edit": edited.args.update.model_dump(mode="json")}
+    return Command(goto="reconfigure", update={"tune_approved": True, **edit})
 
 
 def approval_request(view: Planned) -> dict[str, Any]:
-    """The plan in LangChain's human-in-the-loop payload."""
+    """Return the plan as LangChain's human-in-the-loop payload."""
     plan, best = view.tune_plan, view.tune_advice.best
-    lines = [f"Change {plan.cache}: {plan}.", view.tune_advice.why + ".", f"It loses: {plan.loses or 'nothing'}."]
+    loses = f"Lost: {plan.loses}." if plan.loses else "No cached data is lost."
+    lines = [f"Change {plan.cache}: {plan}.", f"{view.tune_advice.why}.", loses]
     if best is not None:
         lines.append(f"Cost: {best.cost}. Risk: {best.risk}. Undo: {best.undo}.")
     arguments = {"plan_id": plan.plan_id, "fingerprint": plan.fingerprint, "update": plan.update.known()}
@@ -135,15 +144,15 @@ def approval_request(view: Planned) -> dict[str, Any]:
 
 
 async def reconfigure(view: Planned, run: Run) -> Command[str]:
-    """Carry out the plan, or the settings a person put in its place."""
+    """Carry out the plan, or the settings that a person edited."""
     plan = view.tune_plan
     if view.tune_edit is not None:
-        # Raises where the cache is no longer as it was when the plan was shown.
+        # This raises if the cache has changed since the person saw the plan.
         await run.operations.plan(plan.cache, plan.update, plan.reason, run.context.bounds, plan.fingerprint)
         reason = f"{plan.reason} (edited by the approver)"
         plan = await run.operations.plan(plan.cache, view.tune_edit, reason, run.context.bounds)
     run.say(f"applying {plan}")
-    change = await run.operations.apply(plan, ACTOR, run.say)
+    change = await run.acting(approved=view.tune_approved).apply(plan, ACTOR, run.say, before=view.tune_baseline)
     run.say(f"applied {plan}")
     return Command(
         goto="verify", update={"tune_plan": plan.model_dump(mode="json"), "tune_change": change.model_dump(mode="json")}
@@ -151,7 +160,7 @@ async def reconfigure(view: Planned, run: Run) -> Command[str]:
 
 
 async def optimize(view: Advised, run: Run) -> Command[str]:
-    """Drop cold entries; no setting is changed."""
+    """Drop cold entries without changing a setting."""
     best = view.tune_advice.best
     target = best.target_utilization_percent if best else None
     if target is None:
@@ -161,7 +170,7 @@ async def optimize(view: Advised, run: Run) -> Command[str]:
 
 
 async def verify(view: Changed, run: Run) -> Command[str]:
-    """Measure whether the change helped."""
+    """Verify whether the change helped."""
     verification = await run.operations.verify(view.tune_change, view.tune_baseline, run.context.verify_seconds, run.say)
     run.say(f"{verification.verdict.value}: {verification.why}")
     update = {"tune_verification": verification.model_dump(mode="json")}
@@ -172,21 +181,23 @@ async def verify(view: Changed, run: Run) -> Command[str]:
 
 
 async def roll_back(view: Changed, run: Run) -> Command[str]:
-    """Take the change back."""
+    """Undo the change."""
     change = view.tune_change
-    undo = await run.operations.undo(change.plan.cache, change.change_id, ACTOR, run.say)
+    undo = await run.acting(approved=view.tune_approved).undo(change.plan.cache, change.change_id, ACTOR, run.say)
     return _stop(
-        Outcome.ROLLED_BACK, f"the change did harm and was undone: {undo.message}", {"tune_undo": undo.model_dump(mode="json")}
+        Outcome.ROLLED_BACK,
+        f"the change made the cache worse and was undone: {undo.message}",
+        {"tune_undo": undo.model_dump(mode="json")},
     )
 
 
 def report(state: Finished, runtime: Runtime[TuneContext]) -> dict[str, Any]:
-    """Write the report: the one output of the graph."""
+    """Write the report, the graph's only output."""
     try:
         shown = tune_context(runtime.context)
     except LMCacheToolError:
         shown = TuneContext()
-    stop = state.tune_stop or Stop(outcome=Outcome.FAILED, summary="the run ended without saying why")
+    stop = state.tune_stop or Stop(outcome=Outcome.FAILED, summary="the run ended without a reason")
     finished = TuneReport(
         cache=shown.cache,
         mode=shown.mode,

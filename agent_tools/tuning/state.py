@@ -1,6 +1,6 @@
-"""What flows through `tune_cache`: its input, its report, its settings (the context), and the private channels between.
+"""The state of `tune_cache`: its input, its report, its settings (the context), and its private channels.
 
-Channels hold plain JSON; nodes read them through the Pydantic views below, so a checkpoint is never half typed.
+Channels hold plain JSON, so a checkpoint needs none of our types. Nodes read the channels through the Pydantic views below.
 """
 
 from collections.abc import Mapping
@@ -20,39 +20,42 @@ APPLY = "lmcache_apply_plan"
 
 
 class TuneContext(BaseModel):
-    """How one run of `tune_cache` goes about it."""
+    """Settings of one run of `tune_cache`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, title="Settings of a tuning run")
+    model_config = ConfigDict(
+        hide_input_in_errors=True, frozen=True, extra="forbid", use_attribute_docstrings=True, title="Settings of a tuning run"
+    )
 
     cache: Annotated[str, Field(title="Cache", examples=["default"])] = "default"
-    """Name of the cache in the operator's directory."""
+    """Name of the cache in caches.toml."""
     mode: Annotated[Mode, Field(title="Mode")] = Mode.APPROVE
-    """observe: only read; recommend: also say what would help; approve: act once a person approved; auto: act within bounds."""
+    """observe: only read; recommend: also recommend changes; approve: act after a person approves; auto: act within bounds."""
     window_seconds: Annotated[float, Field(ge=0, title="Window (seconds)", examples=[30, 300])] = 30.0
-    """How long to observe before judging; 0 takes everything since the cache process started."""
+    """Seconds to observe the cache. 0 uses all data since the cache process started."""
     verify_seconds: Annotated[float, Field(gt=0, title="Patience for verification (seconds)", examples=[120, 600])] = 120.0
-    """How long to wait at most, after a change, for as much traffic as was observed before it."""
+    """Longest time, in seconds, to wait after a change until the cache has seen as much traffic as before the change."""
     bounds: Annotated[Bounds | None, Field(title="Bounds", examples=[{"max_size_mb": 4096}])] = None
-    """Narrows the operator's bounds for this run; never widens them."""
+    """Bounds for this run. They can only narrow the operator's bounds."""
 
 
 Context = TypeVar("Context", bound=BaseModel)
 
 
 def context_of(context: object, kind: type[Context], key: str) -> Context:
-    """The settings of one kind of run, whatever a host passes as context.
+    """Return the settings of one kind of run from any context that a host passes.
 
-    ``None`` gives the defaults; a mapping is read field by field, ignoring what is not ours; a host's own object may carry
-    ours as an attribute or key `key`, the name of the graph.
+    ``None`` gives the defaults. From a mapping, only our fields are read. A host's own object may hold our settings as an
+    attribute or key named `key`, the name of the graph.
 
     Raises:
-        LMCacheToolError: The host passed settings that make no sense.
+        LMCacheToolError: The host passed invalid settings.
     """
     try:
         return _context_of(context, kind, key)
     except ValidationError as error:
-        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise LMCacheToolError(f"the settings of this run are wrong ({where}); nothing was done") from error
+        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+    # Outside of `except`: the first error holds the host's values, which may be secrets.
+    raise LMCacheToolError(f"the settings of this run are invalid ({where}); correct them. Nothing was changed")
 
 
 def _context_of(context: object, kind: type[Context], key: str) -> Context:
@@ -67,36 +70,37 @@ def _context_of(context: object, kind: type[Context], key: str) -> Context:
 
 
 def tune_context(context: object) -> TuneContext:
-    """The settings of a run of `tune_cache`; see `context_of`."""
+    """Return the settings of a run of `tune_cache`. See `context_of`."""
     return context_of(context, TuneContext, "tune_cache")
 
 
 class TuneInput(TypedDict, total=False):
-    """What starts a run; all of it optional."""
+    """The input of a run. All keys are optional."""
 
     tune_reason: Annotated[
         str,
         Field(
             title="Reason",
-            description="Why tuning is asked for; goes into the change log.",
+            description="Why you start this run. The change log records it.",
             examples=["before the nightly batch"],
         ),
     ]
 
 
 class TuneOutput(TypedDict, total=False):
-    """What a run leaves."""
+    """The output of a run."""
 
     tune_report: Annotated[dict[str, Any], Field(title="Report", description="A TuneReport as plain JSON.")]
 
 
 class TuneState(TuneInput, TuneOutput, total=False):
-    """All channels. Those that are not input or output are private to the subgraph."""
+    """All channels. Channels that are not input or output are private to the subgraph."""
 
     tune_baseline: dict[str, Any]
     tune_advice: dict[str, Any]
     tune_plan: dict[str, Any]
     tune_edit: dict[str, Any]
+    tune_approved: bool
     tune_change: dict[str, Any]
     tune_dropped: dict[str, Any]
     tune_verification: dict[str, Any]
@@ -105,44 +109,47 @@ class TuneState(TuneInput, TuneOutput, total=False):
 
 
 class Outcome(str, Enum):
-    """How a run ended."""
+    """The outcome of a run."""
 
     OBSERVED = "observed"
+    """The cache was only read, because the mode is observe."""
     NO_DATA = "no_data"
+    """There was too little traffic for a recommendation."""
     DO_NOTHING = "do_nothing"
+    """No change is worth making."""
     RECOMMENDED = "recommended"
-    """Something would help; the mode was not to act."""
+    """A change would help. The run did not make it, because the mode is recommend."""
     NEEDS_OPERATOR = "needs_operator"
-    """Something would help, and only the operator can do it: the report holds the command line."""
+    """A change would help, but only the operator can make it. The report holds the command line."""
     REJECTED = "rejected"
-    """The plan was not approved."""
+    """A person rejected the plan."""
     OPTIMIZED = "optimized"
-    """Entries were dropped."""
+    """Cold entries were dropped."""
     IMPROVED = "improved"
-    """Changed, and verified to help."""
+    """The cache was changed, and the verification shows that the change helped."""
     KEPT_UNDECIDED = "kept_undecided"
-    """Changed and kept; whether it helped could not be told."""
+    """The cache was changed, and the change is kept. The verification could not show whether it helped."""
     ROLLED_BACK = "rolled_back"
-    """Changed, seen to harm, and undone."""
+    """The cache was changed, the change made it worse, and the change was undone."""
     FAILED = "failed"
-    """An error ended the run; the message says what is known."""
+    """An error ended the run. The message says what is known."""
 
 
 class Stop(Frozen):
-    """Why a run goes straight to its report."""
+    """The reason why a run goes straight to its report."""
 
     outcome: Outcome
     summary: str
 
 
 class TuneReport(Frozen):
-    """What a run of `tune_cache` did and found."""
+    """The report of a run of `tune_cache`."""
 
     cache: str
     mode: Mode
     outcome: Outcome
     summary: str
-    """One or two sentences."""
+    """The result in one or two sentences."""
     advice: Advice | None = None
     plan: Plan | None = None
     change: ChangeResult | None = None
@@ -152,51 +159,52 @@ class TuneReport(Frozen):
 
 
 class EditedArguments(BaseModel):
-    """The arguments of the action as a person wants them; the plan's own ones may stay among them."""
+    """The arguments of the action as a person edited them. The plan's other arguments may stay."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(hide_input_in_errors=True, use_attribute_docstrings=True)
 
     update: Annotated[ConfigUpdate, Field(title="Settings")]
-    """The settings wanted instead of the plan's."""
+    """The settings that replace the plan's settings."""
     fingerprint: Annotated[str | None, Field(title="Plan fingerprint")] = None
-    """If given, it must be that of the plan that was shown."""
+    """The fingerprint in the request. If given, it must match the plan in the request."""
 
 
 class EditedAction(BaseModel):
-    """What to do instead."""
+    """The action that replaces the plan."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(hide_input_in_errors=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Annotated[str, Field(title="Action")] = APPLY
-    """As it was shown; there is one."""
+    """Name of the action in the request."""
     args: Annotated[EditedArguments, Field(title="Arguments")]
-    """What to do it with."""
+    """The edited arguments."""
 
 
 class Decision(BaseModel):
-    """One decision of a person, in LangChain's human-in-the-loop shape."""
+    """A person's decision, in LangChain's human-in-the-loop format."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(hide_input_in_errors=True, extra="forbid", use_attribute_docstrings=True)
 
     type: Annotated[Literal["approve", "edit", "reject"], Field(title="Decision")]
     """approve: carry out the plan; edit: carry out `edited_action` instead; reject: change nothing."""
     message: Annotated[str | None, Field(title="Reason", examples=["not before the weekend"])] = None
-    """Why, for a rejection."""
+    """The reason for a rejection."""
     edited_action: Annotated[EditedAction | None, Field(title="Edited plan")] = None
-    """For edit, and only then: what to do instead."""
+    """The action that replaces the plan. Required for edit, and not allowed otherwise."""
 
     @model_validator(mode="after")
     def _edit_says_what(self) -> "Decision":
         if (self.type == "edit") != (self.edited_action is not None):
-            msg = "edited_action goes with the decision edit, and that needs it"
+            msg = "edited_action is required for the decision edit, and not allowed for any other decision"
             raise ValueError(msg)
         return self
 
 
 class Approval(BaseModel):
-    """The answer to the approval interrupt: exactly one decision."""
+    """The answer to the approval interrupt. It holds exactly one decision."""
 
     model_config = ConfigDict(
+        hide_input_in_errors=True,
         extra="forbid",
         use_attribute_docstrings=True,
         title="Approval of a change",
@@ -210,13 +218,13 @@ class Approval(BaseModel):
     )
 
     decisions: Annotated[list[Decision], Field(title="Decision", min_length=1, max_length=1)]
-    """One decision for the one action that was shown."""
+    """One decision on the action in the request."""
     fingerprint: Annotated[str | None, Field(title="Plan fingerprint")] = None
-    """If given, it must be that of the plan that was shown."""
+    """The fingerprint in the request. If given, it must match the plan in the request."""
 
 
 class Nothing(BaseModel):
-    """View of a node that reads no channel but the reason."""
+    """View of a node that reads only the reason."""
 
     tune_reason: Line = ""
 
@@ -238,6 +246,8 @@ class Planned(Advised):
 
     tune_plan: Plan
     tune_edit: ConfigUpdate | None = None
+    tune_approved: bool = False
+    """Whether a person was asked and approved."""
 
 
 class Changed(Planned):
@@ -247,7 +257,7 @@ class Changed(Planned):
 
 
 class Finished(Nothing):
-    """View of `report`: whatever the run came to."""
+    """View of `report`. It holds the results of all steps that ran."""
 
     tune_baseline: Baseline | None = None
     tune_advice: Advice | None = None

@@ -1,10 +1,10 @@
 """The subgraph that tunes one cache: read metrics -> recommend -> (approve) -> optimize or reconfigure -> verify -> keep or undo.
 
-Embed it in one of three ways:
+You can embed it in three ways:
 
 * ``builder.add_node("tune", tune_cache)`` in a parent whose state has the keys `tune_reason` (in) and `tune_report` (out);
-* ``builder.add_node("tune", tune_node(read=..., write=..., context=...))`` in a parent with keys of its own;
-* ``build_tune_cache(operations=...).compile(...)`` with your own directory of caches.
+* ``builder.add_node("tune", tune_node(read=..., write=..., context=...))`` in a parent whose state has other keys;
+* ``build_tune_cache(operations=...).compile(...)`` with caches from your own settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ from .state import Advised, Changed, Finished, Nothing, Observed, Planned, TuneC
 
 
 def build_tune_cache(*, operations: Operations | None = None) -> StateGraph[TuneState, TuneContext, TuneInput, TuneOutput]:
-    """The graph, not compiled, so that the host chooses checkpointer, store and names.
+    """Return the uncompiled graph, so that the host can choose checkpointer, store and names.
 
     Args:
-        operations: Operations on your own directory; the process-wide ones of the operator's directory by default, made when the
-            first node runs.
+        operations: Operations on your own caches. The default is the process-wide operations on caches.toml, which are created
+            when the first node runs.
     """
 
     def chosen() -> Operations:
@@ -57,7 +57,7 @@ def build_tune_cache(*, operations: Operations | None = None) -> StateGraph[Tune
 
 
 tune_cache = build_tune_cache().compile(name="tune_cache")
-"""The compiled graph; it takes its host's checkpointer and store. Without a checkpointer, mode `approve` changes nothing."""
+"""The compiled graph. It uses its host's checkpointer and store. Without a checkpointer, mode `approve` changes nothing."""
 
 
 def tune_node(
@@ -65,21 +65,21 @@ def tune_node(
     read: Callable[[Any], TuneInput] | None = None,
     write: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     context: Callable[[Any], TuneContext | None] | TuneContext | None = None,
-    graph: Any = tune_cache,  # noqa: ANN401  a CompiledStateGraph, whose type parameters are the host's affair
+    graph: Any = tune_cache,  # noqa: ANN401  a CompiledStateGraph with the host's type parameters
 ) -> RunnableLambda[Any, dict[str, Any]]:
-    """The subgraph as a node for a host whose state has other keys.
+    """Return the subgraph as a node for a host whose state has other keys.
 
     Args:
-        read: The host's state -> the input of `tune_cache`; nothing by default.
-        write: The report (a `TuneReport` as plain JSON) -> the host's update; ``{"tune_report": report}`` by default.
-        context: The run's settings, or how to get them from the host's state; otherwise what the host's own context says of them
-            (see `context_of`).
+        read: Turn the host's state into the input of `tune_cache`. The default is an empty input.
+        write: Turn the report (a `TuneReport` as plain JSON) into the host's update. The default is ``{"tune_report": report}``.
+        context: The run's settings, or a function that returns them from the host's state. The default is the settings in the
+            host's own context (see `context_of`).
         graph: The compiled graph to run.
     """
 
     def given(state: Any) -> tuple[TuneInput, TuneContext | None]:  # noqa: ANN401
         settings = context(state) if callable(context) else context
-        return (read(state) if read else {}), settings  # LangGraph hands on the host's context in place of None
+        return (read(state) if read else {}), settings  # LangGraph replaces None with the host's context
 
     def written(result: dict[str, Any]) -> dict[str, Any]:
         report = result["tune_report"]

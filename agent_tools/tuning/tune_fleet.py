@@ -1,7 +1,7 @@
-"""The subgraph that tunes many servers: read all -> group -> recommend -> (approve) -> canary -> batches, undone at harm.
+"""The subgraph that tunes many servers: read all -> group -> recommend -> (approve) -> canary -> batches -> keep or undo.
 
-Each server's plan, change and verification are checkpointed as soon as they are there. A run that was killed goes on where it
-stopped: a plan is carried out once, however often its step is run.
+The graph checkpoints each server's plan, change and verification as soon as they exist. After a crash, the run continues where it
+stopped. A plan is carried out only once, even if its step runs again.
 """
 
 from langchain_core.runnables import RunnableLambda
@@ -14,11 +14,11 @@ from .fleet_state import FleetContext, FleetInput, FleetOutput, FleetState, Flee
 
 
 def build_tune_fleet(*, operations: Operations | None = None) -> StateGraph[FleetState, FleetContext, FleetInput, FleetOutput]:
-    """The graph, not compiled, so that the host chooses checkpointer, store and names.
+    """Return the uncompiled graph, so that the host can choose checkpointer, store and names.
 
     Args:
-        operations: Operations on your own directory; the process-wide ones of the operator's directory by default, made when the
-            first node runs.
+        operations: Operations on your own caches. The default is the process-wide operations on caches.toml, which are created
+            when the first node runs.
     """
 
     def chosen() -> Operations:
@@ -52,4 +52,4 @@ def build_tune_fleet(*, operations: Operations | None = None) -> StateGraph[Flee
 
 
 tune_fleet = build_tune_fleet().compile(name="tune_fleet")
-"""The compiled graph; it takes its host's checkpointer and store. Without a checkpointer, mode `approve` changes nothing."""
+"""The compiled graph. It uses its host's checkpointer and store. Without a checkpointer, mode `approve` changes nothing."""

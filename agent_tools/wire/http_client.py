@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import anyio
 import httpx
+from pydantic import SecretStr
 
 from agent_tools.errors import NotLMCacheError, OutcomeUnknownError, RefusedError, SettingsError, UnreachableError
 from agent_tools.plain import plain, refuse_halves
@@ -33,12 +34,32 @@ GREETING = 0.1
 class AdminClient:
     """One keep-alive connection pool to one base URL, which no request leaves. Redirects and proxies are not followed."""
 
-    def __init__(self, base_url: str, timeout: float = 5.0, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """Raises `SettingsError` when `base_url` is not ``http(s)://host[:port]``; `timeout` is in seconds per call."""
+    def __init__(
+        self,
+        base_url: str,
+        timeout: float = 5.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        token: SecretStr | None = None,
+        guarded: str = "/agent-tools/",
+    ) -> None:
+        """Make a client; nothing is sent yet.
+
+        Args:
+            base_url: ``http(s)://host[:port]``.
+            timeout: Seconds per call.
+            transport: What carries the calls; plain HTTP when not given.
+            token: Sent to paths that start with `guarded`, and to no others.
+            guarded: Start of the paths that need the token.
+
+        Raises:
+            SettingsError: `base_url` has another form.
+        """
         try:
             url = httpx.URL(base_url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise SettingsError(f"{text_without_secrets(base_url)!r} is not an address: {error}") from error
+            wrong, url = str(error), None
+        if url is None:  # outside of `except`: what httpx says can hold the address with its password
+            raise SettingsError(f"{text_without_secrets(base_url)!r} is not an address: {wrong}")
         more = url.userinfo or url.path not in {"", "/"} or url.query or url.fragment
         if url.scheme not in {"http", "https"} or not url.host or more:
             raise SettingsError(
@@ -46,6 +67,7 @@ class AdminClient:
             )
         self.base_url = str(url).rstrip("/")
         self.timeout = timeout
+        self._token, self._guarded = token, guarded
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
             timeout=timeout,
@@ -68,7 +90,7 @@ class AdminClient:
             yield
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise NotLMCacheError(
-                f"{self.base_url}{path} is not that of an `lmcache server` 0.5 ({type(error).__name__}: {_short(error)}):"
+                f"{self.base_url}{plain(path)} is not that of an `lmcache server` 0.5 ({type(error).__name__}: {_short(error)}):"
                 " something else, or another version, answers there"
             ) from error
 
@@ -119,10 +141,10 @@ class AdminClient:
             raise self._unreachable(path, error) from error
         except httpx.HTTPError as error:
             raise OutcomeUnknownError(
-                f"{method} {path} was sent to {self.base_url} and no answer came ({_cause(error)}); it may or may not be in"
-                " force: read the cache's status and configuration before anything else"
+                f"{method} {plain(path)} was sent to {self.base_url} and no answer came ({_cause(error)}); it may or may not be"
+                " in force: read the cache's status and configuration before anything else"
             ) from error
-        return self._json(self._accepted(response, f"{method} {path}"))
+        return self._json(self._accepted(response, f"{method} {plain(path)}"))
 
     async def _sent(self, method: str, path: str, body: Any, seconds: float) -> httpx.Response:  # noqa: ANN401  JSON
         try:
@@ -157,7 +179,7 @@ class AdminClient:
             except httpx.RequestError as error:
                 last = error
                 continue
-            return self._accepted(response, f"GET {path}")
+            return self._accepted(response, f"GET {plain(path)}")
         if isinstance(last, httpx.RemoteProtocolError | httpx.DecodingError):
             raise NotLMCacheError(
                 f"{self.base_url} does not speak HTTP as LMCache does ({_cause(last)}); give the server's --http-port, not its"
@@ -170,6 +192,8 @@ class AdminClient:
         here, there = httpx.URL(self.base_url), request.url
         if (there.scheme, there.host, there.port, there.userinfo) != (here.scheme, here.host, here.port, b""):
             raise NotLMCacheError(f"a request would have left {self.base_url} for {there}; it was not sent. Nothing was changed")
+        if self._token is not None and there.path.startswith(self._guarded):
+            request.headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
 
     async def _meet(self) -> None:
         """Before the first request, make sure that the other side does not speak first, as ZeroMQ does and HTTP never.
@@ -227,12 +251,12 @@ class AdminClient:
     def _unreachable(self, path: str, error: Exception | None) -> UnreachableError:
         if isinstance(error, httpx.ReadTimeout):
             return UnreachableError(
-                f"what listens at {self.base_url} took the connection and did not answer {path} within {self.timeout:g} s: the"
-                " server hangs, or this is its --port and not its --http-port; nothing was changed"
+                f"what listens at {self.base_url} took the connection and did not answer {plain(path)} within {self.timeout:g} s:"
+                " the server hangs, or this is its --port and not its --http-port; nothing was changed"
             )
         return UnreachableError(
-            f"no cache answered {path} at {self.base_url} within {self.timeout:g} s ({_cause(error)}); nothing was changed."
-            " Start `lmcache server` there or correct the cache's address"
+            f"no cache answered {plain(path)} at {self.base_url} within {self.timeout:g} s ({_cause(error)}); nothing was"
+            " changed. Start `lmcache server` there or correct the cache's address"
         )
 
 

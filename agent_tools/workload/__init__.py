@@ -1,1 +1,1 @@
-"""What a cache is asked: access logs, traces, generated traffic, and replay into a real server."""
+"""The requests of a cache: access logs, traces, generated traffic, and replay into a real server."""

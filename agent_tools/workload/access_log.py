@@ -1,4 +1,4 @@
-"""The access log: every lookup of a cache, in order, as flat arrays."""
+"""The access log: all lookups of a cache, in order, as flat arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ import numpy.typing as npt
 class AccessLog:
     """Lookups in time order. Chunk ``i`` of a request stands for its whole prefix up to and including chunk ``i``.
 
-    Equal chunk ids therefore mean equal prefixes, as with LMCache's chained hashes. Only whole chunks are listed: a request
-    of T tokens has ``T // chunk_size`` of them.
+    Equal chunk ids therefore mean equal prefixes, as with LMCache's chained hashes. Only whole chunks are listed: a request of T
+    tokens has ``T // chunk_size`` chunks.
     """
 
     chunk_size: int
@@ -33,40 +33,41 @@ class AccessLog:
     tenant_names: tuple[str, ...] = ("",)
     model_names: tuple[str, ...] = ("",)
     hashes: npt.NDArray[np.uint8] | None = None
-    """(unique chunks, 32) LMCache's hash of each chunk id, raw bytes; ``None`` when the source has none."""
+    """(unique chunks, 32) LMCache's hash of each chunk id, raw bytes; ``None`` if the source has no hashes."""
     chunk_bytes: int | None = None
-    """KV bytes of one chunk as the source states them (shapes x dtypes); ``None`` when it does not."""
+    """KV bytes of one chunk as the source states them (shapes x dtypes); ``None`` if the source does not state them."""
     bad_lines: int = 0
-    """Lines of the source that could not be read and were left out, as the reader was told to."""
+    """Lines of the source that could not be read and that the caller chose to skip."""
     sampling_rate: float = 1.0
-    """Share of all distinct chunks that the source recorded: a cache of ``n`` chunks holds ``n x sampling_rate`` of these."""
+    """Share of all distinct chunks that the source recorded: a cache of ``n`` chunks holds ``n x sampling_rate`` recorded
+    chunks."""
     remarks: tuple[str, ...] = ()
-    """What the reader had to mend, one sentence each."""
+    """What the reader had to correct, one sentence each."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def unique_chunks(self) -> int:
-        """Number of distinct chunks: the footprint, in chunks."""
+        """Return the number of distinct chunks: the footprint, in chunks."""
         return int(self.chunk_ids.max()) + 1 if len(self.chunk_ids) else 0
 
     @property
     def duration(self) -> float:
-        """Seconds from the first to the last lookup."""
+        """Return the seconds from the first to the last lookup."""
         return float(self.timestamps[-1] - self.timestamps[0]) if len(self) else 0.0
 
     @property
     def chunks_per_request(self) -> npt.NDArray[np.int64]:
-        """(requests,) whole chunks of each request."""
+        """Return (requests,) whole chunks of each request."""
         return np.diff(self.offsets)
 
     def request(self, index: int) -> npt.NDArray[np.int32]:
-        """The chunk ids of one request, first chunk first."""
+        """Return the chunk ids of one request, first chunk first."""
         return self.chunk_ids[self.offsets[index] : self.offsets[index + 1]]
 
     def select(self, requests: Sequence[int] | npt.NDArray[np.intp] | slice) -> "AccessLog":
-        """The log of some of the requests, in the order given, with chunk ids numbered anew by first appearance."""
+        """Return the log of some of the requests, in the given order, with chunk ids renumbered by first appearance."""
         index = np.arange(len(self))[requests] if isinstance(requests, slice) else np.asarray(requests, dtype=np.intp)
         counts = self.chunks_per_request[index]
         offsets = np.concatenate(([0], np.cumsum(counts)))
@@ -85,23 +86,26 @@ class AccessLog:
 
 
 async def lookups_since(log: AccessLog | None, instant: float | None) -> AccessLog | None:
-    """The lookups at or after a time; in a thread where some are to be left out, which takes long for a large log."""
+    """Return the lookups at or after a time (seconds, as in the log).
+
+    Leaving lookups out takes long for a large log, so it runs in a thread.
+    """
     if log is None or instant is None or not len(log) or log.timestamps[0] >= instant:
         return log
     return await anyio.to_thread.run_sync(log.select, slice(int(np.searchsorted(log.timestamps, instant)), None))
 
 
 def in_time_order(log: AccessLog) -> AccessLog:
-    """The log sorted by time; requests of the same time keep their order."""
+    """Return the log sorted by time. Requests of the same time keep their order."""
     if (np.diff(log.timestamps) >= 0).all():
         return log
     return log.select(np.argsort(log.timestamps, kind="stable"))
 
 
 def renumber(ids: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.integer]]:
-    """Dense ids by first appearance, and the old id of each new one.
+    """Renumber ids densely by first appearance.
 
-    Returns ``(new_ids, old_ids)``: ``old_ids[new_ids] == ids``.
+    Return ``(new_ids, old_ids)`` with ``old_ids[new_ids] == ids``.
     """
     values, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")

@@ -1,4 +1,4 @@
-"""Chunk hashes -> dense chunk ids, at tens of millions a second: parsing of LMCache's hex lists and an exact hash table."""
+"""Chunk hashes to dense chunk ids, at tens of millions a second: a parser for LMCache's hex lists and an exact hash table."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,14 @@ _EMPTY = -1
 _QUOTE, _OPEN, _CLOSE, _COMMA, _SPACE = (ord(char) for char in '"[], ')
 _ZERO, _X = ord("0"), ord("x")
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-"""2**64 / golden ratio: multiplying by it and taking the top bits spreads any keys (Knuth, Fibonacci hashing)."""
+"""2**64 / golden ratio. Multiplying by it and taking the top bits spreads any keys evenly (Knuth, Fibonacci hashing)."""
 
 
 class ChunkTable:
-    """Every (model, chunk hash) met so far, numbered by first appearance. Exact: all bytes of a hash are compared."""
+    """All (model, chunk hash) pairs met so far, numbered by first appearance. Exact: all bytes of a hash are compared."""
 
     def __init__(self, hash_bytes: int) -> None:
-        """An empty table for hashes of `hash_bytes` bytes each."""
+        """Create an empty table for hashes of `hash_bytes` bytes each."""
         self.hash_bytes = hash_bytes
         self._words = -(-hash_bytes // 8)
         self._keys = np.empty((0, self._words), dtype=np.uint64)
@@ -30,7 +30,7 @@ class ChunkTable:
         self._size = 0
 
     def ids(self, hashes: npt.NDArray[np.uint8], models: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
-        """(chunks,) the id of each hash under its model; hashes not met before get the next free ids.
+        """Return (chunks,) the id of each hash under its model. A new hash gets the next free id.
 
         `hashes` is (chunks, hash_bytes), `models` (chunks,).
         """
@@ -42,7 +42,7 @@ class ChunkTable:
         return ids
 
     def hashes(self) -> npt.NDArray[np.uint8]:
-        """(ids, hash_bytes) the hash of each id, raw bytes."""
+        """Return (ids, hash_bytes) the hash of each id, raw bytes."""
         return self._keys[: self._size].view(np.uint8)[:, : self.hash_bytes]
 
     def _make_room(self, chunks: int) -> None:
@@ -60,10 +60,10 @@ class ChunkTable:
 def parse_hash_lists(
     text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], hash_bytes: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
-    """The hashes in consecutive JSON lists ``["0x..", ..]`` of lower-case hex strings of one width.
+    """Parse consecutive JSON lists ``["0x..", ..]`` of lower-case hex strings of one width.
 
-    `starts` (lists + 1,) tells where in `text` each list begins. Returns ``(hashes, counts)``: (chunks, hash_bytes) raw bytes and
-    (lists,) hashes in each; ``None`` when a list is anything else.
+    `starts` (lists + 1,) says where in `text` each list begins. Return ``(hashes, counts)``: (chunks, hash_bytes) raw bytes and
+    (lists,) the number of hashes in each list. Return ``None`` if a list holds anything else.
     """
     shortest = len('"0x",') + 2 * hash_bytes
     hashes = np.empty((len(text) // shortest + 1, hash_bytes), dtype=np.uint8)
@@ -76,7 +76,7 @@ def parse_hash_lists(
 def _parse(
     text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]
 ) -> int:
-    """Fill `hashes` and `counts`; the number of hashes, or -1 at the first thing that is not expected."""
+    """Fill `hashes` and `counts`. Return the number of hashes, or -1 at the first unexpected byte."""
     hash_bytes = hashes.shape[1]
     width = 2 * hash_bytes
     found = 0
@@ -109,7 +109,7 @@ def _parse(
 
 @compiled
 def _slot(key: npt.NDArray[np.uint64], model: int, slots: int) -> np.int64:
-    """Where a key belongs in a table of `slots` (a power of two) slots."""
+    """Return the slot of a key in a table with `slots` (a power of two) slots."""
     mixed = (key[0] ^ (np.uint64(model) * _SPREAD)) * _SPREAD
     return np.int64((mixed >> np.uint64(32)) & np.uint64(slots - 1))
 
@@ -124,7 +124,7 @@ def _intern(
     known_models: npt.NDArray[np.int16],
     size: int,
 ) -> int:
-    """Fill `ids`, adding what is new to the table (linear probing); the new size."""
+    """Fill `ids` and add new keys to the table (linear probing). Return the new size."""
     for chunk in range(len(keys)):
         slot = _slot(keys[chunk], models[chunk], len(slots))
         while True:

@@ -1,4 +1,4 @@
-"""Made-up traffic of multi-turn agents: shared system prompts, growing histories, tool outputs, pauses, several tenants."""
+"""Generated traffic of multi-turn agents: shared system prompts, growing histories, tool outputs, pauses, several tenants."""
 
 import math
 from bisect import bisect_right
@@ -14,32 +14,32 @@ from agent_tools.models.config import Frozen
 from .access_log import AccessLog, renumber
 
 _SPACE = 2**32
-"""Chunk numbers set aside for each system prompt and each conversation, before they are renumbered."""
+"""Chunk numbers reserved for each system prompt and each conversation, before they are renumbered."""
 
 _Tokens = Annotated[int, Field(gt=0, le=2**24)]
 _Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
 class AgentTraffic(Frozen):
-    """Agents that talk in turns; every turn sends the whole conversation so far as its prompt.
+    """Agents that talk in turns. Every turn sends the whole conversation so far as its prompt.
 
-    A conversation begins with one of its tenant's system prompts, chosen by popularity. Each turn appends what a person said or
-    what a tool gave back, then the model's answer, until the conversation has had its turns or the next one would not fit into
-    the context; then another begins in its place. Lengths and pauses vary around their means by a log-normal factor.
+    A conversation begins with one of its tenant's system prompts, chosen by popularity. Each turn appends a person's message or a
+    tool's output, then the model's answer. A conversation ends after its turns, or when the next turn would not fit into the
+    context; then another one takes its place. A log-normal factor varies lengths and pauses around their means.
     """
 
     requests: Annotated[int, Field(gt=0, le=10_000_000)] = 2_000
-    """How many requests (turns) to generate."""
+    """Number of requests (turns) to generate."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The same seed and parameters give the same traffic on every machine."""
     chunk_size: _Tokens = 256
     """Tokens per chunk."""
     tenants: Annotated[int, Field(gt=0, le=1_000)] = 2
-    """Tenants; they share nothing, not even equal system prompts, since each has its own cache salt."""
+    """Number of tenants. Each has its own cache salt, so they share nothing, not even equal system prompts."""
     conversations: Annotated[int, Field(gt=0, le=100_000)] = 24
-    """Conversations open at any time, over all tenants."""
+    """Number of open conversations at any time, over all tenants."""
     system_prompts: Annotated[int, Field(gt=0, le=10_000)] = 4
-    """System prompts of each tenant (the agents it runs)."""
+    """Number of system prompts of each tenant (the agents that it runs)."""
     prompt_skew: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Popularity of the system prompts: the k-th is chosen in proportion to ``k ** -prompt_skew``; 0 is uniform."""
     system_tokens: _Tokens = 2_000
@@ -47,36 +47,36 @@ class AgentTraffic(Frozen):
     turns: Annotated[float, Field(ge=1, le=10_000)] = 10
     """Mean number of turns in a conversation."""
     user_tokens: _Tokens = 80
-    """Mean length of what a person says, tokens."""
+    """Mean length of a person's message, tokens."""
     tool_tokens: _Tokens = 600
     """Mean length of a tool's output, tokens."""
     answer_tokens: _Tokens = 200
     """Mean length of the model's answer or tool call, tokens."""
     tool_share: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Share of the turns after the first that answer a tool's output, not a person."""
+    """Share of the turns after the first that answer a tool's output instead of a person."""
     think_seconds: _Seconds = 20
     """Mean pause before a person's next message, seconds."""
     tool_seconds: _Seconds = 2
-    """Mean time a tool takes, seconds."""
+    """Mean duration of a tool call, seconds."""
     answer_tokens_per_second: Annotated[float, Field(gt=0)] = 60
-    """How fast the model answers."""
+    """The model's answering speed, tokens per second."""
     spread: Annotated[float, Field(ge=0, le=3)] = 0.7
-    """Standard deviation of the logarithm of every length and pause; 0 gives the means themselves."""
+    """Standard deviation of the logarithm of every length and pause. 0: all lengths and pauses equal their means."""
     context_tokens: _Tokens = 32_000
-    """Longest prompt, tokens; a conversation that would exceed it ends."""
+    """Longest prompt, tokens. A conversation that would exceed it ends."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AgentTraffic":
         if self.context_tokens < 2 * (self.system_tokens + self.user_tokens):
             msg = (
-                f"context_tokens ({self.context_tokens}) must be at least twice system_tokens + user_tokens "
-                f"({self.system_tokens} + {self.user_tokens}), or conversations end before they begin"
+                f"context_tokens ({self.context_tokens}) must be at least twice system_tokens + user_tokens"
+                f" ({self.system_tokens} + {self.user_tokens}), otherwise conversations end before they begin"
             )
             raise ValueError(msg)
         return self
 
     def generate(self) -> AccessLog:
-        """The traffic as an access log: one lookup per turn, from time 0, sorted by time."""
+        """Return the traffic as an access log: one lookup per turn, from time 0, sorted by time."""
         traffic = _Traffic(self)
         turns = np.array([traffic.next_turn() for _ in range(self.requests)])
         tokens, milliseconds, tenants, prompts, conversations, system_tokens = turns.T
@@ -103,14 +103,14 @@ class _Conversation:
     number: int
     tenant: int
     prompt: int
-    """Number of its system prompt, over all tenants."""
+    """Number of the conversation's system prompt, over all tenants."""
     tokens: int
-    """Length of the prompt of its next turn."""
+    """Length of the prompt of the conversation's next turn, tokens."""
     turns_left: int
 
 
 class _Traffic:
-    """The conversations as they go on, and the next one to speak."""
+    """The open conversations, and which of them speaks next."""
 
     def __init__(self, settings: AgentTraffic) -> None:
         self._settings = settings
@@ -126,7 +126,7 @@ class _Traffic:
         heapify(self._turns)
 
     def next_turn(self) -> tuple[int, int, int, int, int, int]:
-        """The next request: its tokens, time (ms), tenant, system prompt, conversation, and the tokens of the system prompt."""
+        """Return the next request: tokens, time (ms), tenant, system prompt, conversation, tokens of the system prompt."""
         milliseconds, slot = self._turns[0]
         now = self._conversations[slot]
         turn = (now.tokens, milliseconds, now.tenant, now.prompt, now.number, self._system_tokens[now.prompt])
@@ -134,7 +134,7 @@ class _Traffic:
         return turn
 
     def _continue(self, slot: int) -> int:
-        """Prepare the next turn of a slot, perhaps in a new conversation; milliseconds until then."""
+        """Prepare the next turn of a slot, in a new conversation if needed. Return the milliseconds until then."""
         settings, now = self._settings, self._conversations[slot]
         answer = self._tokens(settings.answer_tokens)
         uses_tool = self._random.random() < settings.tool_share
@@ -155,7 +155,7 @@ class _Traffic:
         return _Conversation(number, tenant, prompt, tokens, int(self._random.geometric(1 / settings.turns)))
 
     def _first_time(self) -> int:
-        """When a slot's first conversation begins: the slots start spread over the mean length of a conversation."""
+        """Return when a slot's first conversation begins, ms. The slots start spread over the mean length of a conversation."""
         settings = self._settings
         pause = settings.tool_share * settings.tool_seconds + (1 - settings.tool_share) * settings.think_seconds
         turn = settings.answer_tokens / settings.answer_tokens_per_second + pause
@@ -165,6 +165,6 @@ class _Traffic:
         return max(1, round(mean * self._factor()))
 
     def _factor(self) -> float:
-        """A log-normal factor of mean 1."""
+        """Return a log-normal factor of mean 1."""
         spread = self._settings.spread
         return math.exp(self._random.normal(-spread * spread / 2, spread))

@@ -1,7 +1,7 @@
-"""One engine's side of LMCache's request protocol: real KV tensors into and out of a real ``lmcache server``.
+"""The engine's side of LMCache's request protocol: real KV tensors into and out of a real ``lmcache server``.
 
-Seen in LMCache 0.5.6: what vLLM's connector does for a prompt (lookup, retrieve of the hit prefix, store of the rest, end of
-session), with the KV of every chunk made from its chunk id. Importing this module imports lmcache and torch.
+As in LMCache 0.5.6, it does for a prompt what vLLM's connector does: lookup, retrieve of the hit prefix, store of the rest, end
+of session. The KV of every chunk is made from its chunk id. Importing this module imports lmcache and torch.
 """
 
 import io
@@ -35,10 +35,10 @@ from .tokens import marks, prompt
 _Answer_co = TypeVar("_Answer_co", covariant=True)
 
 _PATIENCE = 0.5
-"""Seconds without an answer after which it is checked that the server still listens."""
+"""Seconds without an answer after which the client checks that the server still listens."""
 _CONNECT_SECONDS = 5
 _HIDDEN_BYTES = 4
-"""K and V of one hidden element in float16."""
+"""Bytes of K and V of one hidden element in float16."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,21 @@ class Request:
     """The tenant's cache salt."""
     chunk_ids: npt.NDArray[np.int32]
     tokens: int
-    """Length, tokens; at least that of the chunks."""
+    """Length of the prompt in tokens, including all chunks."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the server did with one request."""
+    """The outcome of one request."""
 
     hit: int
-    """Chunks found."""
+    """Number of chunks found."""
     sent: int
-    """Chunks handed over to be stored."""
+    """Number of chunks sent to the server to be stored."""
     corrupt: int
-    """Chunks that came back with other bytes than were stored under that chunk id."""
+    """Number of chunks that came back with other bytes than were stored under that chunk id."""
     lost: bool
-    """Whether the lookup found chunks that could then not be retrieved."""
+    """Whether the lookup found chunks that could not be retrieved afterwards."""
     refused: bool
     """Whether the server refused the store."""
 
@@ -80,31 +80,31 @@ class _Future(Protocol[_Answer_co]):
 
 
 class Stopped(Exception):  # noqa: N818
-    """The replay was stopped while a call was waiting for a server that does not answer."""
+    """Raised when the replay is stopped while a call waits for a server that does not answer."""
 
 
 class Connection:
-    """The way to one server: its RPC address, how long to wait for it, and when to give up."""
+    """The connection to one server: its RPC address, how long to wait for it, and whether to give up."""
 
     def __init__(self, rpc_url: str, timeout: float, stopped: threading.Event) -> None:
-        """Check that something listens at ``tcp://host:port``; `timeout` is for each call, in seconds.
+        """Check that something listens at ``tcp://host:port``. `timeout` applies to each call, in seconds.
 
         Raises:
-            UnreachableError: nothing does.
+            UnreachableError: Nothing listens there.
         """
         self.url, self.timeout = rpc_url, timeout
         self.given_up = False
-        """Whether no answer is to be waited for any more."""
+        """True if no call waits for an answer any more."""
         self._stopped = stopped
         self._address = _address(rpc_url)
         if not self.listens():
-            msg = f"nothing listens at {rpc_url}; start `lmcache server` there or give its RPC address (--host, --port)"
+            msg = f"nothing listens at {rpc_url}; start `lmcache server` there, or give its RPC address (--host, --port)"
             raise UnreachableError(msg)
         self.context = zmq.Context()  # type: ignore[attr-defined]
-        self.context.linger = 0  # else closing waits until a dead server has taken what is still queued for it
+        self.context.linger = 0  # otherwise closing waits until a dead server has taken what is queued for it
 
     def listens(self) -> bool:
-        """Whether the server's port still accepts connections."""
+        """Return whether the server's port still accepts connections."""
         try:
             socket.create_connection(self._address, timeout=_CONNECT_SECONDS).close()
         except OSError:
@@ -112,18 +112,18 @@ class Connection:
         return True
 
     def wait(self, future: _Future[_Answer_co], call: str) -> _Answer_co:
-        """The answer to a call.
+        """Wait for the answer to a call and return it.
 
         Raises:
-            CacheDiedError: the server is gone, or did not answer in time.
-            Stopped: it has not answered yet, and the replay is over.
+            CacheDiedError: The server is gone, or did not answer in time.
+            Stopped: The server has not answered yet, and the replay is over.
         """
         deadline = time.monotonic() + self.timeout
         while not future.wait(0 if self.given_up else _PATIENCE):
             if self.given_up:
                 raise Stopped
             if not self.listens():
-                raise self._died(f"is gone: it did not answer {call} and no longer listens")
+                raise self._died(f"is gone: it did not answer {call} and no longer listens; look at its log")
             if time.monotonic() > deadline:
                 raise self._died(f"did not answer {call} within {self.timeout:g} s")
             if self._stopped.is_set():
@@ -135,19 +135,19 @@ class Connection:
         return CacheDiedError(f"the LMCache server at {self.url} {how}")
 
     def close(self) -> None:
-        """Release the sockets; every client must be closed before."""
+        """Release the sockets. All clients must be closed before."""
         self.context.term()
 
 
 class KVClient:
-    """One engine worker, registered with the server for some models that share one KV layout: float16, K and V, one layer."""
+    """One engine worker, registered for models that share one KV layout: float16, K and V, one layer."""
 
     def __init__(self, connection: Connection, instance_id: int, models: tuple[str, ...], kv_bytes_per_token: int) -> None:
-        """Connect and register the models as `instance_id`, `instance_id` + 1, ..
+        """Connect, and register the models as `instance_id`, `instance_id` + 1, ..
 
         Raises:
-            NotLMCacheError: what listens does not speak LMCache's request protocol.
-            UnsupportedError: the server takes no KV from a client without a GPU.
+            NotLMCacheError: Something listens, but it does not speak LMCache's request protocol.
+            UnsupportedError: The server does not accept KV from a client without a GPU.
         """
         self._connection = connection
         self._models = models
@@ -165,10 +165,10 @@ class KVClient:
         self._shape = (2, 1, self.chunk_size, self._hidden)
 
     def request(self, request: Request) -> Outcome:
-        """Do for one prompt what an engine does; also when it is shorter than one chunk, as vLLM's connector does.
+        """Do for one prompt what an engine does, also if the prompt is shorter than one chunk, like vLLM's connector.
 
         Raises:
-            CacheDiedError: the server is gone or does not answer; the request is left unfinished.
+            CacheDiedError: The server is gone or does not answer. The request stays unfinished.
         """
         whole = len(request.chunk_ids)
         lookup = self._key(request)
@@ -197,7 +197,7 @@ class KVClient:
             for instance in self._registered:
                 self._wait(self._rpc.unregister_kv_cache_engine_driven_context(instance), "unregister")
         except (CacheDiedError, Stopped):
-            self._connection.given_up = True  # nobody is there to be told, by the other clients either
+            self._connection.given_up = True  # nothing is left to answer, also for the other clients
         finally:
             self._rpc.close()
 
@@ -224,12 +224,12 @@ class KVClient:
             answer: RegisterEngineDrivenContextResponse = self._wait(
                 self._rpc.register_kv_cache_engine_driven_context(payload), "register"
             )
-        except CacheDiedError as error:  # 0.5.6 does not answer a call it has no handler for
-            msg = f"{error}; a server must be started with --supported-transfer-mode auto (or engine_driven) for a replay"
+        except CacheDiedError as error:  # 0.5.6 never answers a call that it has no handler for
+            msg = f"{error}; for a replay, start the server with --supported-transfer-mode auto (or engine_driven)"
             raise UnsupportedError(msg) from error
         self._registered.append(instance_id)
         if answer.shm_name:
-            msg = f"{self._connection.url} hands KV over in shared memory; start it with --shm-name '' for a replay"
+            msg = f"{self._connection.url} passes KV through shared memory; for a replay, start it with --shm-name ''"
             raise UnsupportedError(msg)
 
     def _key(self, request: Request) -> IPCCacheServerKey:
@@ -246,13 +246,16 @@ class KVClient:
         )
 
     def _retrieve(self, key: IPCCacheServerKey, instance: int) -> list[npt.NDArray[np.uint32]] | None:
-        """The KV of a key's range, one array of 32-bit words a chunk; ``None`` when the server no longer has it."""
+        """Return the KV of a key's range, one array of 32-bit words per chunk; ``None`` if the server no longer has it."""
         answer: PrepareRetrieveResponse = self._wait(self._rpc.prepare_retrieve(key, instance), "prepare_retrieve")
         self._wait(self._rpc.commit_retrieve(key, instance), "commit_retrieve")
         return _Loader(io.BytesIO(answer.data)).load() if answer.success else None
 
     def _store(self, key: IPCCacheServerKey, instance: int, chunk_ids: npt.NDArray[np.int32]) -> bool:
-        """Hand over the KV of some chunks; whether the server accepted. It also accepts, and drops, what finds no room."""
+        """Send the KV of some chunks. Return whether the server accepted it.
+
+        The server also accepts a store that it drops because L1 is full.
+        """
         words = np.repeat(marks(chunk_ids), self.chunk_size * self._hidden).reshape(len(chunk_ids), -1)
         chunks = [torch.from_numpy(row.view(np.float16).reshape(self._shape)) for row in words]
         self._wait(self._rpc.prepare_store(key, instance), "prepare_store")
@@ -266,21 +269,21 @@ def _address(rpc_url: str) -> tuple[str, int]:
     except ValueError:
         host = port = None
     if parts.scheme != "tcp" or not host or not port:
-        msg = f"{rpc_url!r} is not the RPC address of an `lmcache server`; it looks like tcp://127.0.0.1:5555"
+        msg = f"{rpc_url!r} is not the RPC address of an `lmcache server`; give one like tcp://127.0.0.1:5555"
         raise UnreachableError(msg)
     return host, port
 
 
 def _differences(chunks: list[npt.NDArray[np.uint32]], expected: npt.NDArray[np.uint32]) -> int:
-    """Chunks that are missing, or whose first word (of K) or last word (of V) is not the mark they were stored with."""
+    """Return the number of chunks that are missing, or whose first word (of K) or last word (of V) is not their mark."""
     pairs = zip(chunks, expected.tolist(), strict=False)
     return len(expected) - sum(bool(chunk[0] == mark and chunk[-1] == mark) for chunk, mark in pairs)
 
 
 def _pickled(chunks: list[torch.Tensor]) -> bytes:
-    """A pickle that gives the server a list of tensors.
+    """Return a pickle that gives the server a list of tensors.
 
-    They travel as NumPy arrays: 6 us a chunk here and 3 us there instead of torch's 63 and 58.
+    The tensors travel as NumPy arrays: 6 us a chunk here and 3 us there, instead of torch's 63 and 58.
     """
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
@@ -290,17 +293,20 @@ def _pickled(chunks: list[torch.Tensor]) -> bytes:
 
 
 class _Loader(pickle.Unpickler):
-    """Reads a pickled list of tensors without running anything that the pickle names, unlike `pickle.loads`."""
+    """Reads a pickled list of tensors. Unlike `pickle.loads`, it runs nothing that the pickle names."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _READERS:
-            msg = f"the server sent a pickle that names {module}.{name}, which no list of tensors does"
+            msg = f"the server sent a pickle that names {module}.{name}, which no list of tensors needs; check what listens there"
             raise NotLMCacheError(msg)
         return _READERS[module, name]
 
 
 def _words(storage: bytes, _offset: int, shape: tuple[int, ...], *_: object) -> npt.NDArray[np.uint32]:
-    """A float16 tensor's words. torch writes a storage as a header and then its bytes; the server sends one storage a chunk."""
+    """Return a float16 tensor's words.
+
+    torch writes a storage as a header and then its bytes. The server sends one storage per chunk.
+    """
     return np.frombuffer(storage[-2 * int(np.prod(shape)) :], dtype=np.uint32)
 
 

@@ -1,5 +1,11 @@
-"""Trace files as blocks of whole lines: plain or gzip, cut files recognised, a broken line named by its number."""
+"""Trace files as blocks of whole lines: plain or gzip. Recognises cut files and reports a broken line by its number.
 
+A file may come from anybody. Memory is bounded whatever the file holds, and only regular files are read: a pipe or a device
+might never end.
+"""
+
+import gzip
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,75 +19,84 @@ import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
 
+from .memory import GB, available_bytes
+
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 _READ_BYTES = 2**22  # blocks that stay in the processor cache are read 1.5 times as fast as whole files
-_READ_ZIPPED_BYTES = 2**20
+LONGEST_LINE = 2**26
+"""Bytes of the longest line that is read. A lookup of ten million tokens in chunks of 16 has 45 million."""
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_WINDOW = 31
-"""zlib's window argument for a gzip member."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive lines of a file."""
+    """Consecutive lines of a file."""
 
     first_line: int
     """Number of the first line, from 1."""
     data: bytes
-    """The lines, each ended by a newline; the last line of the file may lack it."""
+    """The lines. Each ends with a newline, except perhaps the last line of the file."""
     lines: int
-    """How many."""
+    """Number of lines."""
     end_is_missing: bool = False
-    """Whether the file stops here without the newline that ends a line."""
+    """Whether the file ends here without a newline."""
 
 
 @dataclass
 class Source:
-    """One trace file and what is to be done with its broken lines."""
+    """One trace file, and how to treat its broken lines."""
 
     path: Path
     skip_bad_lines: bool = False
-    """Whether a broken line is counted and left out; else it raises."""
+    """Count broken lines and leave them out, instead of raising."""
     live: bool = False
-    """Whether a server may still be writing: then a half-written last line is nothing to report."""
+    """A server may still be writing the file, so a half-written last line is no error."""
     bad_lines: int = 0
     """Broken lines left out so far."""
+    memory_per_byte: float = 0.0
+    """Memory that the reader keeps for each byte of text; 0 if it keeps nothing."""
 
     def blocks(self) -> Iterator[Block]:
-        """The file in order, in blocks of about 4 MiB that end where a line ends.
+        """Yield the file in order, in blocks of about 4 MiB that end at the end of a line.
 
         Raises:
-            WorkloadError: the file cannot be read, is damaged, or is a gzip file that was cut short.
+            WorkloadError: The file cannot be read, is not a regular file, has a line longer than `LONGEST_LINE`, is damaged, is a
+                gzip file that was cut short, or holds more text than fits into memory.
         """
-        line, rest = 1, b""
+        line, rest, left = 1, bytearray(), self._most_text()
         for piece in self._pieces():
+            left -= len(piece)
+            if left < 0:
+                raise WorkloadError(self._too_much())
             end = piece.rfind(b"\n") + 1
             if not end:
                 rest += piece
+                if len(rest) > LONGEST_LINE:
+                    raise WorkloadError(self._too_long(line))
                 continue
-            block = Block(line, rest + piece[:end], lines=piece.count(b"\n"))
+            block = Block(line, bytes(rest) + piece[:end], lines=piece.count(b"\n"))
             yield block
-            line, rest = line + block.lines, piece[end:]
+            line, rest = line + block.lines, bytearray(piece[end:])
         if rest:
-            yield Block(line, rest, lines=1, end_is_missing=True)
+            yield Block(line, bytes(rest), lines=1, end_is_missing=True)
 
     def bad_line(self, number: int, reason: object) -> None:
-        """Count a broken line, or refuse the file because of it.
+        """Count a broken line if broken lines are skipped.
 
         Raises:
-            WorkloadError: unless broken lines are to be skipped.
+            WorkloadError: Broken lines are not skipped.
         """
         if not self.skip_bad_lines:
-            msg = f"{self.path}, line {number}: {reason}. Mend the line, or leave broken lines out with --skip-bad-lines."
+            msg = f"{self.path}, line {number}: {reason}. Correct the line, or leave broken lines out with --skip-bad-lines."
             raise WorkloadError(msg)
         self.bad_lines += 1
 
     def records(self, block: Block, decoder: "msgspec.json.Decoder[_Record]") -> tuple[list[_Record], npt.NDArray[np.int64]]:
-        """The requests of a block, and the line number of each; blank lines are passed over.
+        """Return the requests of a block, and the line number of each. Blank lines are passed over.
 
         Raises:
-            WorkloadError: a line is not what the decoder expects, and broken lines are not to be skipped.
+            WorkloadError: The decoder does not accept a line, and broken lines are not skipped.
         """
         try:
             found = decoder.decode_lines(block.data)
@@ -109,6 +124,9 @@ class Source:
 
     def _pieces(self) -> Iterator[bytes]:
         try:
+            if not stat.S_ISREG(self.path.stat().st_mode):  # before it is opened: opening a pipe waits for a writer
+                msg = f"{self.path} is not a regular file, so it might never end; copy what it holds to a file and name that file"
+                raise WorkloadError(msg)
             with self.path.open("rb") as file:
                 zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
                 file.seek(0)
@@ -118,24 +136,47 @@ class Source:
             raise WorkloadError(msg) from error
 
     def _unzipped(self, file: BinaryIO) -> Iterator[bytes]:
-        """The text of a gzip file of one or more members; what a cut file still holds is given before it is refused."""
-        member, lines = zlib.decompressobj(_GZIP_WINDOW), 0
-        while piece := member.unused_data or file.read(_READ_ZIPPED_BYTES):
-            if member.eof:
-                member = zlib.decompressobj(_GZIP_WINDOW)
-            try:
-                text = member.decompress(piece)
-            except zlib.error as error:
-                msg = f"{self.path} is a damaged gzip file ({error}) after {lines:,} whole lines; fetch it again"
-                raise WorkloadError(msg) from error
-            lines += text.count(b"\n")
-            yield text
-        if not member.eof:
+        """Yield the text of a gzip file of one or more members. Yield what a cut file still holds, then refuse the file."""
+        text, piece, lines = gzip.GzipFile(fileobj=file), bytearray(), 0
+        try:
+            while part := text.read1(_READ_BYTES):
+                piece += part
+                lines += part.count(b"\n")
+                if len(piece) >= _READ_BYTES:
+                    yield bytes(piece)
+                    piece = bytearray()
+        except (zlib.error, gzip.BadGzipFile) as error:
+            msg = f"{self.path} is a damaged gzip file ({error}) after {lines:,} whole lines; fetch it again"
+            raise WorkloadError(msg) from error
+        except EOFError:
+            yield bytes(piece)
             self._cut_short(lines)
+        else:
+            yield bytes(piece)
 
     def _cut_short(self, lines: int) -> None:
         if not self.skip_bad_lines:
-            msg = f"{self.path} is a gzip file that was cut short: {lines:,} lines are whole. Fetch it again, or use those with "
-            raise WorkloadError(msg + "--skip-bad-lines.")
+            msg = (
+                f"{self.path} is a gzip file that was cut short: {lines:,} lines are whole. Fetch it again, or use the whole"
+                " lines with --skip-bad-lines."
+            )
+            raise WorkloadError(msg)
         self.bad_lines += 1
-        self.live = True  # what is left of the last line is the line just counted
+        self.live = True  # the rest of the last line is the broken line just counted
+
+    def _most_text(self) -> float:
+        """Return how many bytes of text the reader can keep in the memory that is available now."""
+        available = available_bytes()
+        return available / self.memory_per_byte if available is not None and self.memory_per_byte else float("inf")
+
+    def _too_much(self) -> str:
+        return (
+            f"{self.path} holds more text than fits into memory ({(available_bytes() or 0) / GB:.1f} GB are available); split the"
+            " file and read a part of it"
+        )
+
+    def _too_long(self, line: int) -> str:
+        return (
+            f"{self.path}, line {line} is longer than {LONGEST_LINE // 2**20} MiB, so it is not a request; name a lookup-hash log"
+            " or a trace in the Mooncake format"
+        )

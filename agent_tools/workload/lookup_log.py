@@ -1,8 +1,8 @@
-"""LMCache's lookup-hash log: what a live ``lmcache server --lookup-hash-log-dir DIR`` was asked, as an access log.
+"""LMCache's lookup-hash log: the lookups of a live ``lmcache server --lookup-hash-log-dir DIR``, as an access log.
 
-One JSON line per lookup that reached hashing (LMCache 0.5.6, ``mp_observability/subscribers/logging/lookup_hash.py``): timestamp,
-model, chunk size, sequence length, KV layout and the chained hash of every whole chunk. It says nothing about the tenant
-(``cache_salt``), about hits, or about requests shorter than one chunk.
+The log has one JSON line per lookup that reached hashing (LMCache 0.5.6,
+``mp_observability/subscribers/logging/lookup_hash.py``): timestamp, model, chunk size, sequence length, KV layout and the chained
+hash of every whole chunk. It does not record the tenant (``cache_salt``), hits, or requests shorter than one chunk.
 """
 
 import re
@@ -31,17 +31,17 @@ _BLAKE3_BYTES = 32
 _DTYPE_BITS = re.compile(r"(?:torch\.)?(?:b?float|u?int)(\d+)")
 
 MEMORY_PER_BYTE = 1.1
-"""Memory that reading takes for each byte of text, at most: see `benchmarks/results/prediction.md`."""
+"""The most memory, in bytes, that reading takes for each byte of text; see `benchmarks/results/prediction.md`."""
 SET_BACK_SECONDS = 5.0
-"""Lines of several threads may be out of order by less; more means that the clock was set."""
-CLOCK_SET_BACK = "the clock was set back {} times while the log was written: what came before was moved back with it"
-REPEATED = "{} lookups stand in the log more than once and were counted once"
+"""Lines of several threads may be out of order by less than this. A larger step back means that the clock was set."""
+CLOCK_SET_BACK = "the clock was set back {} times while the log was written: earlier lookups were moved back with it"
+REPEATED = "{} lookups appear in the log more than once and were counted once"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class _Line(msgspec.Struct):
-    """One lookup, with the parts that are long or seldom change left unread."""
+    """One lookup. Its long parts, and parts that seldom change, stay unread."""
 
     timestamp: float
     model_name: str
@@ -54,7 +54,7 @@ class _Line(msgspec.Struct):
 
 
 class _CheckedLine(_Line):
-    """One lookup, every part checked: slower, but what is wrong with a line is told in words."""
+    """One lookup with every part checked. Slower, but errors name what is wrong with a line."""
 
     def __post_init__(self) -> None:
         _chunk_bytes(self.dtypes, self.shapes)
@@ -66,7 +66,7 @@ class _CheckedLine(_Line):
         if len(hashes) > whole:
             msg = f"{len(hashes)} chunk hashes, but {self.seq_len} tokens hold {whole} whole chunks of {self.chunk_size}"
             raise ValueError(msg)
-        self.chunk_hashes = msgspec.Raw(msgspec.json.encode(hashes))  # the spacing that the fast parser expects
+        self.chunk_hashes = msgspec.Raw(msgspec.json.encode(hashes))  # the fast parser expects this spacing
 
 
 _LINE = msgspec.json.Decoder(_Line)
@@ -76,25 +76,25 @@ _CHECKED_LINE = msgspec.json.Decoder(_CheckedLine)
 def read_lookup_log(path: Path | str, *, chunk_size: int | None = None, skip_bad_lines: bool = False) -> AccessLog:
     """Read a lookup-hash log: a folder of rotated ``lookup_hashes_*.jsonl`` files, or one such file, plain or gzip.
 
-    Lookups are sorted by time. Equal hashes under two models are two chunks. All tenants appear as one, since the log does not
-    name them. A half-written last line of the newest file is what a live server leaves, and is passed over. A lookup that stands
-    there twice (same time and request id) counts once; where the clock was set back, what came before is moved back with it;
-    `remarks` say so. `chunk_bytes` is that of one KV rank, and ``None`` when the lines disagree.
+    Lookups are sorted by time. Equal hashes under two models are two chunks. All tenants appear as one, because the log does not
+    name them. A live server may leave a half-written last line in the newest file; it is skipped. A lookup that appears twice
+    (same time and request id) counts once. If the clock was set back, earlier lookups are moved back with it. `remarks` report
+    both. `chunk_bytes` is the size on one KV rank, and ``None`` if the lines disagree.
 
     Args:
         path: The folder or file.
-        chunk_size: Read only the lookups of this chunk size (tokens); needed when the log holds several.
-        skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
+        chunk_size: Read only lookups with this chunk size (tokens). Needed if the log holds several.
+        skip_bad_lines: Skip broken lines and count them in `AccessLog.bad_lines`, instead of raising.
 
     Raises:
-        WorkloadError: nothing to read, a broken line, a damaged file, several chunk sizes, or more than memory holds.
+        WorkloadError: Nothing to read, a broken line, a damaged file, several chunk sizes, or a log larger than memory.
     """
     path = Path(path)
     files = _files(path)
     check_fits(files, MEMORY_PER_BYTE)
     reader, skipped = _Reader(chunk_size), 0
     for file in files:
-        source = Source(file, skip_bad_lines=skip_bad_lines, live=file == files[-1])
+        source = Source(file, skip_bad_lines, live=file == files[-1], memory_per_byte=MEMORY_PER_BYTE)
         for block in source.blocks():
             reader.add(block, source)
         skipped += source.bad_lines
@@ -102,15 +102,15 @@ def read_lookup_log(path: Path | str, *, chunk_size: int | None = None, skip_bad
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a log, oldest first: their names begin with the UTC time they were opened."""
+    """Return the files of a log, oldest first. Their names begin with the UTC time at which they were opened."""
     if not path.exists():
-        msg = f"{path} does not exist"
+        msg = f"{path} does not exist: name a lookup-hash log, e.g. the folder given to `lmcache server --lookup-hash-log-dir`"
         raise WorkloadError(msg)
     if not path.is_dir():
         return [path]
     files = sorted(path.glob(_FILES))
     if not files:
-        msg = f"{path} holds no lookup_hashes_*.jsonl file; `lmcache server` writes them when given --lookup-hash-log-dir {path}"
+        msg = f"{path} holds no lookup_hashes_*.jsonl file; `lmcache server --lookup-hash-log-dir {path}` writes them"
         raise WorkloadError(msg)
     return files
 
@@ -125,11 +125,11 @@ class _Columns:
     timestamps: npt.NDArray[np.float64]
     models: npt.NDArray[np.int16]
     names: npt.NDArray[np.int64]
-    """(lookups,) a digest of time and request id, which no two lookups have in common."""
+    """(lookups,) a digest of time and request id, different for every lookup."""
 
 
 class _Reader:
-    """Gathers the lookups of a log, block by block."""
+    """Collects the lookups of a log, block by block."""
 
     def __init__(self, chunk_size: int | None) -> None:
         self.chunk_size = chunk_size
@@ -141,7 +141,7 @@ class _Reader:
         self._unnamed = count()
 
     def add(self, block: Block, source: Source) -> None:
-        """Take in a block of lines; read them again one by one, with every check, when something in it is not as expected."""
+        """Add a block of lines. If something in it is unexpected, read its lines again one by one, with every check."""
         skipped = source.bad_lines
         try:
             self._take(source.records(block, _LINE)[0])
@@ -155,10 +155,10 @@ class _Reader:
                 raise WorkloadError(msg) from error
 
     def _take(self, lines: Sequence[_Line]) -> None:
-        """Take in lines of the chunk size that is wanted, the first one met by default.
+        """Add the lines that have the wanted chunk size; by default, the first chunk size met.
 
         Raises:
-            ValueError: a line does not hold together; none was taken in.
+            ValueError: A line is inconsistent; none of the lines was added.
         """
         if not lines:
             return
@@ -182,12 +182,12 @@ class _Reader:
         if self._table is None:
             self._table = ChunkTable(hashes.shape[1])
         ids = self._table.ids(hashes, np.repeat(models, counts))
-        # Lines without a request id are all taken for different ones.
+        # Lines without a request id all count as different lookups.
         names = np.array([hash((line.timestamp, line.request_id or next(self._unnamed))) for line in lines], dtype=np.int64)
         return _Columns(ids, counts, tokens, np.array([line.timestamp for line in lines]), models, names)
 
     def _hashes(self, lists: list[msgspec.Raw]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """(chunks, hash bytes) raw hashes, and how many of them each list has."""
+        """Return (chunks, hash bytes) raw hashes, and the number of hashes in each list."""
         text = b"".join(lists)
         starts = np.cumsum([0, *(len(memoryview(part)) for part in lists)], dtype=np.int64)
         first = _HASH.search(text)
@@ -195,14 +195,14 @@ class _Reader:
         parsed = parse_hash_lists(np.frombuffer(text, dtype=np.uint8), starts, hash_bytes)
         if parsed is None:
             msg = (
-                f"a chunk hash that is not {hash_bytes} bytes wide like the first one; read the logs of servers with different "
-                "--hash-algorithm one by one"
+                f"a chunk hash is not {hash_bytes} bytes wide like the first one; read the logs of servers with different"
+                " --hash-algorithm separately"
             )
             raise ValueError(msg)
         return parsed
 
     def log(self, path: Path, bad_lines: int) -> AccessLog:
-        """All that was gathered, in time order."""
+        """Return all collected lookups, in time order."""
         if self._table is None:
             raise WorkloadError(self._nothing(path, bad_lines))
         if self.chunk_size is None and len(self.chunk_sizes) > 1:
@@ -239,7 +239,7 @@ class _Reader:
 
 
 def _each_once(log: AccessLog, names: npt.NDArray[np.int64]) -> AccessLog:
-    """The log without lookups that stand there again."""
+    """Return the log without repeated lookups."""
     _, first = np.unique(names, return_index=True)
     repeated = len(names) - len(first)
     if not repeated:
@@ -248,18 +248,18 @@ def _each_once(log: AccessLog, names: npt.NDArray[np.int64]) -> AccessLog:
 
 
 def _without_jumps(times: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], int]:
-    """Times in the order of the lines as one clock would have shown them, and how often the clock was set back."""
+    """Return the times, in the order of the lines, as one clock would have shown them, and how often the clock was set back."""
     steps = np.diff(times, prepend=times[:1])
     back = np.where(steps < -SET_BACK_SECONDS, steps, 0.0)
-    later = np.cumsum(back[::-1])[::-1] - back  # of each line: by how much the clock was set back after it
+    later = np.cumsum(back[::-1])[::-1] - back  # for each line: by how much the clock was set back after it
     return times + later, int((back < 0).sum())
 
 
 def _chunk_bytes(dtypes: msgspec.Raw, shapes: msgspec.Raw) -> int | None:
-    """KV bytes of one chunk, from the names of torch dtypes and their shapes; ``None`` for a dtype this does not know.
+    """Return the KV bytes of one chunk, from the names of torch dtypes and their shapes; ``None`` for an unknown dtype.
 
     Raises:
-        ValueError: not a list of names and a list of shapes.
+        ValueError: The arguments are not a list of names and a list of shapes.
     """
     names = msgspec.json.decode(dtypes, type=list[str])
     sizes = [prod(shape) for shape in msgspec.json.decode(shapes, type=list[list[_Count]])]

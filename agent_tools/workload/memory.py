@@ -1,4 +1,4 @@
-"""Whether a log fits into memory, told before it is read: a process that runs out of it is killed without a word."""
+"""A check that a log fits into memory before it is read: the kernel kills a process that runs out of memory without a message."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,17 +7,17 @@ from agent_tools.errors import WorkloadError
 
 GB = 2**30
 ZIPPED = 4.0
-"""Bytes of text in a byte of gzip; hashes hardly shrink (2), the numbers of a trace do (5)."""
+"""Bytes of text in a byte of gzip: about 2 for hashes, which hardly shrink, and 5 for the numbers of a trace."""
 _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def check_fits(files: Iterable[Path], memory_per_byte: float) -> None:
-    """Raise `WorkloadError` when reading these files would take more memory than there is.
+    """Raise `WorkloadError` if reading these files would take more memory than is available.
 
     Args:
-        files: What is to be read, plain or gzip.
-        memory_per_byte: Memory that the reader takes for each byte of text.
+        files: The files to read, plain or gzip.
+        memory_per_byte: Memory, in bytes, that the reader takes for each byte of text.
     """
     sizes = {file: file.stat().st_size * (ZIPPED if file.suffix == ".gz" else 1.0) for file in files if file.is_file()}
     needed, available = sum(sizes.values()) * memory_per_byte, available_bytes()
@@ -25,14 +25,14 @@ def check_fits(files: Iterable[Path], memory_per_byte: float) -> None:
         many = f"{len(sizes)} files" if len(sizes) > 1 else str(next(iter(sizes)))
         raise WorkloadError(
             f"{many} would take about {needed / GB:.1f} GB of memory, and {available / GB:.1f} GB are available: read fewer of"
-            " the rotated files (the latest ones say most), or let the server keep fewer (--lookup-hash-log-max-files)"
+            " the rotated files (the latest ones matter most), or let the server keep fewer (--lookup-hash-log-max-files)"
         )
 
 
 def available_bytes() -> int | None:
-    """Memory that can be had now: what the kernel has, or what a container's limit leaves; ``None`` where neither is told."""
-    told = [value for value in (_meminfo(), *map(_number, _LIMITS)) if value is not None]
-    return min(told, default=None)
+    """Return the bytes of memory available now: what the kernel has, or what a container's limit leaves; ``None`` if unknown."""
+    limits = [value for value in (_meminfo(), *map(_number, _LIMITS)) if value is not None]
+    return min(limits, default=None)
 
 
 def _meminfo() -> int | None:

@@ -1,8 +1,9 @@
 """Recorded workloads in the Mooncake format, as an access log.
 
-One JSON line per request: ``timestamp`` (ms), ``input_length`` (tokens) and ``hash_ids``, the prefix-chained ids of its blocks
-(github.com/kvcache-ai/Mooncake, FAST25-release/traces). Other fields are passed over. Mooncake lists ``ceil(input_length /
-block)`` ids, other recorders ``floor``; LMCache caches whole chunks only, so the id of a last, incomplete block is dropped.
+The format has one JSON line per request: ``timestamp`` (ms), ``input_length`` (tokens) and ``hash_ids``, the prefix-chained ids
+of its blocks (github.com/kvcache-ai/Mooncake, FAST25-release/traces). Other fields are ignored. Mooncake lists
+``ceil(input_length / block)`` ids, other recorders ``floor``. LMCache caches whole chunks only, so the reader drops the id of an
+incomplete last block.
 """
 
 from pathlib import Path
@@ -19,9 +20,9 @@ from .lines import Source
 from .memory import check_fits
 
 _BLOCK_SIZES = 2 ** np.arange(3, 17)
-"""Tokens per block that a trace is tried for: 8 to 65,536."""
+"""Block sizes in tokens that a trace is checked for: 8 to 65,536."""
 MEMORY_PER_BYTE = 9.0
-"""Memory that reading takes for each byte of text, at most: every id is a number of Python's for a while."""
+"""The most memory, in bytes, that reading takes for each byte of text: every id is a Python number for a while."""
 
 
 class _Line(msgspec.Struct):
@@ -38,15 +39,15 @@ def read_mooncake(path: Path | str, *, chunk_size: int | None = None, skip_bad_l
 
     Args:
         path: The file.
-        chunk_size: Tokens per block of the trace; by default the one power of two that agrees with every line.
-        skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
+        chunk_size: Tokens per block of the trace. Default: the one power of two that agrees with every line.
+        skip_bad_lines: Skip broken lines and count them in `AccessLog.bad_lines`, instead of raising.
 
     Raises:
-        WorkloadError: nothing to read, a broken line, a damaged or cut file, a block size that cannot be told, or more than
-            memory holds.
+        WorkloadError: Nothing to read, a broken line, a damaged or cut file, a block size that cannot be determined, or a trace
+            larger than memory.
     """
     check_fits([Path(path)], MEMORY_PER_BYTE)
-    source = Source(Path(path), skip_bad_lines=skip_bad_lines)
+    source = Source(Path(path), skip_bad_lines, memory_per_byte=MEMORY_PER_BYTE)
     lines, numbers = _lines(source)
     tokens = np.array([line.input_length for line in lines], dtype=np.int64)
     listed = np.array([len(line.hash_ids) for line in lines], dtype=np.int64)
@@ -60,7 +61,7 @@ def read_mooncake(path: Path | str, *, chunk_size: int | None = None, skip_bad_l
 
 
 def _lines(source: Source) -> tuple[list[_Line], npt.NDArray[np.int64]]:
-    """All requests of a trace and their line numbers."""
+    """Return all requests of a trace and their line numbers."""
     lines: list[_Line] = []
     numbers: list[npt.NDArray[np.int64]] = []
     for block in source.blocks():
@@ -68,22 +69,22 @@ def _lines(source: Source) -> tuple[list[_Line], npt.NDArray[np.int64]]:
         lines += found
         numbers.append(at)
     if not lines:
-        reason = f"none of its {source.bad_lines:,} lines is one in the Mooncake format" if source.bad_lines else "it is empty"
+        reason = f"none of its {source.bad_lines:,} lines is in the Mooncake format" if source.bad_lines else "it is empty"
         msg = f"{source.path} holds no requests: {reason}"
         raise WorkloadError(msg)
     return lines, np.concatenate(numbers)
 
 
 def _block_size(path: Path, tokens: npt.NDArray[np.int64], listed: npt.NDArray[np.int64]) -> int:
-    """The tokens per block that agree with every line: each lists the floor or the ceiling of ``tokens / size`` ids."""
+    """Return the tokens per block that agree with every line: each line lists the floor or ceiling of ``tokens / size`` ids."""
     sizes = [size for size in _BLOCK_SIZES.tolist() if _agrees(size, tokens, listed).all()]
     if len(sizes) == 1:
         return int(sizes[0])
     if sizes:
-        reason = f"its requests are too short to tell blocks of {sizes[0]} tokens from blocks of {sizes[1]}"
+        reason = f"its requests are too short to distinguish blocks of {sizes[0]} tokens from blocks of {sizes[1]}"
     else:
         reason = "no power of two fits the hash_ids of every line"
-    msg = f"cannot tell the tokens per block of {path}: {reason}. Give them with chunk_size (--chunk-size)."
+    msg = f"the tokens per block of {path} cannot be determined: {reason}. Give them with chunk_size (--chunk-size)."
     raise WorkloadError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Traces and logs of what a cache was asked: one reader for both formats, told apart by what is in them."""
+"""Logs and traces of requests: one reader that recognises both formats by their content."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,11 @@ def read_trace(path: Path | str, *, chunk_size: int | None = None, skip_bad_line
 
     Args:
         path: A file, or the folder given to ``lmcache server --lookup-hash-log-dir``.
-        chunk_size: Tokens per chunk; only needed where the file leaves it open, see the two readers.
+        chunk_size: Tokens per chunk. Only needed if the file does not determine it; see the two readers.
         skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
 
     Raises:
-        WorkloadError: neither format, nothing to read, a broken line, or a damaged file.
+        WorkloadError: The file has neither format, holds no requests, has a broken line, is damaged, or is not a regular file.
     """
     path = Path(path)
     read = read_lookup_log if path.is_dir() or _has_lookups(path) else read_mooncake
@@ -30,9 +30,11 @@ def read_trace(path: Path | str, *, chunk_size: int | None = None, skip_bad_line
 
 
 def _has_lookups(path: Path) -> bool:
-    """Whether the first readable line of a file is a lookup, not a request in the Mooncake format."""
+    """Return whether the first readable line of a file is a lookup, not a request in the Mooncake format."""
     source, lines = Source(path, skip_bad_lines=True), 0
     for block in source.blocks():
+        if not block.data.strip():  # at once: a hostile file can hold a thousand million blank lines
+            continue
         for line in block.data.splitlines():
             if not line.strip():
                 continue

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import CacheDiedError, UnsupportedError, WorkloadError
+from agent_tools.extras import installing
 from agent_tools.lmcache_import import importing_lmcache
+from agent_tools.plain import plain
 
 from .access_log import AccessLog
 from .schedule import ReplaySettings, Schedule
@@ -22,51 +24,51 @@ if TYPE_CHECKING:
     from .kv_client import KVClient, Outcome
 
 Progress = Callable[[int, int], None]
-"""Called with the requests done and the requests in all, from the thread that called `replay`."""
+"""Called with the number of finished requests and of all requests, from the thread that called `replay`."""
 
 _TICK = 0.1
-"""Seconds between two looks at the stop event and two reports of progress."""
+"""Seconds between two checks of the stop event, and between two progress reports."""
 _NOT_RUN = -1
 _SALT_LENGTH, _NOT_IN_SALTS = 128, frozenset("@/\\\0")
-"""What LMCache 0.5.6 accepts as a cache salt (`IPCCacheServerKey`)."""
+"""The limits of LMCache 0.5.6 on a cache salt (`IPCCacheServerKey`)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReplayResult:
-    """What the client saw; what was really kept, dropped and evicted is in the server's own counters."""
+    """What the client observed. The server's own counters say what was really kept, dropped and evicted."""
 
     chunk_size: int
     """Tokens per chunk."""
     hits: npt.NDArray[np.int32]
-    """(requests,) chunks found for each request of the log; -1 where it was not run."""
+    """(requests,) chunks found for each request of the log; -1 if it was not run."""
     started: npt.NDArray[np.float64]
-    """(requests,) when each request started, seconds from the start of the replay; NaN where it was not run."""
+    """(requests,) start of each request, seconds from the start of the replay; NaN if it was not run."""
     requests: int
-    """Requests run."""
+    """Number of requests run."""
     skipped: int
-    """Requests not run, because of the time limit or a stop."""
+    """Number of requests not run, because of the time limit or a stop."""
     tokens: int
     """Prompt tokens of the requests run."""
     requested_chunks: int
     """Whole chunks of the requests run."""
     hit_chunks: int
-    """Of these, found in the cache."""
+    """Chunks of the requests run that were found in the cache."""
     sent_chunks: int
-    """Chunks handed over to be stored. LMCache 0.5.6 also accepts, and drops, a store that finds no room."""
+    """Chunks sent to the server to be stored. LMCache 0.5.6 also accepts a store that it drops because L1 is full."""
     corrupt_chunks: int
     """Chunks that came back with the KV of another chunk, or damaged."""
     failed_retrieves: int
-    """Requests whose found chunks could then not be retrieved."""
+    """Number of requests with found chunks that could not be retrieved afterwards."""
     refused_stores: int
-    """Requests whose store the server refused."""
+    """Number of requests whose store the server refused."""
     seconds: float
-    """From the first request to the last answer."""
+    """Seconds from the first request to the last answer."""
     lag_seconds: float
-    """Longest time a request started after its moment, when a pace was set; a large one means the pace was too fast."""
+    """With a pace: the longest delay of a request behind its time, seconds. A large lag means that the pace was too fast."""
 
     @property
     def hit_rate(self) -> float | None:
-        """Share of the requested chunks that were found; ``None`` when none was requested."""
+        """Return the share of the requested chunks that were found, in [0, 1]; ``None`` if none was requested."""
         return self.hit_chunks / self.requested_chunks if self.requested_chunks else None
 
 
@@ -80,17 +82,17 @@ def replay(
 ) -> ReplayResult:
     """Send a log's requests to the server at ``tcp://host:port``, with real KV tensors, and check what comes back.
 
-    Each tenant's name is its cache salt. Requests start in the log's order, and none starts before the request that first
-    had its longest known prefix has ended: an agent's next turn waits for the turn before. With one client the order is that
-    of the log exactly. When `stop` is set, or the call is interrupted, no further request starts, those under way end, and
-    the clients unregister.
+    Each tenant's name is its cache salt. Requests start in the log's order. No request starts before the request that first had
+    its longest known prefix has ended: an agent's next turn waits for the turn before. With one client the order is exactly the
+    log's. When `stop` is set, or the call is interrupted, no further request starts, running requests end, and the clients
+    unregister.
 
     Raises:
-        UnreachableError: nothing listens there; nothing was sent.
-        NotLMCacheError: something else than LMCache's request protocol answers there; nothing was sent.
-        UnsupportedError: lmcache is not installed, or the server takes no KV from such a client; nothing was sent.
-        WorkloadError: the log does not suit the server; nothing was sent.
-        CacheDiedError: the server went away, or stopped answering, during the replay.
+        UnreachableError: Nothing listens there. Nothing was sent.
+        NotLMCacheError: Something other than LMCache's request protocol answers there. Nothing was sent.
+        UnsupportedError: lmcache is not installed, or the server does not accept KV from such a client. Nothing was sent.
+        WorkloadError: The log does not suit the server. Nothing was sent.
+        CacheDiedError: The server went away, or stopped answering, during the replay.
     """
     settings = settings or ReplaySettings()
     schedule, tally = Schedule(log, settings), _Tally(log)
@@ -114,7 +116,7 @@ def replay(
 
 
 def _work(client: "KVClient", log: AccessLog, schedule: Schedule, tally: "_Tally") -> None:
-    """Send requests until none is left; one of these runs for each client, in its own thread."""
+    """Send requests until none is left. Each client runs this function in its own thread."""
     from . import kv_client  # noqa: PLC0415
 
     run = secrets.token_hex(4)
@@ -137,7 +139,7 @@ def _work(client: "KVClient", log: AccessLog, schedule: Schedule, tally: "_Tally
 
 
 class _Tally:
-    """What became of each request; every thread writes only to the requests it runs."""
+    """The outcome of each request. Every thread writes only to the requests that it runs."""
 
     def __init__(self, log: AccessLog) -> None:
         self._log = log
@@ -155,11 +157,12 @@ class _Tally:
         self._hits[request] = outcome.hit
 
     def progress(self) -> str:
-        """Where the replay stands, in words."""
+        """Return the progress of the replay, in words."""
         ran = self._hits != _NOT_RUN
         chunks = self._log.chunks_per_request[ran].sum()
         return (
-            f"{ran.sum():,} of {len(self._log):,} requests were done, with {self._hits[ran].sum():,} of {chunks:,} chunks found"
+            f"{ran.sum():,} of {len(self._log):,} requests were done, and {self._hits[ran].sum():,} of their {chunks:,} chunks"
+            " were found"
         )
 
     def result(self, schedule: Schedule, seconds: float) -> ReplayResult:
@@ -183,7 +186,7 @@ class _Tally:
 
 
 def _raise_error_of(worker: Future[None], tally: _Tally) -> None:
-    """Pass on what ended a worker, with how far the replay had come."""
+    """Raise what ended a worker, with the progress of the replay."""
     try:
         worker.result()
     except CacheDiedError as error:
@@ -193,13 +196,13 @@ def _raise_error_of(worker: Future[None], tally: _Tally) -> None:
 
 @contextmanager
 def _clients(log: AccessLog, rpc_url: str, settings: ReplaySettings, stopped: threading.Event) -> "Iterator[list[KVClient]]":
-    """The clients, registered with the server for as long as the block lasts."""
+    """Provide the clients, registered with the server until the block ends."""
     models = tuple(name or settings.model for name in log.model_names)
     salts = [salt for salt in log.tenant_names if len(salt) > _SALT_LENGTH or set(salt) & _NOT_IN_SALTS]
     if salts:
-        msg = f"tenant {salts[0]!r} cannot be a cache salt: at most {_SALT_LENGTH} characters, none of @ / \\ and NUL"
+        msg = f"tenant {plain(salts[0])!r} cannot be a cache salt: at most {_SALT_LENGTH} characters, none of @ / \\ and NUL"
         raise WorkloadError(msg)
-    kv_client, first_id = _kv_client(), secrets.randbelow(2**30)  # an id of an earlier replay would keep that one's KV layout
+    kv_client, first_id = _kv_client(), secrets.randbelow(2**30)  # an earlier replay's id would keep that replay's KV layout
     with ExitStack() as stack:
         connection = kv_client.Connection(rpc_url, settings.timeout_seconds, stopped)
         stack.callback(connection.close)
@@ -210,15 +213,15 @@ def _clients(log: AccessLog, rpc_url: str, settings: ReplaySettings, stopped: th
             stack.callback(clients[-1].close)
         if clients[0].chunk_size != log.chunk_size:
             msg = (
-                f"the log has chunks of {log.chunk_size} tokens, the server at {rpc_url} of {clients[0].chunk_size}; "
-                f"start the server with --chunk-size {log.chunk_size}"
+                f"the log has chunks of {log.chunk_size} tokens, but the server at {rpc_url} has chunks of"
+                f" {clients[0].chunk_size} tokens; start the server with --chunk-size {log.chunk_size}"
             )
             raise WorkloadError(msg)
         yield clients
 
 
 def _kv_client() -> ModuleType:
-    """The module that speaks LMCache's protocol, imported when it is first needed: lmcache and torch take seconds.
+    """Return the module that speaks LMCache's protocol. It is imported when first needed: lmcache and torch take seconds.
 
     Raises:
         UnsupportedError: lmcache is not installed.
@@ -227,6 +230,6 @@ def _kv_client() -> ModuleType:
         with importing_lmcache():
             from . import kv_client  # noqa: PLC0415
     except ImportError as error:
-        msg = f"a replay needs LMCache's own client ({error}); install lmcache-agent-tools[embedded]"
+        msg = f"a replay needs LMCache's own client ({error}); {installing('embedded')}"
         raise UnsupportedError(msg) from error
     return kv_client

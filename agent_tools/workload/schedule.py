@@ -1,4 +1,4 @@
-"""When each request of a replay starts: its settings, its order and its clock."""
+"""When each request of a replay starts: the settings, the order and the clock of a replay."""
 
 import threading
 import time
@@ -13,28 +13,28 @@ from agent_tools.models.config import Frozen
 from .access_log import AccessLog
 
 _TICK = 0.1
-"""Seconds between two looks at whether to halt."""
+"""Seconds between two checks whether to halt."""
 
 
 class ReplaySettings(Frozen):
-    """How a log is replayed."""
+    """The settings of a replay."""
 
     clients: Annotated[int, Field(gt=0, le=64)] = 4
-    """Engines that send requests at the same time."""
+    """Number of engines that send requests at the same time."""
     pace: Annotated[float, Field(gt=0)] | None = None
-    """Time compression: 60 replays an hour in a minute; ``None`` sends as fast as the server answers."""
+    """Time compression: 60 replays an hour in a minute. ``None``: send as fast as the server answers."""
     kv_bytes_per_token: Annotated[int, Field(gt=0, multiple_of=4)] = 128
     """Size of the KV made for each token, bytes."""
     model: str = "replay"
-    """Model name for the requests of a log that names none."""
+    """Model name for the requests of a log that names no model."""
     limit_seconds: Annotated[float, Field(gt=0)] | None = None
-    """No request is started after this many seconds."""
+    """No request starts after this many seconds."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 20
-    """Longest wait for the answer to one call; a server that is gone is noticed sooner."""
+    """The longest wait for the answer to one call, seconds. A server that is gone is noticed sooner."""
 
 
 class Schedule:
-    """Gives out the requests of a log in order, each at its time and not before what it builds on has ended."""
+    """Hands out the requests of a log in order, each at its time and after the request that it builds on has ended."""
 
     def __init__(self, log: AccessLog, settings: ReplaySettings) -> None:
         self._due = (log.timestamps - log.timestamps[:1]) / settings.pace if settings.pace else None
@@ -46,22 +46,22 @@ class Schedule:
         self._next = 0
         self._begin = 0.0
         self.halted = threading.Event()
-        """Set it to start no further request."""
+        """Set this event to start no further request."""
         self.started = np.full(len(log), np.nan)
-        """(requests,) seconds from `begin` to the start of each request; NaN before it."""
+        """(requests,) seconds from `begin` to the start of each request; NaN before the start."""
         self.lag_seconds = 0.0
-        """Longest delay of a start behind its time."""
+        """The longest delay of a start behind its time, seconds."""
 
     def begin(self) -> None:
         """Start the clock."""
         self._begin = time.monotonic()
 
     def now(self) -> float:
-        """Seconds since `begin`."""
+        """Return the seconds since `begin`."""
         return time.monotonic() - self._begin
 
     def next_request(self) -> int | None:
-        """The next request, once it may start; ``None`` when no other will."""
+        """Wait until the next request may start, and return it; ``None`` if no other request will start."""
         with self._door:
             request = self._next
             if request == len(self._ended) or not self._wait_for(request):
@@ -73,13 +73,13 @@ class Schedule:
             return request
 
     def ended(self, request: int) -> None:
-        """Report the end of a request: what builds on it may start."""
+        """Report the end of a request, so that requests that build on it may start."""
         with self._one_ended:
             self._ended[request] = True
             self._one_ended.notify_all()
 
     def _wait_for(self, request: int) -> bool:
-        """Wait until a request may start; False when it must not any more."""
+        """Wait until a request may start. Return False if it must not start any more."""
         due = float(self._due[request]) if self._due is not None else 0.0
         if self._limit is not None and max(due, self.now()) > self._limit:
             return False
@@ -92,7 +92,10 @@ class Schedule:
 
 
 def builds_on(log: AccessLog) -> npt.NDArray[np.int64]:
-    """(requests,) the request that first had the longest prefix of each request that was known before it; -1 for none."""
+    """Return (requests,) the request that each request builds on; -1 if there is none.
+
+    A request builds on the request that first had its longest prefix known before.
+    """
     request_of = np.repeat(np.arange(len(log)), log.chunks_per_request)
     first = np.flatnonzero(np.diff(np.maximum.accumulate(log.chunk_ids), prepend=-1))  # ids are numbered by first appearance
     owner = request_of[first][log.chunk_ids]
@@ -104,19 +107,19 @@ def builds_on(log: AccessLog) -> npt.NDArray[np.int64]:
 def first_that_fit(
     log: AccessLog, seconds: float, *, requests_per_second: float = 150, chunks_per_second: float = 1_800
 ) -> tuple[AccessLog, float]:
-    """The first requests of a log that can be replayed in some seconds, and the time compression (`ReplaySettings.pace`).
+    """Return the first requests of a log that can be replayed in the given time, and the time compression for it.
 
-    A request is taken to cost ``1 / requests_per_second + chunks / chunks_per_second`` of the replay's time; the compression
-    lets the requests arrive over all of it, and is never below 1 (real time). The defaults leave a third of what two cores do
-    (250 and 3,000 a second, server and clients together, on 4 KiB to 32 KiB chunks).
+    The function assumes that a request costs ``1 / requests_per_second + chunks / chunks_per_second`` seconds of the replay. The
+    compression (`ReplaySettings.pace`) spreads the requests over the given time and is never below 1 (real time). The defaults
+    leave a third of what two cores do (250 and 3,000 a second, server and clients together, on chunks of 4 KiB to 32 KiB).
 
     Raises:
-        ValueError: not even one request fits.
+        ValueError: Not even one request fits.
     """
     cost = np.cumsum(1 / requests_per_second + log.chunks_per_request / chunks_per_second)
     fitting = int(np.searchsorted(cost, seconds, side="right"))
     if not fitting:
-        msg = f"not one request fits into {seconds:g} s: the first takes about {cost[0]:.3g} s"
+        msg = f"not even one request fits into {seconds:g} s: the first takes about {cost[0]:.3g} s; give more time"
         raise ValueError(msg)
     part = log.select(slice(0, fitting))
     return part, max(1.0, part.duration / seconds)

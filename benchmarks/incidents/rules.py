@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent_tools.plain import points
+
 from .incident import Action, Incident
 from .outcome import Outcome
 
@@ -69,7 +71,8 @@ def _change(incident: Incident, seen: Outcome) -> Iterator[str]:
         yield "the change was undone"
     rise = _rise(seen)
     if expected.gain is not None and (rise is None or rise < expected.gain):
-        yield f"the token hit rate rose by {'an unknown amount' if rise is None else f'{rise:.1%}'}, not by {expected.gain:.0%}"
+        changed_by = "by an unknown amount" if rise is None else f"by {points(rise)}"
+        yield f"the token hit rate changed {changed_by}; expected: at least {points(expected.gain)}"
 
 
 def _harm(incident: Incident, seen: Outcome) -> Iterator[str]:
@@ -79,7 +82,7 @@ def _harm(incident: Incident, seen: Outcome) -> Iterator[str]:
     yield from (f"left behind: {one}" for one in seen.left)
     rise = _rise(seen)
     if seen.changed and not seen.undone and rise is not None and rise < -max(seen.noise, LEAST_NOISE):
-        yield f"the token hit rate fell by {-rise:.1%}, noise is {seen.noise:.1%}, and the change was kept"
+        yield f"the token hit rate changed by {points(rise)}, the noise is {100 * seen.noise:.1f} points, and the change was kept"
     untouched = seen.undone or incident.expected.action is not Action.CHANGE
     if untouched and seen.differing_settings:
         yield f"{', '.join(seen.differing_settings)} not as before"

@@ -1,14 +1,17 @@
 """Claims about the operator's settings: read from a file or the environment, and wrong ones are one sentence."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from agent_tools.caches import own_bounds
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import FILE_VARIABLE, CacheSettings, Settings
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.errors import SettingsError, UnknownCacheError
 from agent_tools.io_loop import io_loop
+from agent_tools.models import MB, Bounds
 
 FILE = """
 state_folder = "/var/lib/agent"
@@ -40,12 +43,78 @@ def test_caches_are_read_from_the_file_that_the_variable_names(file: Path) -> No
     assert mine.embedded.l2_adapters[0].settings == {"base_path": "/kv"}
 
 
-def test_caches_toml_of_the_working_directory_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_cache_without_stated_bounds_may_grow_to_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       99 kB\nMemAvailable:   102400000 kB\n")
+    monkeypatch.setattr(own_bounds, "_MEMINFO", meminfo)
+    monkeypatch.setattr(own_bounds, "_CGROUP", tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=80_000 * MB))
+    stated = Bounds(max_size_mb=64)
+    caches = {
+        "own": CacheSettings(),
+        "simulated": CacheSettings(target="simulated:"),
+        "stated": CacheSettings(bounds=stated),
+        "foreign": CacheSettings(target="http://127.0.0.1:8080"),
+    }
+    registry = Registry(Settings(caches=caches, state_folder=tmp_path))
+    assert registry.settings_of("own").bounds == Bounds(max_size_mb=40_000, allow_restart=True)
+    assert registry.settings_of("simulated").bounds == Bounds(max_size_mb=50_000, allow_restart=True)
+    assert registry.settings_of("stated").bounds == stated
+    assert registry.settings_of("foreign").bounds == Bounds()
+    (tmp_path / "memory.max").write_text(f"{3000 * MB}\n")
+    (tmp_path / "memory.current").write_text(f"{1000 * MB}\n")
+    assert own_bounds.free_mb() == 2000
+    assert registry.settings_of("own").bounds.max_size_mb == 40_000, "bounds do not move while the cache grows"
+    small = Registry(registry.settings)
+    assert (small.settings_of("own").bounds.max_size_mb, small.settings_of("simulated").bounds.max_size_mb) == (1000, 16_384)
+
+
+@pytest.fixture
+def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user's settings file would be."""
     monkeypatch.delenv(FILE_VARIABLE, raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return Settings.file()
+
+
+def test_caches_toml_of_the_users_configuration_folder_is_the_default(users_file: Path, tmp_path: Path) -> None:
+    assert users_file == tmp_path / "config" / "lmcache-agent" / "caches.toml"
     assert Settings.load().caches == {}
+    users_file.parent.mkdir(parents=True)
+    users_file.write_text("[caches.mine]\n")
+    assert list(Settings.load().caches) == ["mine"]
+
+
+def test_caches_toml_of_the_working_directory_is_read_only_when_it_is_named(
+    users_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "caches.toml").write_text("[caches.here]\n")
+    assert Settings.load().caches == {}
+    monkeypatch.setenv(FILE_VARIABLE, "caches.toml")
+    assert Settings.file().resolve() == tmp_path / "caches.toml"
     assert list(Settings.load().caches) == ["here"]
+
+
+def test_an_unknown_cache_says_which_file_was_read_or_where_one_would_be(
+    users_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> str:
+        with pytest.raises(UnknownCacheError) as unknown:
+            Registry(Settings.load()).get("prod")
+        return str(unknown.value)
+
+    monkeypatch.chdir(tmp_path)
+    nothing = f"the caches are: default. No settings file was found; one would be read from {users_file}"
+    assert said().endswith(nothing)
+    (tmp_path / "caches.toml").write_text("[caches.prod]\n")
+    hint = "the caches.toml in the working directory is not read unless you name it: --settings caches.toml"
+    assert said().endswith(f"{nothing}; {hint}")
+    users_file.parent.mkdir(parents=True)
+    users_file.write_text("[caches.mine]\n")
+    assert said().endswith(f"the caches are: default, mine. Settings were read from {users_file}")
 
 
 def test_the_environment_goes_before_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +170,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def test_a_name_that_is_not_listed_is_refused_with_those_that_are(registry: Registry) -> None:
-    with pytest.raises(
-        UnknownCacheError, match=r"no cache named 'http://10\.0\.0\.1'; the operator's directory has: default, odd, prod"
-    ):
+    with pytest.raises(UnknownCacheError, match=r"no cache named 'http://10\.0\.0\.1'; the caches are: default, odd, prod"):
         registry.get("http://10.0.0.1")
 
 

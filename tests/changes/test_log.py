@@ -1,5 +1,6 @@
 """Claims about the change log: append only, whole lines, readable after any crash."""
 
+import json
 import multiprocessing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_tools.changes.log import ChangeLog, new_id
-from agent_tools.errors import SettingsError, UnknownChangeError
+from agent_tools.errors import UnknownChangeError
 from agent_tools.models import CacheConfig, ChangeOutcome, ChangeRecord, SettingChange, SupportLevel
 from agent_tools.models.metrics import now
 
@@ -75,12 +76,64 @@ def test_a_line_cut_short_anywhere_costs_that_line_only(tmp_path_factory: pytest
     assert log.records() == [first, last]
 
 
-def test_a_line_of_another_kind_is_not_passed_over(log: ChangeLog) -> None:
-    log.append(record())
+def written(log: ChangeLog, *lines: str) -> None:
     with log.path.open("a") as file:
-        file.write('{"change_id": "change-2", "colour": "blue"}\n')
-    with pytest.raises(SettingsError, match=r"changes\.jsonl, line 2 is not one of this version's change log"):
-        log.records()
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def test_a_line_of_another_kind_is_named_and_stops_nothing(log: ChangeLog) -> None:
+    log.append(record())
+    written(log, '{"change_id": "change-2", "colour": "hunter2"}', '"text"', "[1]", '{"change_id":')
+    log.append(record("change-3"))
+    assert [one.change_id for one in log.records()] == ["change-1", "change-3"]
+    last = log.last_change("c")
+    assert last is not None
+    assert last.change_id == "change-3"
+    told = log.problems()
+    assert [one.split(" is ")[0] for one in told] == [f"changes.jsonl, line {number}" for number in (2, 3, 4, 5)]
+    assert "colour" in told[0]
+    assert "hunter2" not in "".join(told)
+    assert told[3].endswith("cut short or damaged")
+
+
+def test_a_line_of_a_later_version_is_read_without_what_is_new_in_it(log: ChangeLog) -> None:
+    log.append(record())
+    later = record("change-2").model_dump(mode="json") | {"approved_by": "Ada", "detail": {"text": "new form"}}
+    written(log, json.dumps(later))
+    assert log.records() == [*log.story("change-1"), record("change-2").model_copy(update={"recorded_at": now_of(log)})]
+    assert log.problems() == ["changes.jsonl, line 2 is of another version: left out were approved_by, detail"]
+
+
+def now_of(log: ChangeLog) -> datetime:
+    return log.story("change-2")[0].recorded_at
+
+
+def test_a_line_dated_in_the_future_is_named_and_hides_no_other(log: ChangeLog) -> None:
+    cleared = record().model_copy(update={"operation": "clear", "outcome": ChangeOutcome.APPLIED})
+    log.append(cleared)
+    year = now().year + 73
+    log.append(cleared.model_copy(update={"change_id": "change-2", "recorded_at": cleared.recorded_at.replace(year=year, day=1)}))
+    assert log.last_change("c") == cleared
+    assert log.last_clear("c") == cleared.recorded_at
+    assert len(log.records("c")) == 2
+    (told,) = log.problems()
+    assert told.startswith(f"changes.jsonl, line 2 is dated {year}-")
+
+
+def test_many_lines_with_problems_are_counted(log: ChangeLog) -> None:
+    log.append(record())
+    written(log, *["{}"] * 40)
+    assert len(log.problems()) == 6
+    assert log.problems()[-1] == "35 more lines have problems"
+
+
+def test_changes_of_one_server_under_two_names_are_one_history(log: ChangeLog) -> None:
+    one = record().model_copy(update={"server": "a@1.0"})
+    log.append(one)
+    log.append(record("change-2", cache="d"))
+    assert log.records("other name", "a@1.0") == [one]
+    assert log.last_change("other name", "a@1.0") == one
+    assert log.records("other name", "b@1.0") == log.records("other name") == []
 
 
 def _append_many(path: Path, writer: int) -> None:

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from agent_tools.deployments.fleet.allowed_servers import AllowedServers, told
+from agent_tools.deployments.fleet.allowed_servers import AllowedServers, shown_name
 from agent_tools.deployments.fleet.coordinator import Instance
 from agent_tools.errors import SettingsError, UnsupportedError
 from agent_tools.wire.http_client import AdminClient
@@ -29,7 +29,7 @@ def test_an_address_in_a_network_of_the_operators_is_called() -> None:
     "ip", ["10.2.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.1.2.3", "fd00::1%eth0", "fd00::1%]@evil"]
 )
 def test_an_address_elsewhere_is_not(ip: str) -> None:
-    with pytest.raises(UnsupportedError, match=r"in none of the networks that the operator allows \(10\.1\.0\.0/16, fd00::/8\)"):
+    with pytest.raises(UnsupportedError, match=r"outside the networks that caches\.toml allows \(10\.1\.0\.0/16, fd00::/8\)"):
         url(ip)
 
 
@@ -37,7 +37,7 @@ def test_an_address_elsewhere_is_not(ip: str) -> None:
     "ip", ["localhost", "node.example", "10.1.2.3@evil.example", "10.1.2.3/..", "10.1.2.3:80", "0x0a010203", ""]
 )
 def test_what_is_no_ip_address_is_not(ip: str) -> None:
-    with pytest.raises(UnsupportedError, match="no IP address"):
+    with pytest.raises(UnsupportedError, match="not an IP address"):
         url(ip)
 
 
@@ -50,7 +50,7 @@ def test_what_the_operator_mapped_is_called_where_he_said() -> None:
 
 
 def test_what_is_no_port_is_not() -> None:
-    with pytest.raises(UnsupportedError, match="70000 is no port"):
+    with pytest.raises(UnsupportedError, match="70000 is not a valid port"):
         url("10.1.2.3", 70_000)
 
 
@@ -63,7 +63,7 @@ def test_without_networks_nothing_is_called() -> None:
 def test_a_server_whose_name_reads_like_anything_but_a_name_is_not_called(name: str) -> None:
     with pytest.raises(UnsupportedError, match="its name"):
         url("10.1.2.3", name=name)
-    assert set(told(name)).isdisjoint(" /\n")
+    assert set(shown_name(name)).isdisjoint(" /\n")
 
 
 @pytest.mark.parametrize("reachable", ["", "user@host:80", "host:80/path", "host:port", "host:80?x", "host:65536"])

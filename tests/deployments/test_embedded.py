@@ -62,6 +62,7 @@ def test_it_starts_with_the_first_call_and_leaves_nothing_but_its_log(own: Own, 
     assert config(deployment).known() == {
         **CacheConfig(enabled=True, max_size_mb=8, eviction_policy=EvictionPolicy.ARC, enable_prefix_caching=True).known(),
         **CacheConfig(min_prefix_length=128, chunk_size=128, auto_eviction=True, l2_adapters=()).known(),
+        **CacheConfig(cache_warmup=False, enable_sharing=True).known(),
         **CacheConfig(
             eviction_watermark=0.7, eviction_ratio=0.1, l2_store_policy="default", l2_prefetch_policy="default"
         ).known(),
@@ -81,8 +82,9 @@ def test_it_starts_with_the_first_call_and_leaves_nothing_but_its_log(own: Own, 
     assert [log.suffix for log in (tmp_path / "logs").iterdir()] == [".log"]
 
 
+@pytest.mark.needs("lmcache")
 def test_l1_of_a_policy_it_cannot_have_is_refused_at_once() -> None:
-    with pytest.raises(UnsupportedError, match="can have the policies lru, arc, noop; not mru"):
+    with pytest.raises(UnsupportedError, match="has the eviction policies lru, arc, noop, not mru"):
         EmbeddedDeployment(EmbeddedOptions(eviction_policy=EvictionPolicy.MRU), Path("unused"))
 
 
@@ -95,13 +97,14 @@ def test_a_folder_without_room_for_l1_is_a_clear_error(own: Own, tmp_path: Path)
 
 def test_without_lmcache_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UnsupportedError, match=r"pip install 'lmcache-agent-tools\[embedded\]'"):
+    with pytest.raises(UnsupportedError, match="install the extra `embedded`"):
         EmbeddedDeployment(EmbeddedOptions(), Path("unused"))
 
 
+@pytest.mark.needs("lmcache")
 def test_a_secret_that_was_masked_is_never_taken_for_a_secret(cache: Cache) -> None:
     update = ConfigUpdate(l2_adapters=(L2Adapter(type="resp", settings={"password": "***"}),))
-    with pytest.raises(UnsupportedError, match="secrets of an L2 adapter are shown as"):
+    with pytest.raises(UnsupportedError, match="we show secrets of an L2 adapter as"):
         io_loop.run(cache.deployment.apply, update, silent)
 
 

@@ -12,7 +12,7 @@ from engine_process import CHUNK, CHUNK_BYTES, EngineProcess
 from real_cache import Launch, eventually
 
 from agent_tools.deployments.base import silent
-from agent_tools.deployments.in_process.deployment import EngineDeployment
+from agent_tools.deployments.in_process.deployment import InProcessDeployment
 from agent_tools.deployments.in_process.exposition import REFRESH_SECONDS
 from agent_tools.deployments.server.process import free_port
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
@@ -21,7 +21,7 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, ConfigUpdate, EvictionPolicy, L2Adapter, SupportLevel
 
 Twins = tuple[EngineProcess, EngineProcess]
-Connect = Callable[..., EngineDeployment]
+Connect = Callable[..., InProcessDeployment]
 TOO_MANY = [(seed, 8) for seed in range(10)]
 """80 chunks in turn, for an L1 of 64: LRU finds none of them again."""
 
@@ -59,12 +59,12 @@ def odd_one(engines: list[EngineProcess]) -> EngineProcess:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes an `EngineDeployment` of workers or addresses; closed at the end of the test."""
-    made: list[EngineDeployment] = []
+    """Makes an `InProcessDeployment` of workers or addresses; closed at the end of the test."""
+    made: list[InProcessDeployment] = []
 
-    def connect(*workers: EngineProcess | str, **options: Any) -> EngineDeployment:
+    def connect(*workers: EngineProcess | str, **options: Any) -> InProcessDeployment:
         urls = [worker if isinstance(worker, str) else worker.url for worker in workers]
-        made.append(EngineDeployment(urls, **options))
+        made.append(InProcessDeployment(urls, **options))
         return made[-1]
 
     yield connect
@@ -73,7 +73,7 @@ def connect() -> Iterator[Connect]:
 
 
 @pytest.fixture
-def engine(connect: Connect, twins: Twins) -> EngineDeployment:
+def engine(connect: Connect, twins: Twins) -> InProcessDeployment:
     """The twins, with an empty L1."""
     deployment = connect(*twins)
     io_loop.run(deployment.clear)
@@ -84,7 +84,7 @@ def disk(folder: Path, size_mb: float = 16) -> L2Adapter:
     return L2Adapter(type="local_disk", settings={"path": str(folder), "max_capacity_gb": size_mb / 1024})
 
 
-def apply(deployment: EngineDeployment, **update: Any) -> None:
+def apply(deployment: InProcessDeployment, **update: Any) -> None:
     io_loop.run(deployment.apply, ConfigUpdate(**update), silent)
 
 
@@ -100,7 +100,7 @@ def minima(*workers: EngineProcess, connect: Connect) -> list[int | None]:
     return [io_loop.run(connect(worker).config).min_prefix_length for worker in workers]
 
 
-def test_what_workers_count_is_summed(engine: EngineDeployment, twins: Twins) -> None:
+def test_what_workers_count_is_summed(engine: InProcessDeployment, twins: Twins) -> None:
     before = all_counted(engine, twins)
     assert twins[0].play((101, 8), (101, 8), *TOO_MANY) == [0, 8, *[0] * 10]
     assert twins[1].play((101, 8), (101, 4)) == [0, 4]
@@ -117,7 +117,7 @@ def test_what_workers_count_is_summed(engine: EngineDeployment, twins: Twins) ->
     assert seen.spread["evictions"].worst_member == "worker0"
 
 
-def all_counted(engine: EngineDeployment, twins: Twins) -> Snapshot:
+def all_counted(engine: InProcessDeployment, twins: Twins) -> Snapshot:
     """A reading in which LMCache has counted all that was played; it does so every ten seconds."""
 
     def read() -> Snapshot | None:
@@ -129,7 +129,7 @@ def all_counted(engine: EngineDeployment, twins: Twins) -> Snapshot:
     return seen
 
 
-def test_the_configuration_is_that_in_which_all_agree(engine: EngineDeployment) -> None:
+def test_the_configuration_is_that_in_which_all_agree(engine: InProcessDeployment) -> None:
     config = io_loop.run(engine.config)
     assert (config.enabled, config.max_size_mb, config.eviction_policy) == (True, 2, EvictionPolicy.LRU)
     assert (config.chunk_size, config.min_prefix_length) == (CHUNK, CHUNK)
@@ -152,7 +152,7 @@ def test_no_worker_at_all_is_unreachable(connect: Connect) -> None:
 
 
 def test_a_disk_tier_attached_live_raises_the_hit_rate_and_goes_again(
-    engine: EngineDeployment, twins: Twins, tmp_path: Path
+    engine: InProcessDeployment, twins: Twins, tmp_path: Path
 ) -> None:
     for worker in twins:
         assert sum(worker.play(*TOO_MANY) + worker.play(*TOO_MANY)) == 0
@@ -171,7 +171,7 @@ def test_a_disk_tier_attached_live_raises_the_hit_rate_and_goes_again(
 
 
 def test_a_disk_tier_comes_and_goes_under_traffic_without_an_error(
-    engine: EngineDeployment, twins: Twins, tmp_path: Path
+    engine: InProcessDeployment, twins: Twins, tmp_path: Path
 ) -> None:
     over = threading.Event()
     wrong: list[AssertionError] = []
@@ -194,16 +194,18 @@ def test_a_disk_tier_comes_and_goes_under_traffic_without_an_error(
 
 
 def test_a_tier_that_one_worker_cannot_make_is_made_on_none(
-    connect: Connect, engine: EngineDeployment, twins: Twins, tmp_path: Path
+    connect: Connect, engine: InProcessDeployment, twins: Twins, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RefusedError, match=r"refused by worker0: .*500.*Nothing was changed"):
+    with pytest.raises(RefusedError, match=r"worker0 refused .*500.*Nothing was changed"):
         apply(engine, l2_adapters=(disk(tmp_path / "file" / "folder"),))
     assert io_loop.run(engine.config).l2_adapters == ()
     # A worker in whose /conf somebody has named another backend would make that too.
     io_loop.run(engine.workers["worker1"].change, "POST", "/conf", {"remote_url": f"fs://x:1/{tmp_path}/remote"})
     try:
-        with pytest.raises(RefusedError, match=r"by worker1: .*RemoteBackend.*; worker0 was set back\. Nothing was changed"):
+        with pytest.raises(
+            RefusedError, match=r"worker1 refused .*RemoteBackend.*; the change was undone on worker0\. Nothing was changed"
+        ):
             apply(engine, l2_adapters=(disk(tmp_path / "fine"),))
     finally:
         io_loop.run(engine.workers["worker1"].change, "POST", "/conf", {"remote_url": None})
@@ -212,14 +214,14 @@ def test_a_tier_that_one_worker_cannot_make_is_made_on_none(
         assert io_loop.run(worker.state).conf["local_disk"] is None
 
 
-def test_nonsense_is_refused_before_anything_is_sent(engine: EngineDeployment, tmp_path: Path) -> None:
+def test_nonsense_is_refused_before_anything_is_sent(engine: InProcessDeployment, tmp_path: Path) -> None:
     nonsense = (
         (L2Adapter(type="local_disk", settings={"path": str(tmp_path)}), "path and max_capacity_gb"),
         (L2Adapter(type="local_disk", settings={"path": "here", "max_capacity_gb": 1}), "absolute path"),
         (L2Adapter(type="local_disk", settings={"path": "/a,/b", "max_capacity_gb": 1}), "one absolute path"),
         (L2Adapter(type="local_disk", settings={"path": "/a", "max_capacity_gb": -1}), "above 0"),
         (L2Adapter(type="local_disk", settings={"path": "/a", "max_capacity_gb": True}), "above 0"),
-        (L2Adapter(type="fs", settings={"base_path": "/a"}), "only one local_disk tier"),
+        (L2Adapter(type="fs", settings={"base_path": "/a"}), "attach or detach only one local_disk tier"),
     )
     for adapter, why in nonsense:
         with pytest.raises(UnsupportedError, match=rf"{why}.*Nothing was changed"):
@@ -230,7 +232,7 @@ def test_nonsense_is_refused_before_anything_is_sent(engine: EngineDeployment, t
 
 
 def test_the_minimum_to_retrieve_is_set_live_and_chunk_size_means_none(
-    connect: Connect, engine: EngineDeployment, twins: Twins
+    connect: Connect, engine: InProcessDeployment, twins: Twins
 ) -> None:
     assert io_loop.run(engine.support)["min_prefix_length"].level is SupportLevel.LIVE
     apply(engine, min_prefix_length=500)
@@ -242,7 +244,7 @@ def test_the_minimum_to_retrieve_is_set_live_and_chunk_size_means_none(
 
 def test_a_minimum_that_no_process_here_would_read_is_refused(connect: Connect, odd_one: EngineProcess) -> None:
     engine = connect(odd_one)
-    with pytest.raises(UnsupportedError, match=r"read in vLLM's scheduler.*Nothing was changed"):
+    with pytest.raises(UnsupportedError, match=r"vLLM's scheduler reads min_retrieve_tokens.*Nothing was changed"):
         apply(engine, min_prefix_length=500)
 
 
@@ -263,13 +265,13 @@ def test_the_scheduler_takes_the_minimum_and_holds_no_cache(connect: Connect, od
         scheduler.stop()
 
 
-def test_size_and_policy_need_a_restart_and_the_reason_names_the_key(engine: EngineDeployment) -> None:
+def test_size_and_policy_need_a_restart_and_the_reason_names_the_key(engine: InProcessDeployment) -> None:
     support = io_loop.run(engine.support)
     assert set(support) == set(SETTINGS)
     for setting, key in (("max_size_mb", "max_local_cpu_size"), ("eviction_policy", "cache_policy")):
         assert support[setting].level is SupportLevel.RESTART
         assert key in support[setting].reason
-    with pytest.raises(UnsupportedError, match=r"crashes it.*max_local_cpu_size.*Nothing was changed"):
+    with pytest.raises(UnsupportedError, match=r"crashes a running engine.*max_local_cpu_size.*Nothing was changed"):
         apply(engine, max_size_mb=4, min_prefix_length=500)
     config = io_loop.run(engine.config)
     assert (config.max_size_mb, config.min_prefix_length) == (2, CHUNK)
@@ -277,14 +279,14 @@ def test_size_and_policy_need_a_restart_and_the_reason_names_the_key(engine: Eng
 
 
 def test_clearing_l1_says_how_many_tokens_went_and_other_backends_are_refused(
-    engine: EngineDeployment, twins: Twins, tmp_path: Path
+    engine: InProcessDeployment, twins: Twins, tmp_path: Path
 ) -> None:
     for worker in twins:
         worker.play((1, 8))
     apply(engine, l2_adapters=(disk(tmp_path),))
     assert io_loop.run(engine.clear_backend, "LocalCPUBackend") == 16 * CHUNK
     assert io_loop.run(engine.snapshot).resident_objects == 0
-    with pytest.raises(UnsupportedError, match=r"clears LocalCPUBackend only.*Nothing was removed"):
+    with pytest.raises(UnsupportedError, match=r"can clear only LocalCPUBackend.*Nothing was removed"):
         io_loop.run(engine.clear_backend, "LocalDiskBackend")
     with pytest.raises(UnsupportedError, match=r"worker0 has no backend Nope; it has: LocalCPUBackend, LocalDiskBackend"):
         io_loop.run(engine.clear_backend, "Nope")
@@ -292,19 +294,19 @@ def test_clearing_l1_says_how_many_tokens_went_and_other_backends_are_refused(
     assert twins[0].play((1, 8)) == [0]
 
 
-def test_a_frozen_engine_stores_nothing_and_says_so(engine: EngineDeployment, twins: Twins) -> None:
+def test_a_frozen_engine_stores_nothing_and_says_so(engine: InProcessDeployment, twins: Twins) -> None:
     twins[0].play((1, 8))
     io_loop.run(engine.freeze, True)
     try:
         assert twins[0].play((1, 8), (2, 8), (2, 8)) == [8, 0, 0]
-        assert any("worker1: the engine is frozen" in one for one in io_loop.run(engine.snapshot).health.problems)
+        assert any("worker1: LMCache is frozen" in one for one in io_loop.run(engine.snapshot).health.problems)
     finally:
         io_loop.run(engine.freeze, False)
     assert twins[0].play((2, 8), (2, 8)) == [0, 8]
     assert io_loop.run(engine.snapshot).health.healthy
 
 
-def test_a_bypassed_backend_is_not_read_and_keeps_what_it_has(engine: EngineDeployment, twins: Twins) -> None:
+def test_a_bypassed_backend_is_not_read_and_keeps_what_it_has(engine: InProcessDeployment, twins: Twins) -> None:
     twins[0].play((1, 8))
     io_loop.run(engine.bypass, "LocalCPUBackend", True)
     try:
@@ -318,7 +320,7 @@ def test_a_bypassed_backend_is_not_read_and_keeps_what_it_has(engine: EngineDepl
         io_loop.run(engine.bypass, "RemoteBackend", True)
 
 
-def test_a_hot_cache_that_is_turned_off_is_empty_when_it_is_on_again(engine: EngineDeployment, twins: Twins) -> None:
+def test_a_hot_cache_that_is_turned_off_is_empty_when_it_is_on_again(engine: InProcessDeployment, twins: Twins) -> None:
     twins[0].play((1, 8))
     io_loop.run(engine.hot_cache, False)
     try:
@@ -329,7 +331,7 @@ def test_a_hot_cache_that_is_turned_off_is_empty_when_it_is_on_again(engine: Eng
     assert twins[0].play((1, 8), (1, 8)) == [0, 8]
 
 
-def test_what_an_engine_cannot_do_is_refused_with_the_alternative(engine: EngineDeployment) -> None:
+def test_what_an_engine_cannot_do_is_refused_with_the_alternative(engine: InProcessDeployment) -> None:
     refused: tuple[tuple[Callable[[], Any], str], ...] = (
         (lambda: io_loop.run(engine.entries, 10), "cannot list"),
         (lambda: io_loop.run(engine.tenants), "by tenant"),
@@ -353,9 +355,9 @@ def test_an_lmcache_server_is_no_engine_and_its_ports_are_told_apart(connect: Co
 
 
 def test_addresses_that_cannot_be_are_refused() -> None:
-    for urls, why in (((), "there is none"), (("http://a:1", "http://a:1/"), "given twice"), (("a:1",), "not an address")):
+    for urls, why in (((), "none is given"), (("http://a:1", "http://a:1/"), "given twice"), (("a:1",), "not an address")):
         with pytest.raises(SettingsError, match=why):
-            EngineDeployment(urls)
+            InProcessDeployment(urls)
 
 
 def test_a_killed_worker_is_left_out_of_readings_and_nothing_is_changed_without_it(
@@ -368,14 +370,16 @@ def test_a_killed_worker_is_left_out_of_readings_and_nothing_is_changed_without_
         if "worker1" in step:
             odd_one.kill()
 
-    with pytest.raises(RefusedError, match=r"by worker1: it no longer answers .*; worker0 was set back\. Nothing was changed"):
+    with pytest.raises(
+        RefusedError, match=r"worker1 refused .* no longer answers .*; the change was undone on worker0\. Nothing was changed"
+    ):
         io_loop.run(engine.freeze, True, kill)
     seen = io_loop.run(engine.snapshot)
     assert (list(seen.members), seen.l1_total_bytes) == (["worker0"], 2 * MB)
     assert len(seen.health.problems) == 1  # worker0 is not frozen
-    assert "worker1 is left out: no engine answered" in seen.health.problems[0]
+    assert "worker1 is missing from the sums: no engine answered" in seen.health.problems[0]
     assert io_loop.run(engine.config).max_size_mb == 2
     for change in (lambda: apply(engine, min_prefix_length=500), lambda: io_loop.run(engine.freeze, True)):
-        with pytest.raises(UnreachableError, match=r"on all workers or on none.*worker1.*nothing was changed"):
+        with pytest.raises(UnreachableError, match=r"a change needs all workers.*worker1.*Nothing was changed"):
             change()
     assert minima(twins[0], connect=connect) == [CHUNK]

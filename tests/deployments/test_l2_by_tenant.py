@@ -107,7 +107,7 @@ def test_quotas_are_changed_and_taken_back_while_it_runs(operations_on: Operatio
     ("quotas", "error", "said"),
     [
         ({"kept": 6.0}, UnsupportedError, "list forgotten as well"),
-        ({"kept": 6.0, "forgotten": 1.0, "a@b": 1.0}, UnsupportedError, "'a@b' is no cache salt"),
+        ({"kept": 6.0, "forgotten": 1.0, "a@b": 1.0}, UnsupportedError, "'a@b' is not a cache salt"),
         ({"kept": 12.0, "forgotten": 1.0}, OutOfBoundsError, r"13 MB in all are above the operator's bound of 12"),
     ],
 )

@@ -11,7 +11,7 @@ from real_logs import CHUNK_SIZE, conversations, log_of
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import ServerProcess
-from agent_tools.errors import UnsupportedError
+from agent_tools.errors import SettingsError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate, SupportLevel
 from agent_tools.workload.access_log import AccessLog
@@ -44,7 +44,14 @@ def play(plain: ServerDeployment, process: ServerProcess, log: AccessLog, **sett
 
 def test_before_the_first_lookup_there_is_no_access_log(plain: ServerDeployment, connect: Connect, tmp_path: Path) -> None:
     assert io_loop.run(plain.access_log) is None
-    assert io_loop.run(connect(plain.admin.base_url, access_log=tmp_path / "missing").access_log) is None
+    assert io_loop.run(connect(plain.admin.base_url, access_log=tmp_path).access_log) is None
+
+
+def test_a_folder_for_the_access_log_that_is_not_there_is_named(
+    plain: ServerDeployment, connect: Connect, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="missing does not exist on this machine"):
+        io_loop.run(connect(plain.admin.base_url, access_log=tmp_path / "missing").access_log)
 
 
 def test_without_a_folder_there_is_no_access_log_and_no_trimming(
@@ -92,5 +99,5 @@ def test_trim_drops_what_the_log_says_was_asked_for_longest_ago(plain: ServerDep
 
 
 def test_entries_of_a_cache_without_a_listing_tier_are_refused_with_the_reason(plain: ServerDeployment) -> None:
-    with pytest.raises(UnsupportedError, match=r"cannot list its entries here .*503.*s3 L2 adapters only.*--server-module"):
+    with pytest.raises(UnsupportedError, match=r"cannot list its entries .*503.*only entries of s3 L2 adapters.*--server-module"):
         io_loop.run(plain.entries, 10)

@@ -9,6 +9,7 @@ import pytest
 from fastapi.encoders import jsonable_encoder
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from real_cache import Play, eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
@@ -29,9 +30,9 @@ CHUNK_BYTES = 128 * CHUNK_SIZE
 
 
 @pytest.fixture
-def foreign(connect: Connect, server: ServerProcess, arena_folder: Path) -> ServerDeployment:
-    """The embedded server as a stranger sees it who can read its log and reach its shared memory."""
-    return connect(server.http_url, access_log=server.folder / "lookups", arena_folder=arena_folder)
+def foreign(connect: Connect, server: ServerProcess, module_token: SecretStr, arena_folder: Path) -> ServerDeployment:
+    """The embedded server as another process sees it that reads its log, reaches its shared memory and has its module's token."""
+    return connect(server.http_url, access_log=server.folder / "lookups", arena_folder=arena_folder, token=module_token)
 
 
 def config(deployment: ServerDeployment) -> CacheConfig:
@@ -60,6 +61,8 @@ def test_the_configuration_is_complete_but_for_what_lmcache_does_not_have(foreig
         eviction_policy=EvictionPolicy.LRU,
         enable_prefix_caching=True,
         min_prefix_length=256,
+        cache_warmup=False,
+        enable_sharing=True,
         auto_eviction=True,
         chunk_size=256,
         eviction_watermark=0.8,
@@ -117,6 +120,16 @@ def test_every_setting_says_whether_it_can_be_changed_and_why(foreign: ServerDep
     assert levels["l2_adapters"] is SupportLevel.LIVE
     assert levels["chunk_size"] is SupportLevel.RESTART
     assert levels["enable_prefix_caching"] is SupportLevel.UNSUPPORTED
+
+
+def test_without_the_token_of_the_module_it_is_a_plain_server_and_says_so(
+    foreign: ServerDeployment, connect: Connect, server: ServerProcess
+) -> None:
+    plain = connect(server.http_url)
+    assert io_loop.run(plain.snapshot).l1_total_bytes == io_loop.run(foreign.snapshot).l1_total_bytes
+    watermark = io_loop.run(plain.support)["eviction_watermark"]
+    assert watermark.level is SupportLevel.RESTART
+    assert "set module_token in caches.toml" in watermark.reason
 
 
 def test_the_size_is_live_only_with_a_folder_for_arenas_and_above_the_primary(
@@ -186,7 +199,7 @@ def test_a_size_that_the_folder_has_no_room_for_changes_nothing_and_leaves_nothi
     foreign: ServerDeployment, arena_folder: Path
 ) -> None:
     too_much = shutil.disk_usage(arena_folder).free / MB + 1024
-    with pytest.raises(UnsupportedError, match=rf"can be made in {arena_folder}: it has .* MB free; ask for less"):
+    with pytest.raises(UnsupportedError, match=rf"cannot create .* in {arena_folder}: it has .* MB free; ask for less"):
         io_loop.run(foreign.apply, ConfigUpdate(max_size_mb=too_much), silent)
     assert config(foreign).max_size_mb == 16
     assert list(arena_folder.iterdir()) == []
@@ -197,7 +210,7 @@ def test_a_shrink_whose_remainder_has_no_room_changes_nothing(
 ) -> None:
     io_loop.run(foreign.apply, ConfigUpdate(max_size_mb=40), silent)
     elsewhere = connect(server.http_url, arena_folder=tmp_path / "missing")
-    with pytest.raises(UnsupportedError, match=r"no L1 arena of 4.0 MB can be made in .*missing: No such file"):
+    with pytest.raises(UnsupportedError, match=r"cannot create an L1 arena of 4.0 MB in .*missing: No such file"):
         io_loop.run(elsewhere.apply, ConfigUpdate(max_size_mb=20), silent)
     assert config(foreign).max_size_mb == 40
 

@@ -21,6 +21,7 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, Bounds, ConfigUpdate, EvictionPolicy, L2Adapter, Mode, SupportLevel
 from agent_tools.operations import Operations
 from agent_tools.prediction.eviction_clock import PERIOD, EvictionClock, observed_clock
+from agent_tools.prediction.in_process_model import InProcessPolicy, simulate_in_process
 from agent_tools.prediction.server_model import simulate_server
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.tuning.state import Outcome, TuneContext, TuneReport
@@ -167,7 +168,7 @@ def test_a_recorded_workload_is_served_and_ends(tmp_path: Path) -> None:
     assert hits(cache) == [0, 3, 3]
     assert last.counters is not None
     assert last.counters.stored_chunks == 5
-    with pytest.raises(WorkloadError, match="chunks of 16 tokens can only be told in multiples"):
+    with pytest.raises(WorkloadError, match="chunks of 16 tokens need a chunk size that is a multiple of 16"):
         advance(made(workload=trace, chunk_size=24), 1)
 
 
@@ -233,10 +234,54 @@ def test_an_l2_is_attached_and_detached_while_it_runs() -> None:
     assert send(cache, log) == [0, 0]
 
 
+@pytest.mark.parametrize("policy", ["LFU", "FIFO"])
+def test_with_a_policy_of_in_process_lmcache_it_serves_what_that_model_predicts(policy: InProcessPolicy) -> None:
+    cache = made()
+    advance(cache, 50)
+    change(cache, eviction_policy=policy.lower())
+    for _ in range(30):
+        last = advance(cache, 10.1)
+    log = log_until_now(cache)
+    assert log.timestamps[0] > NOW + 50, "it was restarted"
+    run = simulate_in_process(log, 100, policy)
+    assert hits(cache) == run.hit_chunks.tolist()
+    assert last.counters is not None
+    assert last.counters.evictions == run.evicted_chunks > 0
+    assert last.counters.stored_chunks - last.counters.evictions == last.resident_objects
+    assert hits(cache) != simulate_server(log, ServerSetting(100)).hit_chunks.tolist()
+    io_loop.run(cache.trim, 10 * CHUNK_BYTES)
+    assert io_loop.run(cache.snapshot).resident_objects == 10
+
+
+def test_in_process_lmcache_reports_no_watermark_and_the_way_back_is_a_restart_too() -> None:
+    cache = made(eviction_watermark=0.7)
+    before = io_loop.run(cache.config)
+    change(cache, eviction_policy="lfu", max_size_mb=before.max_size_mb)
+    config, support = io_loop.run(cache.config), io_loop.run(cache.support)
+    assert (config.eviction_policy, config.eviction_watermark, config.eviction_ratio) == (EvictionPolicy.LFU, None, None)
+    levels = {name: one.level.value for name, one in support.items()}
+    assert {levels[name] for name in ("max_size_mb", "eviction_policy", "chunk_size")} == {"restart"}
+    assert {levels[name] for name in ("eviction_watermark", "eviction_ratio", "l2_adapters")} == {"unsupported"}
+    with pytest.raises(UnsupportedError, match="no watermark"):
+        change(cache, eviction_watermark=0.5)
+    change(cache, eviction_policy="lru")
+    assert io_loop.run(cache.config) == before
+
+
+def test_in_process_lmcache_is_modelled_without_l2() -> None:
+    cache = made(l2_adapters=(L2,))
+    with pytest.raises(UnsupportedError, match=r"eviction_policy cannot be changed: .* no L2"):
+        change(cache, eviction_policy="lfu")
+    with pytest.raises(UnsupportedError, match="cannot be simulated"):
+        made(l2_adapters=(L2,), eviction_policy="fifo")
+    change(cache, eviction_policy="lfu", l2_adapters=[])
+    assert io_loop.run(cache.config).l2_adapters == ()
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"eviction_policy": EvictionPolicy.LFU}, "LRU, ARC and noop only"),
+        ({"eviction_policy": EvictionPolicy.MRU}, "only LRU, ARC and noop"),
         ({"l2_adapters": [L2, L2]}, "at most one L2 adapter"),
         ({"l2_store_policy": "skip_l1"}, "always default"),
         ({"tenant_quotas_mb": {"a": 1}}, "quotas"),
@@ -260,7 +305,7 @@ def test_every_setting_comes_with_how_it_can_be_changed() -> None:
 
 def test_requests_in_other_chunks_are_refused_and_nothing_is_sent() -> None:
     cache = quiet(chunk_size=384)
-    with pytest.raises(WorkloadError, match=r"chunks of 384\. Nothing was sent"):
+    with pytest.raises(WorkloadError, match=r"chunks of 384 tokens\. Nothing was sent"):
         send(cache, log_of(range(4)))
     assert advance(cache, 10).counters.lookups == 0  # type: ignore[union-attr]
 
@@ -308,12 +353,12 @@ def test_what_cannot_be_named_or_done_is_refused(ask: str) -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"traffic\.seed is that of the simulated cache itself"):
+    with pytest.raises(ValidationError, match=r"options of the simulated cache determine traffic\.seed"):
         SimulatedOptions(traffic=AgentTraffic(seed=1))
     with pytest.raises(UnsupportedError, match="cannot be simulated"):
         made(l2_adapters=(L2, L2))
     with pytest.raises(UnsupportedError, match="cannot be simulated"):
-        made(eviction_policy="lfu")
+        made(eviction_policy="mru")
 
 
 # ---- under the operations ----

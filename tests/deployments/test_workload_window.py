@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import SecretStr
 from real_cache import Launch, Play, eventually
 from real_logs import conversations, log_of
 
@@ -147,12 +148,12 @@ def test_an_answer_that_is_none_is_not_that_of_the_module(body: bytes) -> None:
 
 
 def test_the_window_of_a_remote_server_is_the_log_it_would_have_written_with_tenants(
-    connect: Connect, play: Play, server: ServerProcess
+    connect: Connect, play: Play, server: ServerProcess, module_token: SecretStr
 ) -> None:
     began = time.time()
     log = AgentTraffic(requests=120, tenants=2, seed=6).generate()
     play(log)
-    window = io_loop.run(connect(server.http_url).access_log, began)
+    window = io_loop.run(connect(server.http_url, token=module_token).access_log, began)
     logged = io_loop.run(connect(server.http_url, access_log=server.folder / "lookups")._logged, began)
     assert window is not None
     assert logged is not None

@@ -22,7 +22,6 @@ from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.doors.mcp import mcp_server
 from agent_tools.io_loop import io_loop
 from agent_tools.models import LMCacheStatus
-from agent_tools.tools.tune import TUNE
 from agent_tools.workload.generate import AgentTraffic
 
 TRAFFIC = AgentTraffic(requests=20, conversations=4, turns=5, seed=4).generate()
@@ -52,7 +51,7 @@ def environment(server: ServerProcess, tmp_path: Path) -> dict[str, str]:
 
 
 async def test_tools_are_listed_with_their_schemas_titles_and_all_four_hints() -> None:
-    tools = LMCacheToolkit(more=(TUNE,)).get_tools()
+    tools = LMCacheToolkit().get_tools()
     async with connected(mcp_server(tools)) as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert listed.keys() == {tool.name for tool in tools} >= {"lmcache_get_status", "lmcache_clear_cache", "lmcache_tune"}
@@ -66,7 +65,7 @@ async def test_tools_are_listed_with_their_schemas_titles_and_all_four_hints() -
 
 
 async def test_a_read_only_toolkit_lists_nothing_that_changes_a_cache_and_its_prefix_is_kept() -> None:
-    tools = LMCacheToolkit(read_only=True, prefix="kv_", more=(TUNE,)).get_tools()
+    tools = LMCacheToolkit(read_only=True, prefix="kv_").get_tools()
     async with connected(mcp_server(tools)) as client:
         listed = (await client.list_tools()).tools
         refused = await client.call_tool("kv_clear_cache", {"reason": "test"})
@@ -95,7 +94,7 @@ async def test_a_change_made_over_mcp_is_in_force(operations: Operations, cache:
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("lmcache_get_status", {"cache": "prod"}, "unknown_cache: there is no cache named 'prod'; the operator's directory has:"),
+        ("lmcache_get_status", {"cache": "prod"}, "unknown_cache: there is no cache named 'prod'; the caches are:"),
         ("lmcache_get_status", {"cache": "unreachable"}, "unreachable: "),
         ("lmcache_get_status", {"cahce": "default"}, "bad_arguments: there is no argument cahce, did you mean cache; nothing"),
         ("lmcache_get_metrics", {"window_seconds": "soon"}, "bad_arguments: window_seconds: "),

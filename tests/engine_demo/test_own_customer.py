@@ -17,7 +17,6 @@ from agent_tools import LMCacheToolkit, Operations
 from agent_tools.caches.registry import Cache
 from agent_tools.demo.engine.chat_traffic import ChatTraffic
 from agent_tools.io_loop import io_loop
-from agent_tools.tools.tune import TUNE
 from agent_tools.workload.schedule import ReplaySettings
 
 TASK = ChatTraffic(conversations=4, turns=12, system_words=4, document_words=4, turn_words=2, answer_words=1).requests()
@@ -49,7 +48,7 @@ def worked(operations: Operations, cache: Cache, budget_ms: float) -> tuple[dict
         return AIMessage("bakelu")
 
     model = ScriptedChatModel(script=[say] * len(TASK))
-    tools = {tool.name: tool for tool in LMCacheToolkit(operations=operations, more=(TUNE,)).get_tools()}
+    tools = {tool.name: tool for tool in LMCacheToolkit(operations=operations).get_tools()}
     graph = own_customer(model, tools["lmcache_tune"], TASK, budget_ms)
     return asyncio.run(graph.ainvoke({}, {"recursion_limit": 3 * len(TASK)})), model
 

@@ -89,7 +89,7 @@ def test_a_plan_that_one_process_asks_about_is_carried_out_by_another(run: Run, 
     assert all(answer.endswith("(for ACME)") for answer in answers)
     again = run("orchestrator", "resume", "reject", settings=small_cache)
     assert again.returncode == 2
-    assert "nothing waits for an answer" in again.stderr
+    assert "no request waits for an answer" in again.stderr
 
 
 def test_a_night_goes_on_past_a_cache_that_cannot_be_reached(run: Run, small_cache: Path, folder: Path) -> None:

@@ -24,6 +24,7 @@ class Fault(str, Enum):
     LOST = "answer lost after it was carried out"
     HALF = "half-written answer"
     GATEWAY = "504 after it was carried out"
+    DELAYED = "504, and carried out a second later"
     BROKE = "500 in LMCache's words after it was carried out"
     KILL_BEFORE = "killed before the server had the call"
     KILL_AFTER = "killed after it was carried out"
@@ -31,6 +32,8 @@ class Fault(str, Enum):
 
 Call = int | tuple[str, int]
 CARRIED_OUT = {Fault.LATE, Fault.LOST, Fault.HALF, Fault.GATEWAY, Fault.BROKE, Fault.KILL_AFTER}
+LATENESS = 1.0
+"""Seconds after its answer that a delayed call reaches the server."""
 HANGS = {Fault.HUNG, Fault.LATE}
 KILLS = {Fault.KILL_BEFORE, Fault.KILL_AFTER}
 
@@ -43,6 +46,7 @@ def _answer(status: str, body: str, content_type: str) -> bytes:
 ANSWERS = {
     Fault.UNAVAILABLE: _answer("503 Service Unavailable", "<html>try again later</html>", "text/html"),
     Fault.GATEWAY: _answer("504 Gateway Timeout", "<html>the server did not answer</html>", "text/html"),
+    Fault.DELAYED: _answer("504 Gateway Timeout", "<html>the server did not answer</html>", "text/html"),
     Fault.BROKE: _answer("500 Internal Server Error", '{"error": "it broke in the middle"}', "application/json"),
 }
 
@@ -56,6 +60,8 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._released = asyncio.Event()
+        self._late: list[asyncio.Future[None]] = []
+        """Calls that are still to reach the server."""
         self.heal()
 
     @property
@@ -146,6 +152,8 @@ class FaultProxy:
             _reset(writer)
             return
         answer = b""
+        if fault is Fault.DELAYED:
+            self._late.append(asyncio.ensure_future(self._passed_on_late(request)))
         if fault is None or fault in CARRIED_OUT:
             answer = await self._passed_on(request)
         if fault is Fault.KILL_AFTER:
@@ -157,6 +165,10 @@ class FaultProxy:
         else:
             writer.write(ANSWERS.get(fault, b""))
         await writer.drain()
+
+    async def _passed_on_late(self, request: bytes) -> None:
+        await asyncio.sleep(LATENESS)
+        await self._passed_on(request)
 
     async def _passed_on(self, request: bytes) -> bytes:
         if not request.startswith(b"GET "):

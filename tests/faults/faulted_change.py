@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from fault_proxy import Call, Fault, FaultProxy
+from pydantic import SecretStr
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
@@ -37,6 +38,10 @@ class Scene:
     proxy: FaultProxy
     folder: Path
     arenas: Path
+    l2: L2Adapter
+    """The L2 adapter that the change attaches; the server's module lists it."""
+    token: SecretStr | None = None
+    """The token of the server's module."""
     bounds: Bounds | None = None
     """What the operator allows; by default what is changed."""
     first: State = field(default_factory=dict)
@@ -51,16 +56,12 @@ class Scene:
         """Four calls that change something, of all kinds: POST, PUT, DELETE (to undo); two of them would double when repeated."""
         return ConfigUpdate(max_size_mb=24, eviction_policy="arc", l2_prefetch_policy="retain", l2_adapters=(self.l2,))
 
-    @property
-    def l2(self) -> L2Adapter:
-        """A file store."""
-        return L2Adapter(type="fs", settings={"base_path": str(self.folder / "l2")})
-
     def settings(self, state_folder: Path, timeout: float = 10) -> Settings:
         """The cache ``prod`` behind the proxy."""
         prod = CacheSettings(
             target=self.proxy.url,
             arena_folder=self.arenas,
+            module_token=self.token,
             bounds=self.bounds or Bounds(max_size_mb=24, l2_adapter=self.l2),
             timeout_seconds=timeout,
         )
@@ -77,7 +78,8 @@ class Scene:
 
     async def in_force(self) -> State:
         """What the server itself says is set: sizes and numbers of what a repeated change would double, among others."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False) as client:
+        token = {} if self.token is None else {"Authorization": f"Bearer {self.token.get_secret_value()}"}
+        async with httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False, headers=token) as client:
             paths = ("/reconfigure/dax/l1/status", "/agent-tools/eviction", "/agent-tools/l2")
             dax, eviction, l2 = [(await client.get(path)).raise_for_status().json() for path in paths]
         arenas: list[dict[str, Any]] = [one for one in dax["arenas"] if one["state"] == "active"]

@@ -12,8 +12,10 @@ import killed_agent
 import pytest
 from fault_proxy import Fault, FaultProxy
 from faulted_change import Scene, trial
+from pydantic import SecretStr
 
 from agent_tools.caches.registry import Cache
+from agent_tools.changes import read_back
 from agent_tools.deployments.server import module_client as server_module
 from agent_tools.deployments.server.arenas import arena_file
 from agent_tools.deployments.server.process import ServerProcess
@@ -40,12 +42,22 @@ def arenas(arena_folder: Path) -> Path:
 
 
 @pytest.fixture
-def scene(server: ServerProcess, cache: Cache, arenas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def scene(
+    server: ServerProcess,
+    module_token: SecretStr,
+    cache: Cache,
+    arenas: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Scene]:
     """The embedded server by its address, behind a proxy."""
     monkeypatch.setattr(server_module, "PATIENCE", 2.0)  # a change that hangs is waited for that long
+    monkeypatch.setattr(read_back, "LONGEST_DELAY", 3.0)
     proxy = FaultProxy(server.http_url)
     io_loop.run(proxy.open)
-    scene = Scene(server.http_url, proxy, tmp_path, arenas)
+    listed = cache.settings.bounds.l2_adapter
+    assert listed is not None
+    scene = Scene(server.http_url, proxy, tmp_path, arenas, listed, module_token)
     io_loop.run(scene.rehearse)
     yield scene
     io_loop.run(proxy.close)
@@ -57,6 +69,8 @@ FAULTS = [
     (ADD, Fault.GATEWAY, False),
     (LATE_IN_THE_CHANGE, Fault.REFUSED, True),
     (POLICIES, Fault.BROKE, True),
+    (POLICIES, Fault.DELAYED, False),
+    (POLICIES, Fault.UNAVAILABLE, False),
     (ATTACH, Fault.HALF, False),
     (ATTACH, Fault.LATE, False),
     (READ_BACK, Fault.UNAVAILABLE, True),

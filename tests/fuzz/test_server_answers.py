@@ -9,6 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from recorded_answers import ANSWERS, METRICS
 
 from agent_tools.deployments.counters import Counters, TokenCounters
-from agent_tools.deployments.in_process.exposition import parse_engine_exposition
+from agent_tools.deployments.in_process.exposition import parse_in_process_exposition
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.exposition import parse_exposition
 from agent_tools.deployments.server.workload_window import _decoded
@@ -75,7 +76,7 @@ def broken(where: list[tuple[Any, ...]], what: list[Any]) -> dict[str, Any]:
             if value is ...:
                 del at[place[-1]]
             else:
-                at[place[-1]] = value
+                at[place[-1]] = copy.deepcopy(value)  # a later place may lie in it
         except (KeyError, IndexError, TypeError):
             continue  # an earlier one took it away
     return answers
@@ -158,11 +159,13 @@ def test_counters_that_cannot_be_are_refused(samples: list[tuple[str, str, str]]
     text = "\n".join(f'{name}{{cache_salt="{salt}",model_name="m"}} {value}' for name, salt, value in samples)
     try:
         read = parse_exposition(text)
-        engine = parse_engine_exposition(text.replace("lmcache_mp_l1_write_chunks_total", "lmcache:local_cache_usage"), 256, 1)
+        engine = parse_in_process_exposition(
+            text.replace("lmcache_mp_l1_write_chunks_total", "lmcache:local_cache_usage"), 256, 1
+        )
     except ValueError:
         return
     assert len({(name, salt) for name, salt, _ in samples}) == len(samples), "none stands there twice"
-    counts = [*vars(read.counters).values(), *(count for one in read.tokens.values() for count in vars(one).values())]
+    counts = [*vars(read.counters).values(), *(count for one in read.tokens.values() for count in asdict(one).values())]
     assert all(math.isfinite(count) and 0 <= count < 2**64 for count in counts)
     assert engine.l1_used_bytes >= 0
 
@@ -253,5 +256,5 @@ def test_a_window_whose_columns_do_not_fit_together_is_refused(data: st.DataObje
 
 def test_a_good_window_is_read() -> None:
     assert len(_decoded(GOOD)) == 2
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="its columns are inconsistent"):
         _decoded(GOOD | {"chunk_ids": np.array([0, 1, 2, 3], "<i4").tobytes()})

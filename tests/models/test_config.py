@@ -130,6 +130,69 @@ def test_only_the_l2_there_is_or_the_operators_own_may_be_set(bounds: Bounds, ad
     assert (said or "") in (told or "")
 
 
+TWICE = CacheConfig(max_size_mb=16, l2_adapters=(HERE, HERE))
+OWN = L2Adapter(type="fs", settings={"base_path": "/own", "max_capacity_gb": 1})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "current", "adapters", "said"),
+    [
+        (Bounds(), WITH_L2, (HERE,) * 4, "the same L2 adapter fs_native may not be set more often than it is there"),
+        (Bounds(max_l2_size_mb=9999), WITH_L2, (HERE, HERE), "more often than it is there"),
+        (Bounds(), TWICE, (HERE, HERE), None),
+        (Bounds(), TWICE, (HERE,), None),
+        (Bounds(), TWICE, (HERE.resized(512), HERE), None),
+        (Bounds(), TWICE, (HERE.resized(1536), HERE.resized(512)), "L2 may not grow beyond 2048 MB in all"),
+        (Bounds(max_l2_size_mb=2048), TWICE, (HERE.resized(1536), HERE.resized(512)), None),
+        (Bounds(max_l2_size_mb=2048), TWICE, (HERE.resized(1536), HERE), "L2 may not grow beyond 2048 MB in all"),
+        (Bounds(l2_adapter=OWN), WITH_L2, (HERE, OWN), None),
+        (Bounds(l2_adapter=OWN), WITH_L2, (HERE, OWN, OWN), "more often than it is there"),
+        (Bounds(l2_adapter=HERE), WITH_L2, (HERE, HERE), "more often than it is there"),
+    ],
+)
+def test_each_l2_counts_once_and_what_they_add_up_to_is_bounded(
+    bounds: Bounds, current: CacheConfig, adapters: tuple[L2Adapter, ...], said: str | None
+) -> None:
+    told = bounds.violation(ConfigUpdate(l2_adapters=adapters), current)
+    assert (told is None) == (said is None), told
+    assert (said or "") in (told or "")
+
+
+SHOWN = {"url": "redis://***@good:6379/0", "password": "***", "connection_string": "***", "hosts": [{"token_url": "***"}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({}, True),
+        ({"url": "redis://user:pass@good:6379/0", "password": "pass"}, True),
+        ({"url": "redis://user:pass@elsewhere:6379/0"}, False),
+        ({"url": "redis://elsewhere:6379/x@good:6379/0"}, False),
+        ({"url": "redis://elsewhere:6379#@good:6379/0"}, False),
+        ({"url": "redis://elsewhere:6379\\@good:6379/0"}, False),
+        ({"url": "redis://user:p@elsewhere:6379,@good:6379/0"}, False),
+        ({"url": "redis://user:pass@good:6379/1"}, False),
+        ({"connection_string": "AccountName=elsewhere;AccountKey=key"}, False),
+        ({"hosts": [{"token_url": "http://elsewhere"}]}, False),
+        ({"password": {"host": "elsewhere"}}, False),
+        ({"host": "elsewhere"}, False),
+    ],
+    ids=str,
+)
+def test_another_host_does_not_pass_for_the_l2_there_is(given: dict[str, object], same: bool) -> None:
+    here = L2Adapter(type="resp", settings=SHOWN)
+    adapter = L2Adapter(type="resp", settings=SHOWN | given)
+    assert here.same_store(adapter) is same
+    told = Bounds().violation(ConfigUpdate(l2_adapters=(adapter,)), CacheConfig(l2_adapters=(here,)))
+    assert (told is None) is same
+
+
+def test_an_l2_whose_secrets_are_known_is_the_one_that_is_shown() -> None:
+    known = L2Adapter(type="resp", settings={"url": "redis://user:pass@good", "connection_string": "AccountName=good"})
+    assert known.same_store(known.masked)
+    assert not known.masked.same_store(known), "a hidden connection string may lead anywhere"
+
+
 def test_a_capacity_stands_under_the_name_that_its_adapter_gives_it() -> None:
     assert L2Adapter(type="mock", settings={"max_size_gb": 2}).size_mb == 2048
     assert L2Adapter(type="dax").resized(512).settings == {"max_dax_size_gb": 0.5}

@@ -32,7 +32,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 
 
 def test_more_hits_than_requests_are_refused() -> None:
-    with pytest.raises(ValidationError, match="5 tokens served of 4 requested: more hits than requests"):
+    with pytest.raises(ValidationError, match="5 tokens served of 4 requested: there cannot be more hits than requests"):
         CacheMetrics(
             status=CacheStatus.ENABLED,
             enabled=True,

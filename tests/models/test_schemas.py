@@ -72,7 +72,7 @@ def test_a_gain_is_accepted_exactly_when_its_interval_holds_its_estimate(numbers
     if lower <= estimate <= upper:
         assert Gain(lower=lower, estimate=estimate, upper=upper, method="").estimate == estimate
     else:
-        with pytest.raises(ValidationError, match="an interval must hold its estimate"):
+        with pytest.raises(ValidationError, match="the interval must contain its estimate"):
             Gain(lower=lower, estimate=estimate, upper=upper, method="")
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from random_logs import log_of, logs, trace
 
 from agent_tools.prediction.clairvoyant import clairvoyant_hits, policy_gap
-from agent_tools.prediction.engine_model import simulate_engine
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
+from agent_tools.prediction.in_process_model import simulate_in_process
 from agent_tools.workload.access_log import AccessLog
 
 
@@ -42,7 +42,7 @@ def test_no_policy_of_lmcache_does_better(log: AccessLog, capacity: int) -> None
     bound = clairvoyant_hits(log, capacity).sum()
     assert hit_rate_curve(log).hits(capacity) <= bound <= hit_rate_curve(log).hits(log.unique_chunks)
     for policy in ("LRU", "LFU", "FIFO", "MRU"):
-        assert simulate_engine(log, capacity, policy).l1_hit_chunks.sum() <= bound  # type: ignore[arg-type]
+        assert simulate_in_process(log, capacity, policy).l1_hit_chunks.sum() <= bound  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.10])

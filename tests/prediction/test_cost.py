@@ -128,9 +128,9 @@ def test_without_prices_or_without_a_saving_there_is_no_pay_back() -> None:
 
 def test_everything_a_saving_rests_on_is_named_in_it() -> None:
     free = " | ".join(saving(GAIN, TRAFFIC, ENGINE).assumptions)
-    assert "loading a hit takes no time: no load bandwidth" in free
+    assert "loading a hit takes no time, because no load bandwidth" in free
     loaded = saving(GAIN, TRAFFIC, loading_at(25e9), kv=LLAMA3_70B_KV)
-    for source in (GAIN.method, TRAFFIC.source, PREFILL.source, LLAMA3_70B_KV.source, "25 GB/s", "without queueing"):
+    for source in (GAIN.method, TRAFFIC.source, PREFILL.source, LLAMA3_70B_KV.source, "25 GB/s", "excludes queueing"):
         assert any(source in assumption for assumption in loaded.assumptions), source
 
 

@@ -124,7 +124,7 @@ def test_an_empty_log_is_refused() -> None:
 def test_prompts_that_are_all_shorter_than_a_chunk_have_a_ceiling_of_nothing_and_no_sizes() -> None:
     found = forecast(log_of([[], [], []], chunk_size=256, tails=[10, 200, 255]))
     assert (found.requests, found.short_requests, found.chunks, found.ceiling, found.rows) == (3, 3, 0, 0, ())
-    assert found.notes[0] == "all 3 requests are shorter than one chunk (256 tokens): no size helps, smaller chunks may"
+    assert found.notes[0] == "all 3 requests are shorter than one chunk (256 tokens): no size helps, but smaller chunks may"
 
 
 def test_prompts_that_are_all_shorter_than_a_chunk_hit_nothing_at_any_asked_size() -> None:
@@ -171,14 +171,14 @@ def test_tenants_do_not_share() -> None:
     assert forecast(apart).ceiling == 0
 
 
-@pytest.mark.parametrize(("times", "why"), [([0.0, np.nan], "not numbers"), ([5.0, 1.0], "not in the order of its times")])
+@pytest.mark.parametrize(("times", "why"), [([0.0, np.nan], "not numbers"), ([5.0, 1.0], "not in time order")])
 def test_times_that_make_no_sense_are_refused(times: list[float], why: str) -> None:
     with pytest.raises(WorkloadError, match=why):
         forecast(log_of([[1], [1]], times=times))
 
 
 def test_requests_all_at_one_time_are_said_to_tell_nothing_of_eviction() -> None:
-    assert any("the server never evicts between them" in note for note in forecast(log_of([[1], [1]], times=[3.0, 3.0])).notes)
+    assert any("the model never evicts between them" in note for note in forecast(log_of([[1], [1]], times=[3.0, 3.0])).notes)
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, np.nan, np.inf])

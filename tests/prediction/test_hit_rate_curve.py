@@ -233,10 +233,10 @@ def test_pieces_that_cannot_be_joined_are_refused() -> None:
     window = LiveHitRateCurve()
     with pytest.raises(ValueError, match="no requests"):
         window.curve()
-    with pytest.raises(ValueError, match="joined by chunk hash"):
+    with pytest.raises(ValueError, match="joined by hash"):
         window.add(log_of([[1]]))
     window.add(_hashed(log_of([[1]]), [1]))
-    with pytest.raises(ValueError, match="chunks of 4 tokens, this piece has 8"):
+    with pytest.raises(ValueError, match="chunks of 4 tokens, but this piece has 8"):
         window.add(_hashed(log_of([[1]], chunk_size=8), [1]))
     with pytest.raises(ValueError, match="history_chunks"):
         LiveHitRateCurve(history_chunks=0)

@@ -110,12 +110,12 @@ def test_larger_chunks_are_forecast_from_the_same_log() -> None:
 
 @pytest.mark.parametrize("tokens", [64, 300])
 def test_chunks_that_are_no_multiple_cannot_be_forecast(tokens: int) -> None:
-    with pytest.raises(WorkloadError, match=f"chunks of {tokens} tokens cannot be predicted from a log with chunks of 256"):
+    with pytest.raises(WorkloadError, match=f"cannot predict chunks of {tokens} tokens from a log with chunks of 256 tokens"):
         forecast_of(SEEN, ConfigUpdate(chunk_size=tokens))
 
 
 def test_what_the_model_does_not_cover_is_said_so() -> None:
-    with pytest.raises(WorkloadError, match="the model does not cover l2_adapters with those values on test"):
+    with pytest.raises(WorkloadError, match="the model does not cover these values of l2_adapters on test"):
         forecast_of(SEEN, ConfigUpdate(l2_adapters=(L2Adapter(type="nixl_store"),)))
 
 

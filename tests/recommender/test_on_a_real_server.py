@@ -58,7 +58,9 @@ def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Laun
         advice = io_loop.run(operations.recommend, "prod")
         assert advice.verdict is Verdict.ACT
         assert SymptomCode.WATERMARK_TOO_HIGH in {symptom.code for symptom in advice.symptoms}
-        assert "L1 is frozen: 94% used is below the watermark of 95%" in " ".join(symptom.summary for symptom in advice.symptoms)
+        assert "L1 is frozen: it is 94% used, which is below the watermark of 95%" in " ".join(
+            symptom.summary for symptom in advice.symptoms
+        )
         assert advice.best is not None
         assert advice.best.update is not None
         assert (advice.best.update.eviction_watermark or 1) < 0.94
@@ -86,7 +88,7 @@ def test_chunks_locked_by_an_engine_that_never_frees_them_are_found(
             connection.wait(engine._rpc.lookup(engine._key(asked), 1), "lookup")
             assert connection.wait(engine._rpc.wait_prefetch_status(asked.id, 10), "wait_prefetch_status") == 3
         told = {symptom.code: symptom for symptom in io_loop.run(operations.diagnose, "default")}
-        assert "30 of 30 chunks in L1 are locked" in told[SymptomCode.LOCKS_HELD].summary
+        assert "locks on 30 of 30 chunks in L1" in told[SymptomCode.LOCKS_HELD].summary
     finally:
         for number in range(10):
             connection.wait(engine._rpc.end_session(f"lock-{number}"), "end_session")

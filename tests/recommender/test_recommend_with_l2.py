@@ -43,7 +43,7 @@ def test_an_l2_that_evicts_what_is_needed_again_is_made_larger_within_the_bound(
     (larger,) = advice.best.update.l2_adapters or ()
     assert larger.same_store(DISK)
     assert 20 < (larger.size_mb or 0) <= 64
-    assert "MB of L2" in advice.best.cost
+    assert "MB more L2" in advice.best.cost
     wanted = server_setting(seen, advice.best.update.known())
     assert wanted is not None
     assert advice.best.gain is not None
@@ -135,12 +135,12 @@ def test_memory_is_added_only_if_it_pays_for_itself(memory_gb: float, verdict: V
     for one in advice.recommendations:
         assert one.saving is not None
         assert one.saving.net_benefit is not None
-        assert "ms of time to first token a request saved" in one.expected_impact
+        assert "ms of time to first token per request" in one.expected_impact
     if advice.best is not None:
         assert advice.best.saving is not None
         assert advice.best.saving.net_benefit is not None
         assert advice.best.saving.net_benefit.lower > 0
-        assert "paid back in" in advice.best.cost
+        assert "pays it back in" in advice.best.cost
 
 
 def test_the_dearer_the_memory_the_smaller_the_size() -> None:

@@ -96,13 +96,13 @@ def test_tenants_alike_are_best_left_in_one_shared_cache() -> None:
         advice = tenant_quotas(seen(ALIKE, with_l2(size)))
         assert advice.verdict is Verdict.DO_NOTHING
         assert advice.gain.lower < 0.01
-        assert "not worth a change" in advice.why
+        assert "too little to be worth a change" in advice.why
 
 
 def test_quotas_in_force_that_suit_nobody_are_changed() -> None:
     advice = tenant_quotas(seen(NEIGHBOURS, with_l2(80, {"one": 5, "two": 5, "scan": 70})))
     assert (advice.budget_mb, advice.verdict) == (80, Verdict.ACT)
-    assert "those in force" in advice.why
+    assert "against the quotas in force" in advice.why
     assert advice.notes == () or not any("IsolatedLRU" in note for note in advice.notes)
     again = tenant_quotas(seen(NEIGHBOURS, with_l2(80, advice.quotas_mb)))
     assert again.verdict is Verdict.DO_NOTHING
@@ -196,7 +196,7 @@ def test_tenants_without_requests_get_their_floor() -> None:
 def test_one_tenant_has_nothing_to_divide() -> None:
     advice = tenant_quotas(seen(agents(400, 3), with_l2(20)))
     assert advice.verdict is Verdict.DO_NOTHING
-    assert "one tenant" in advice.why
+    assert "only one tenant" in advice.why
     assert advice.gain_over_shared.estimate == 0
 
 
@@ -238,17 +238,15 @@ def _refused(wanted: type[LMCacheToolError], observed: Observation, words: str, 
 
 def test_what_makes_no_sense_is_refused_with_a_reason() -> None:
     fine = seen(NEIGHBOURS, with_l2(80))
-    _refused(
-        OutOfBoundsError, fine, r"30 MB for each of 3 tenants of test cannot be had from 80 MB.*from 0 to 26\.6", floor_mb=30
-    )
+    _refused(OutOfBoundsError, fine, r"80 MB do not cover 30 MB for each of the 3 tenants of test.*from 0 to 26\.6", floor_mb=30)
     for budget in (0, -1, float("nan"), float("inf")):
-        _refused(OutOfBoundsError, fine, "cannot be divided", budget_mb=budget)
+        _refused(OutOfBoundsError, fine, "cannot divide", budget_mb=budget)
     _refused(OutOfBoundsError, fine, "floor_mb from 0", floor_mb=float("nan"))
     _refused(UnsupportedError, seen(NEIGHBOURS, CONFIG), "give budget_mb")
-    _refused(WorkloadError, observation(None, config=with_l2(80)), "no request of the window")
-    _refused(WorkloadError, seen(NEIGHBOURS, with_l2(80), kv_bytes_per_token=None), "bytes of a chunk")
+    _refused(WorkloadError, observation(None, config=with_l2(80)), "no request in the window")
+    _refused(WorkloadError, seen(NEIGHBOURS, with_l2(80), kv_bytes_per_token=None), "the size of a chunk is unknown")
     counts = {"a": TokenCounts(requested=1), "b": TokenCounts(requested=1)}
-    _refused(UnsupportedError, seen(agents(50, 1), with_l2(80), by_tenant=counts), "does not tell its 2 tenants apart")
+    _refused(UnsupportedError, seen(agents(50, 1), with_l2(80), by_tenant=counts), "does not name its 2 tenants")
 
 
 def test_prompts_shorter_than_a_chunk_give_no_data() -> None:

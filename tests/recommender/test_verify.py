@@ -63,7 +63,7 @@ def test_a_clear_fall_is_worse() -> None:
 def test_a_difference_inside_the_noise_is_undecided() -> None:
     told = judged(baseline(0.5, noise=0.3, readings=20), baseline(0.52, noise=0.3, readings=20))
     assert told.verdict is VerificationVerdict.UNDECIDED
-    assert "the interval holds zero" in told.why
+    assert "the interval includes zero" in told.why
 
 
 def test_undecided_says_how_long_a_window_would_have_to_be() -> None:
@@ -93,7 +93,7 @@ def test_settings_that_are_not_in_force_have_proved_nothing() -> None:
     told = judged(baseline(0.5), baseline(0.9), in_force=False)
     assert told.verdict is VerificationVerdict.UNDECIDED
     assert not told.in_force
-    assert "do not read back as they were set" in told.why
+    assert "does not read back the settings that were set" in told.why
 
 
 def test_the_same_requests_make_a_pair() -> None:
@@ -116,7 +116,7 @@ def test_other_requests_are_compared_with_what_the_old_setting_would_have_given_
     assert told.verdict is VerificationVerdict.BETTER
     assert told.paired
     assert told.gain is not None
-    assert "less the model of the old setting" in told.gain.method
+    assert "minus the model's hit rate for the old setting" in told.gain.method
 
 
 def test_a_cache_that_just_grew_is_judged_by_what_it_then_held() -> None:

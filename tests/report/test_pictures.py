@@ -114,6 +114,16 @@ def test_the_curves_are_the_forecast(seen: Forecast, picture: "Figure") -> None:
     assert drawn[COLOURS["quiet"]].get_ydata() == pytest.approx([rate for _, rate in seen.lru_curve])
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.5])
+def test_what_lmcache_saves_beyond_the_engines_own_cache_is_a_curve_of_its_own(example: Example, share: float) -> None:
+    tokens = int(share * example.log.unique_chunks * example.log.chunk_size)
+    found = forecast(example.log, engine_cache_tokens=[tokens])
+    drawn = hit_rate_picture(found)
+    (curve,) = (line for line in drawn.axes[0].lines if line.get_color() == COLOURS["second"])
+    assert curve.get_ydata() == pytest.approx([row.saved[0] for row in found.rows])
+    assert "saved beyond" in texts(drawn)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("row", [0, 5, 12])
 def test_no_label_covers_another_or_leaves_the_picture(seed: int, row: int) -> None:
@@ -162,9 +172,9 @@ def test_before_and_after_are_shares_of_the_requested_tokens_by_tier(example: Ex
     shown = texts(figure)
     assert "60.0% | 25.0% | 15.0%" in shown
     assert "from L2" in shown
-    assert "gain +25.0 points, 90% interval +10.0 to +30.0" in shown
+    assert "gain +25.0 points, 90% interval +10.0 to +30.0 points" in shown
     assert "from L2" not in texts(before_after_picture(example.metrics, example.metrics))
-    assert "the gain could not be told" in texts(before_after_picture(example.metrics, example.metrics))
+    assert "the gain is unknown" in texts(before_after_picture(example.metrics, example.metrics))
 
 
 def test_png_and_svg_are_written_by_suffix(picture: "Figure", tmp_path: Path) -> None:
@@ -256,7 +266,7 @@ def test_pyplot_is_never_imported() -> None:
 def test_without_matplotlib_the_error_says_how_to_get_it() -> None:
     then = "try:\n    hit_rate_picture(found)\nexcept Exception as error:\n    print(type(error).__name__, error)"
     out = run("sys.modules['matplotlib'] = None", then)
-    assert out == "UnsupportedError pictures need matplotlib: pip install 'lmcache-agent-tools[plot]'\n"
+    assert out.startswith("UnsupportedError pictures need matplotlib; install the extra `plot`: pip install -e '.[plot]'")
 
 
 def test_a_mark_is_a_share_at_a_size() -> None:

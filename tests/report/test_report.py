@@ -188,7 +188,7 @@ def test_of_many_changes_the_latest_are_told(example: Example) -> None:
     assert f"change-{MOST_CHANGES + 2}," in text
     assert "change-3," in text
     assert "change-2," not in text
-    assert "and 3 earlier, in the change log" in text
+    assert "and 3 earlier changes, in the change log" in text
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -339,7 +339,7 @@ def test_without_matplotlib_the_page_has_its_tables_and_says_how_to_get_pictures
     assert done.returncode == 0, done.stderr
     page = Page(done.stdout)
     assert "svg" not in page.tags
-    assert "pictures need matplotlib: pip install 'lmcache-agent-tools[plot]'" in page.text
+    assert "pictures need matplotlib; install the extra `plot`" in page.text
     assert "always-full LRU" in page.text
 
 

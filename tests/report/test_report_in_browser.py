@@ -158,11 +158,11 @@ def test_it_reads_the_cache_again_by_itself_until_it_is_held_still(open_page: Op
     shown = int(tile(page, "lookups").text_content())
     watched.play(MORE)
     playwright.expect(tile(page, "lookups")).to_have_text(f"{shown + 10}", timeout=20_000)
-    page.get_by_role("link", name="hold still").click()
+    page.get_by_role("link", name="pause").click()
     page.wait_for_url("**?cache=default&refresh=0")
-    expect(page.get_by_text("held still")).to_be_visible()
-    page.get_by_role("link", name="keep up to date").click()
-    expect(page.get_by_text("read again every 30 s")).to_be_visible()
+    expect(page.get_by_text("paused")).to_be_visible()
+    page.get_by_role("link", name="reload automatically").click()
+    expect(page.get_by_text("reloads every 30 s")).to_be_visible()
 
 
 def test_on_a_phone_it_fits_the_screen_unfolded_too(open_page: Open) -> None:
@@ -198,7 +198,7 @@ def test_its_colours_follow_the_scheme_in_the_picture_too(open_page: Open, schem
 def test_a_cache_that_does_not_answer_is_named_and_looked_for_again(open_page: Open) -> None:
     page = open_page("?cache=unreachable&refresh=0")
     expect(page.get_by_text("no cache answered")).to_be_visible()
-    expect(page.get_by_role("link", name="keep up to date")).to_be_visible()
+    expect(page.get_by_role("link", name="reload automatically")).to_be_visible()
 
 
 def test_a_browser_comes_in_with_the_token_as_password(browser: Any, watched: Watched, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_nor_do_the_routes(operations: Operations) -> None:
     before = state(operations)
     with serving(rest_app(lambda: operations)) as url, httpx.Client(base_url=f"{url}/lmcache", params={"cache": "a"}) as client:
         for update in OUTSIDE:
-            answer = client.post("config", json={"update": update, "reason": "a test"})
+            answer = client.post("config", json=update)
             assert (answer.status_code, answer.json()["code"]) == (422, "out_of_bounds"), update
     assert state(operations) == before
 
@@ -261,8 +261,7 @@ def test_what_was_planned_is_no_word_on_another_update_or_cache(operations: Oper
     told = tool.invoke({"cache": cache, "update": update, "plan_fingerprint": word, "reason": "a test"})
     assert str(told).startswith("stale_plan: ")
     with serving(rest_app(lambda: operations)) as url:
-        body = {"update": update, "fingerprint": word, "reason": "a test"}
-        answer = httpx.post(f"{url}/lmcache/config", params={"cache": cache}, json=body)
+        answer = httpx.post(f"{url}/lmcache/config", params={"cache": cache, "fingerprint": word}, json=update)
     assert (answer.status_code, answer.json()["code"]) == (409, "stale_plan")
     assert state(operations) == before
 

@@ -1,10 +1,9 @@
-"""Claims about every REST route, as the OpenAPI document lists them: who may come in, and how much he may bring.
+"""Claims about every REST route, as the OpenAPI document lists them: who may come in, and how much they may send.
 
 `tests/doors/test_rest.py` has the forms of the token, of origins and of hosts; LangGraph's own door is tested in
 `tests/tuning/test_dev_server.py`.
 """
 
-import hmac
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from pydantic import SecretStr
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import Settings
-from agent_tools.doors import access as rest_access
 from agent_tools.doors.access import MOST_BYTES
 from agent_tools.doors.rest import rest_app
 from agent_tools.operations import Operations
@@ -78,18 +76,28 @@ async def test_no_way_of_writing_a_path_goes_round_the_door(client: httpx.AsyncC
     assert answer.status_code in {401, 404}
 
 
-async def test_tokens_are_compared_in_constant_time(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[tuple[bytes, bytes]] = []
+@pytest.mark.parametrize(
+    "token", [TOKEN[:-1], TOKEN[1:], f"{TOKEN}x", f"{TOKEN[:-1]}x", f"x{TOKEN[1:]}", TOKEN.upper(), f"{TOKEN}\xe9", "\xe9", ""]
+)
+async def test_a_token_that_is_nearly_right_is_answered_like_one_that_is_all_wrong(client: httpx.AsyncClient, token: str) -> None:
+    async def asked(offered: str) -> httpx.Response:
+        return await client.get("/lmcache/caches", headers={"Authorization": f"Bearer {offered}".encode("latin-1")})
 
-    class Watched:
-        @staticmethod
-        def compare_digest(one: bytes, other: bytes) -> bool:
-            compared.append((one, other))
-            return hmac.compare_digest(one, other)
+    refused, all_wrong, right = await asked(token), await asked("wrong"), await asked(TOKEN)
+    assert (refused.status_code, refused.content) == (401, all_wrong.content)
+    assert right.status_code == 200
 
-    monkeypatch.setattr(rest_access, "hmac", Watched)
-    assert (await client.get("/lmcache/caches", headers={"Authorization": "Bearer wrong"})).status_code == 401
-    assert compared == [(b"wrong", TOKEN.encode())]
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_no_page_makes_a_browser_start_anything_by_a_link_or_an_image(
+    client: httpx.AsyncClient, method: str, path: str, site: str
+) -> None:
+    """Browsers send no origin then, but say how near the page is; its own pages and an address typed by hand are answered."""
+    answer = await client.request(method, path, headers={**BEARER, "Sec-Fetch-Site": site})
+    assert answer.status_code == 403
+    for near in ("none", "same-origin"):
+        assert (await client.request(method, path, headers={"Sec-Fetch-Site": near})).status_code == 401  # as without it
 
 
 # ---- how much ----

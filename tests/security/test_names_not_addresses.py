@@ -123,7 +123,7 @@ def test_the_number_of_a_prefetch_is_no_path(meet: Meet, outside: Outside) -> No
     operations, server = meet(ANSWERS)
     server.refuses = JSONResponse({"status": "submitted", "request_id": f"../../@{outside.host}:{outside.port}/x?y#z\r\n"}, 202)
     with pytest.raises(LMCacheToolError):
-        io_loop.run(operations.warm, "prod", "llama", [1, 2, 3])
+        io_loop.run(operations.warm, "prod", "llama", [1, 2, 3], "", "test")
     assert server.asked[-1][1].startswith("/cache/prefetches/../../@")
 
 
@@ -202,7 +202,7 @@ def test_servers_that_a_coordinator_names_elsewhere_are_never_called(outside: Ou
         fleet = FleetDeployment(url, networks=[ip_network("10.0.0.0/8")], addresses={}, timeout=2.0)
         try:
             assert await fleet.members() == {}
-            with pytest.raises(LMCacheToolError, match="no server that can be asked"):
+            with pytest.raises(LMCacheToolError, match="no server that can be called"):
                 await fleet.clear()
             for number in range(len(ways)):
                 with pytest.raises(UnknownCacheError):

@@ -37,7 +37,6 @@ from agent_tools.models import Bounds, ConfigUpdate, L2Adapter, Mode
 from agent_tools.operations import Operations
 from agent_tools.plain import MESSAGE
 from agent_tools.redaction import SECRET, text_without_secrets, without_secrets
-from agent_tools.tools.tune import TUNE
 from agent_tools.tuning.state import TuneContext
 from agent_tools.tuning.tune_cache import build_tune_cache
 
@@ -149,7 +148,7 @@ def test_no_tool_tells_it_to_the_model_the_log_or_a_trace(
     caplog.set_level(logging.DEBUG)
     trace = Trace()
     answers = []
-    for tool in LMCacheToolkit(operations=operations, more=(TUNE,)).get_tools():
+    for tool in LMCacheToolkit(operations=operations).get_tools():
         arguments = {**ARGUMENTS.get(tool.name, {}), **({} if tool.name == "lmcache_list_caches" else {"cache": cache})}
         call = {"type": "tool_call", "id": "1", "name": tool.name, "args": arguments}
         answer = tool.invoke(call, {"callbacks": [trace]})

@@ -10,10 +10,10 @@ from real_logs import conversations, log_of
 FOUR = log_of(*conversations(4, 8))
 
 
-def test_an_adapter_is_attached_serves_hits_and_is_detached(module: ModuleClient, tmp_path: Path) -> None:
-    adapter = module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(tmp_path)})
+def test_an_adapter_is_attached_serves_hits_and_is_detached(module: ModuleClient, l2_folder: Path) -> None:
+    adapter = module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(l2_folder)})
     module.replay(FOUR, "attached")
-    eventually(lambda: len(list(tmp_path.iterdir())) == 32)
+    eventually(lambda: len(list(l2_folder.iterdir())) == 32)
     module.http.post("/cache/clear")
     module.replay(FOUR, "attached")
     eventually(lambda: len(module.window().log) == 8)
@@ -23,10 +23,10 @@ def test_an_adapter_is_attached_serves_hits_and_is_detached(module: ModuleClient
     assert module.replay(FOUR, "attached").hit_chunks == 0, "with the default policy nothing stayed in L1"
 
 
-def test_with_prefetch_policy_retain_what_l2_gave_stays_in_l1(module: ModuleClient, tmp_path: Path) -> None:
-    module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(tmp_path)})
+def test_with_prefetch_policy_retain_what_l2_gave_stays_in_l1(module: ModuleClient, l2_folder: Path) -> None:
+    module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(l2_folder)})
     module.replay(FOUR, "retained")
-    eventually(lambda: len(list(tmp_path.iterdir())) == 32)
+    eventually(lambda: len(list(l2_folder.iterdir())) == 32)
     changed = module.ask("PUT", "l2/policies", json={"prefetch": "retain"})
     assert changed["previous"] == {"prefetch": "default", "store": "default"}
     module.http.post("/cache/clear")
@@ -38,10 +38,11 @@ def test_with_prefetch_policy_retain_what_l2_gave_stays_in_l1(module: ModuleClie
     assert module.objects() == 0
 
 
-def test_with_store_policy_skip_l1_what_l2_took_leaves_l1(module: ModuleClient, tmp_path: Path) -> None:
-    module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(tmp_path)})
+def test_with_store_policy_skip_l1_what_l2_took_leaves_l1(module: ModuleClient, l2_folder: Path) -> None:
+    module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(l2_folder)})
     module.ask("PUT", "l2/policies", json={"store": "skip_l1"})
     module.replay(FOUR, "skipped")
+    eventually(lambda: len(list(l2_folder.iterdir())) == 32)  # all of it was stored, so that there was something to leave L1
     eventually(lambda: module.objects() == 0)
 
 
@@ -59,8 +60,8 @@ def test_eviction_of_an_adapter_with_a_capacity_is_begun_and_retuned(module: Mod
     assert module.ask("GET", "l2")["adapters"][0]["eviction"] == {"policy": "noop", "watermark": 0.05, "ratio": 0.5}
 
 
-def test_an_adapter_without_a_capacity_cannot_be_told_to_evict(module: ModuleClient, tmp_path: Path) -> None:
-    number = module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(tmp_path)})["id"]
+def test_an_adapter_without_a_capacity_cannot_be_told_to_evict(module: ModuleClient, l2_folder: Path) -> None:
+    number = module.ask("POST", "l2/adapters", json={"type": "fs", "base_path": str(l2_folder)})["id"]
     status, reason = module.refused("PUT", f"l2/adapters/{number}/eviction", json={"watermark": 0.5})
     assert status == 409
     assert "declares no capacity" in reason
@@ -70,6 +71,7 @@ def test_an_adapter_without_a_capacity_cannot_be_told_to_evict(module: ModuleCli
     ("method", "path", "body", "status", "reason"),
     [
         ("POST", "l2/adapters", {"type": "plugin", "module_path": "os", "class_name": "system"}, 403, "not allowed here"),
+        ("POST", "l2/adapters", {"type": "fs", "base_path": "/nowhere"}, 403, "not listed in the module's l2_adapters"),
         ("POST", "l2/adapters", {"type": "fs"}, 422, "base_path"),
         ("POST", "l2/adapters", {"type": "fs_native", "base_path": "/proc/nowhere"}, 422, "LMCache"),
         ("PUT", "l2/policies", {"prefetch": "all"}, 422, "it has default, retain"),

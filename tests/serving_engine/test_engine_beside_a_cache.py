@@ -63,8 +63,8 @@ def test_status_metrics_and_report_tell_what_the_engine_measured(tmp_path: Path)
     [
         (PlainTextResponse("busy", 503), "no engine answers"),
         (RedirectResponse("http://127.0.0.1:1/metrics"), "no engine answers"),
-        (PlainTextResponse("lmcache_mp_lookups_requests_total 3\n"), "is not that of a vLLM"),
-        (PlainTextResponse(PAGE.replace("} 6015.0", "} NaN")), "is not that of a vLLM"),
+        (PlainTextResponse("lmcache_mp_lookups_requests_total 3\n"), "does not look like vLLM"),
+        (PlainTextResponse(PAGE.replace("} 6015.0", "} NaN")), "does not look like vLLM"),
     ],
     ids=["refuses", "redirects", "is no vLLM", "gives no number"],
 )

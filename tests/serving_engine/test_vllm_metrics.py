@@ -67,10 +67,10 @@ def test_who_waits_for_a_load_does_not_wait_for_room() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "no vllm:external_prefix_cache_hits_total, vllm:num_preemptions_total"),
-        ("sglang:num_running_reqs 3.0\n", "no vllm:"),
-        ("<html>", "no vllm:"),
-        (PAGE.replace("vllm:request_prompt_tokens_sum", "vllm:was_renamed_sum"), "no vllm:request_prompt_tokens_sum"),
+        ("", "metrics are missing: vllm:external_prefix_cache_hits_total, vllm:num_preemptions_total"),
+        ("sglang:num_running_reqs 3.0\n", "metrics are missing: vllm:"),
+        ("<html>", "metrics are missing: vllm:"),
+        (PAGE.replace("vllm:request_prompt_tokens_sum", "vllm:was_renamed_sum"), "missing: vllm:request_prompt_tokens_sum"),
         (PAGE.replace("} 6015.0", "} NaN"), "which is no count"),
         (PAGE.replace("} 6015.0", "} -1.0"), "which is no count"),
     ],
@@ -82,3 +82,26 @@ def test_what_is_no_vllm_is_refused(text: str, why: str) -> None:
 
 def after(earlier: EngineReading, seconds: float, counters: EngineCounters, buckets: object) -> EngineReading:
     return replace(earlier, taken_at=earlier.taken_at + seconds, counters=counters, ttft_buckets=buckets)  # type: ignore[arg-type]
+
+
+CACHE = (
+    'vllm:cache_config_info{block_size="128",cache_dtype="auto",enable_prefix_caching="True",engine="0",'
+    'kv_cache_size_tokens="21376",num_gpu_blocks="167",num_gpu_blocks_override="167"} 1.0\n'
+)
+"""The line of a real vLLM 0.32.0 (CPU), without the labels that nobody reads."""
+
+
+@pytest.mark.parametrize(
+    ("lines", "size"),
+    [
+        (CACHE, 128 * 167),
+        (CACHE.replace('caching="True"', 'caching="False"'), 0),
+        (CACHE.replace('num_gpu_blocks="167"', 'num_gpu_blocks="None"'), None),
+        (CACHE + CACHE.replace('engine="0"', 'engine="1"'), None),  # data-parallel engines: each has a cache of its own
+        ("", None),
+    ],
+)
+def test_the_size_of_the_engines_own_cache_is_read_or_unknown(lines: str, size: int | None) -> None:
+    page = "\n".join(line for line in PAGE.split("\n") if not line.startswith("vllm:cache_config_info"))
+    window = engine_between(None, parse_vllm_metrics(f"{page}\n{lines}", STARTED + 360))
+    assert window.own_cache_size_tokens == size

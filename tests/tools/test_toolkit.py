@@ -25,8 +25,10 @@ from agent_tools.models import (
     ConfigUpdate,
     LMCacheStatus,
     Plan,
+    Verdict,
 )
 from agent_tools.prediction.forecast import Forecast
+from agent_tools.tools import toolkit
 from agent_tools.tools.spec import MOST_CHARACTERS
 from agent_tools.tools.tune import TUNE
 from agent_tools.workload.generate import AgentTraffic
@@ -61,11 +63,16 @@ PREFIX = {"model": "some-model", "token_ids": list(range(512)), "reason": "test"
 ELSEWHERE = {
     "lmcache_warm_prefix": (PREFIX, "no layout registered"),
     "lmcache_pin_prefix": (PREFIX, "coordinator"),
-    "lmcache_recommend_tenant_quotas": ({}, "quotas for default cannot be computed"),
+    "lmcache_recommend_tenant_quotas": ({}, "cannot compute quotas for default"),
     "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
 }
 """Tools that need an L2 or a fleet: arguments, and a word of what they say without (on one, see test_fleet_tools.py)."""
 HERE = sorted((READING | CHANGING) - ELSEWHERE.keys())
+MARKS: dict[str, pytest.MarkDecorator] = {
+    "lmcache_plot_hit_rate_curve": pytest.mark.needs("matplotlib"),
+    "lmcache_delete_prefix": pytest.mark.real_cache("simulated prompts have no token ids"),
+}
+"""What the tests of a tool need."""
 EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_plan_update": {"update": {"max_size_mb": 18}},
     "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test"},
@@ -92,7 +99,7 @@ class Tools:
 
 @pytest.fixture
 def tools(operations: Operations, cache: Cache) -> Tools:
-    return Tools(LMCacheToolkit(operations=operations, more=(TUNE,)))
+    return Tools(LMCacheToolkit(operations=operations))
 
 
 @pytest.fixture
@@ -103,25 +110,22 @@ def grown(operations: Operations, cache: Cache) -> str:
 
 
 def test_the_toolkit_has_the_tools_it_promises() -> None:
-    assert {tool.name for tool in LMCacheToolkit(more=(TUNE,)).get_tools()} == READING | CHANGING
-    assert {tool.name for tool in LMCacheToolkit().get_tools()} == (READING | CHANGING) - {"lmcache_tune"}
+    assert {tool.name for tool in LMCacheToolkit().get_tools()} == READING | CHANGING
 
 
-def test_a_name_that_is_taken_is_refused() -> None:
-    with pytest.raises(ValidationError, match="there would be two tools named get_status; give yours another name"):
-        LMCacheToolkit(more=(TUNE, replace(TUNE, name="get_status")))
-    with pytest.raises(ValidationError, match="two tools named tune"):
-        LMCacheToolkit(more=(TUNE, TUNE))
+def test_no_two_tools_have_one_name() -> None:
+    names = [tool.name for tool in LMCacheToolkit().get_tools()]
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_a_read_only_toolkit_has_only_the_tools_that_change_nothing() -> None:
-    tools = LMCacheToolkit(read_only=True, more=(TUNE,)).get_tools()
+    tools = LMCacheToolkit(read_only=True).get_tools()
     assert {tool.name for tool in tools} == READING
     assert all(tool.metadata and tool.metadata["readOnlyHint"] for tool in tools)
 
 
 def test_every_tool_states_all_four_hints() -> None:
-    for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
+    for tool in LMCacheToolkit().get_tools():
         assert tool.metadata is not None
         assert {"title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"} <= tool.metadata.keys()
         assert tool.metadata["destructiveHint"] == (tool.name in DESTRUCTIVE)
@@ -129,13 +133,13 @@ def test_every_tool_states_all_four_hints() -> None:
 
 
 def test_the_prefix_is_the_hosts_choice_also_in_descriptions() -> None:
-    tools = LMCacheToolkit(prefix="kv_", more=(TUNE,)).get_tools()
+    tools = LMCacheToolkit(prefix="kv_").get_tools()
     assert all(tool.name.startswith("kv_") for tool in tools)
     assert not any("lmcache_" in tool.description for tool in tools)
 
 
 def test_every_argument_is_described_for_the_model() -> None:
-    for tool in LMCacheToolkit(more=(TUNE,)).get_tools():
+    for tool in LMCacheToolkit().get_tools():
         schema = tool.get_input_jsonschema()
         assert schema["additionalProperties"] is False
         for name, field in schema["properties"].items():
@@ -173,7 +177,7 @@ def _standard_tests(kind: type, name: str) -> type:
         def tool_invoke_params_example(self) -> dict[str, Any]:
             return self.arguments
 
-    return Standard
+    return MARKS[name](Standard) if name in MARKS else Standard
 
 
 for _name in sorted(READING | CHANGING):
@@ -182,7 +186,7 @@ for _name in sorted(READING | CHANGING):
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in HERE])
 async def test_every_tool_answers_sync_and_async_in_bounded_text_and_plain_json(
     tools: Tools, example: Callable[[str], dict[str, Any]], name: str, way: str
 ) -> None:
@@ -193,6 +197,7 @@ async def test_every_tool_answers_sync_and_async_in_bounded_text_and_plain_json(
     assert json.loads(json.dumps(message.artifact)) == message.artifact
 
 
+@pytest.mark.real_cache("reasons are LMCache's")
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))
 def test_what_a_single_server_cannot_do_is_refused_with_what_could(tools: Tools, name: str) -> None:
     arguments, word = ELSEWHERE[name]
@@ -201,18 +206,23 @@ def test_what_a_single_server_cannot_do_is_refused_with_what_could(tools: Tools,
     assert word in message.content
 
 
-def test_a_long_answer_is_cut_and_says_so(tools: Tools) -> None:
+def with_a_tool_that(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Tools:
+    """Return a toolkit whose `lmcache_tune` does something else: what no real tool can be made to do."""
+    monkeypatch.setattr(toolkit, "SPECS", (replace(TUNE, run=run),))
+    return Tools(LMCacheToolkit())
+
+
+def test_a_long_answer_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talks(*_: Any) -> tuple[str, dict[str, Any]]:
         return "word " * MOST_CHARACTERS, {"all": True}
 
-    message = Tools(LMCacheToolkit(more=(replace(TUNE, name="talk", run=talks),))).call(
-        "lmcache_talk", **EXAMPLES["lmcache_tune"]
-    )
+    message = with_a_tool_that(talks, monkeypatch).call("lmcache_tune", **EXAMPLES["lmcache_tune"])
     assert len(message.content) <= MOST_CHARACTERS
     assert message.content.endswith("the artifact has the rest")
     assert message.artifact == {"all": True}
 
 
+@pytest.mark.real_cache("it names the embedded cache")
 def test_the_caches_are_listed_by_name_without_an_address(tools: Tools) -> None:
     message = tools.call("lmcache_list_caches")
     assert message.artifact["caches"]["default"]["bounds"]["max_size_mb"] == 64
@@ -221,6 +231,7 @@ def test_the_caches_are_listed_by_name_without_an_address(tools: Tools) -> None:
     assert "127.0.0.1" not in json.dumps([message.content, message.artifact])
 
 
+@pytest.mark.real_cache("it names LMCache's version")
 def test_the_status_carries_the_servers_own_figures(tools: Tools, cache: Cache, play: Play) -> None:
     before = io_loop.run(cache.deployment.snapshot)
     play(TRAFFIC)
@@ -252,16 +263,29 @@ def test_a_recommendation_is_an_advice_a_model_can_act_on(tools: Tools, play: Pl
     play(TRAFFIC)
     message = tools.call("lmcache_recommend")
     advice = Advice.model_validate(message.artifact)
-    assert f"{advice.verdict.value} (" in message.content.splitlines()[0]
+    assert f"{advice.verdict.value} ({advice.rung.value}): {advice.why}" in message.content.splitlines()[0]
+    assert (advice.verdict is Verdict.ACT) == (advice.best is not None and advice.best.within_bounds)
+    for rank, one in enumerate(advice.recommendations, 1):
+        (line,) = [line for line in message.content.splitlines() if line.startswith(f"{rank}. {one.title}: ")]
+        assert one.expected_impact in line
+        assert ("NOT ALLOWED" in line) == (not one.within_bounds)
+        if one.within_bounds and one.update is not None:
+            assert tools.call("lmcache_plan_update", update=one.update.model_dump(exclude_none=True)).status == "success"
 
 
 def test_a_diagnosis_names_symptoms_with_their_figures(tools: Tools, play: Play) -> None:
     play(TRAFFIC)
     message = tools.call("lmcache_diagnose")
     assert message.artifact["symptoms"]
-    assert message.artifact["symptoms"][0]["code"] in message.content
+    for symptom in message.artifact["symptoms"]:
+        assert symptom["code"] in message.content
+        assert symptom["summary"] in message.content
+        for one in symptom["evidence"]:
+            assert one["metric"] in message.content
+            assert f"{one['value']:g}" in message.content
 
 
+@pytest.mark.needs("matplotlib")
 def test_a_prediction_covers_the_present_size_and_is_drawn_as_svg(tools: Tools, play: Play) -> None:
     play(TRAFFIC)
     forecast = Forecast.model_validate(tools.call("lmcache_predict_hit_rate").artifact)
@@ -276,7 +300,7 @@ def test_a_plan_changes_nothing_and_following_it_reads_back(tools: Tools, cache:
     message = tools.call("lmcache_plan_update", update={"max_size_mb": 20})
     plan = Plan.model_validate(message.artifact)
     assert plan.changes[0].new == 20
-    for shown in (plan.plan_id, plan.fingerprint, "max_size_mb 16 -> 20 (live)", "it loses: nothing", "nothing was changed"):
+    for shown in (plan.plan_id, plan.fingerprint, "max_size_mb 16 -> 20 (live)", "no cached data is lost", "nothing was changed"):
         assert shown in message.content
     assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 16 * 2**20
     message = tools.call("lmcache_update_config", update={"max_size_mb": 20}, reason="test", plan_fingerprint=plan.fingerprint)
@@ -339,7 +363,7 @@ def test_clear_empties_the_cache(tools: Tools, cache: Cache, play: Play) -> None
         (
             "lmcache_get_status",
             {"cache": "prod"},
-            "there is no cache named 'prod'; the operator's directory has: default, unreachable",
+            "there is no cache named 'prod'; the caches are: default, unreachable",
         ),
         ("lmcache_get_status", {"cache": "unreachable"}, "nothing was changed"),
         ("lmcache_undo_change", {"change_id": "change-00000000"}, "list the changes to find its id"),
@@ -347,7 +371,7 @@ def test_clear_empties_the_cache(tools: Tools, cache: Cache, play: Play) -> None
         ("lmcache_plan_update", {"update": {"max_size_mb": 999}}, "above the operator's bound of 64"),
         ("lmcache_update_config", {"update": {"max_size_mb": 999}, "reason": "more"}, "above the operator's bound of 64"),
         ("lmcache_update_config", {"update": {"enable_sharing": False}, "reason": "apart"}, "cannot be changed"),
-        ("lmcache_update_config", {"update": {"eviction_policy": "isolated_lru"}, "reason": "x y"}, "kills the eviction thread"),
+        ("lmcache_update_config", {"update": {"eviction_policy": "isolated_lru"}, "reason": "x y"}, "the eviction thread dies"),
         ("lmcache_update_config", {"update": {"max_size_mb": 16}, "reason": "same"}, "nothing to change"),
     ],
 )
@@ -388,13 +412,13 @@ def test_many_wrong_arguments_are_not_told_all_at_once(tools: Tools) -> None:
     assert len(message.content) < 1000
 
 
-def test_a_model_of_ours_that_does_not_validate_is_a_bug_and_raises(tools: Tools) -> None:
+def test_a_model_of_ours_that_does_not_validate_is_a_bug_and_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: Any) -> tuple[str, dict[str, Any]]:
         return str(ConfigUpdate.model_validate({})), {}
 
-    buggy = Tools(LMCacheToolkit(more=(replace(TUNE, name="buggy", run=broken),)))
+    buggy = with_a_tool_that(broken, monkeypatch)
     with pytest.raises(ValidationError, match="ConfigUpdate"):
-        buggy.call("lmcache_buggy", **EXAMPLES["lmcache_tune"])
+        buggy.call("lmcache_tune", **EXAMPLES["lmcache_tune"])
 
 
 @pytest.mark.parametrize("size", ["20", "2e1", 20, 20.0])

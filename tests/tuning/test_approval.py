@@ -54,7 +54,14 @@ def asked(operations: Operations, filled: Window) -> Asked:
 def test_the_approval_shows_what_changes_why_and_what_it_costs(asked: Asked) -> None:
     action = asked.request["action_requests"][0]
     assert "max_size_mb" in action["args"]["update"]
-    for word in (*action["args"]["update"], "token hit rate", "loses", "Cost", "Undo"):
+    for word in (
+        *action["args"]["update"],
+        "token hit rate",
+        " points (90 % interval ",
+        "No cached data is lost.",
+        "Cost",
+        "Undo",
+    ):
         assert word in action["description"]
     assert asked.request["review_configs"][0]["allowed_decisions"] == ["approve", "edit", "reject"]
 

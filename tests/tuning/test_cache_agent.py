@@ -151,15 +151,15 @@ def test_a_person_is_shown_the_plan_only_of_the_very_change_that_is_asked_for(op
     assert same
     assert other
     assert "max_size_mb 16 -> 20 (live)" in same["description"]
-    assert "it loses: nothing" in same["description"]
-    assert "did not plan exactly this change" in other["description"]
+    assert "no cached data is lost" in same["description"]
+    assert "made no plan for exactly this change" in other["description"]
     assert "16 -> " not in other["description"]
 
 
 def test_an_edited_change_is_made_as_edited_and_the_agent_is_told(operations: Operations, cache: Cache) -> None:
     talk = Talk(operations, *planned()).start()
     assert talk.asked
-    assert "edit update and leave plan_fingerprint out" in talk.asked["description"]
+    assert "edit update and remove plan_fingerprint" in talk.asked["description"]
     edited = {**talk.asked["args"], "update": {"max_size_mb": 18}, "plan_fingerprint": None}
     talk.answer({"type": "edit", "edited_action": {"name": "lmcache_update_config", "args": edited}})
     assert l1_mb(cache) == 18
@@ -199,6 +199,14 @@ def test_an_unreachable_cache_is_told_to_the_agent_also_after_an_approval(operat
         assert message.content.startswith("unreachable: ")
         assert "nothing was changed" in message.content
     assert recorded(operations) == before
+
+
+@pytest.mark.parametrize("tool", ["lmcache_warm_prefix", "lmcache_pin_prefix", "lmcache_delete_prefix"])
+def test_all_that_takes_room_from_others_asks_a_person(operations: Operations, cache: Cache, tool: str) -> None:
+    talk = Talk(operations, call(tool, model="m", token_ids=[1, 2, 3], reason="a test")).start()
+    assert talk.asked
+    assert talk.asked["name"] == tool
+    assert talk.results == []
 
 
 def test_reading_asks_nobody_and_blocks_no_event_loop(operations: Operations, cache: Cache) -> None:
@@ -304,7 +312,7 @@ async def test_a_tuning_run_tells_its_progress_once_and_leaves_its_hosts_checkpo
         (
             "lmcache_plan_update",
             {"cache": "prod", "update": BIGGER},
-            "no cache named 'prod'; the operator's directory has: default, un",
+            "no cache named 'prod'; the caches are: default, un",
         ),
         (
             "lmcache_update_config",
@@ -365,7 +373,7 @@ def test_a_cache_that_does_not_exist_is_not_changed_by_an_approval(operations: O
     before = recorded(operations)
     change = call("lmcache_update_config", cache="prod", update=BIGGER, reason="try")
     talk = Talk(operations, change).start().answer(APPROVE)
-    assert "there is no cache named 'prod'; the operator's directory has: default, unreachable" in talk.results[0].content
+    assert "there is no cache named 'prod'; the caches are: default, unreachable" in talk.results[0].content
     assert recorded(operations) == before
 
 
@@ -383,7 +391,7 @@ def test_a_plan_of_yesterday_is_refused(operations: Operations, cache: Cache, ol
     size, before = l1_mb(cache), recorded(operations)
     talk = Talk(operations, change).start()
     assert talk.asked
-    assert "did not plan exactly this change" in talk.asked["description"]
+    assert "made no plan for exactly this change" in talk.asked["description"]
     talk.answer(APPROVE)
     assert talk.results[0].status == "error"
     assert talk.results[0].content.startswith("stale_plan: default is not")
@@ -477,5 +485,5 @@ def test_without_langchain_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "langchain", None)
     monkeypatch.delitem(sys.modules, "agent_tools.cache_agent")
-    with pytest.raises(SettingsError, match="pip install 'lmcache-agent-tools"):
+    with pytest.raises(SettingsError, match="install the extra `agent`"):
         __import__("agent_tools.cache_agent")

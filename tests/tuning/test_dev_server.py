@@ -7,9 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import free_port
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate
+from agent_tools.models.metrics import now
 from agent_tools.workload.replay import ReplaySettings, replay
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +46,7 @@ embedded = {{ l1_size_mb = 16, arena_folder = "{arena_folder}" }}
 target = "http://127.0.0.1:9"
 timeout_seconds = 1
 """
+pytestmark = pytest.mark.needs("langgraph_cli")
 GREATEST = {"window_seconds": 0}
 """Context: everything since the cache started."""
 
@@ -115,6 +120,13 @@ def client(dev: DevServer) -> Iterator[SyncLangGraphClient]:
 @pytest.fixture(scope="module")
 def thrashed(lmcache: None, dev: DevServer, client: SyncLangGraphClient) -> Iterator[ServerDeployment]:
     """The cache that the server's first run started, after more traffic than it holds."""
+    cache = thrash(dev, client)
+    yield cache
+    io_loop.run(cache.close)
+
+
+def thrash(dev: DevServer, client: SyncLangGraphClient) -> ServerDeployment:
+    """Have the server start its cache, and send that more than it holds."""
     first: Any = client.runs.wait(None, "tune_cache", input={}, context={"mode": "observe", **GREATEST})
     assert first["tune_report"]["outcome"] == "observed"
     command = dev.process.children(recursive=True)[-1].cmdline()
@@ -123,8 +135,7 @@ def thrashed(lmcache: None, dev: DevServer, client: SyncLangGraphClient) -> Iter
     cache = ServerDeployment(f"http://127.0.0.1:{flags['--http-port']}", access_log=folder, arena_folder=Path("/dev/shm"))
     played = replay(FEW_BIG, f"tcp://127.0.0.1:{flags['--port']}", ReplaySettings(kv_bytes_per_token=512))
     eventually(lambda: len(io_loop.run(cache.access_log) or ()) >= played.requests)
-    yield cache
-    io_loop.run(cache.close)
+    return cache
 
 
 @pytest.fixture
@@ -272,6 +283,9 @@ def test_a_rejected_plan_changes_nothing(client: SyncLangGraphClient, cache: Ser
         ({"Origin": "https://notsmith.langchain.com"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "https://elsewhere.example", "X-Auth-Scheme": "langsmith"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://smith.langchain.com"}, 200),
         ({"Host": "elsewhere.example"}, 403),
         ({"Host": "[nonsense"}, 403),
     ],
@@ -289,3 +303,90 @@ def test_with_a_token_only_who_sends_it_is_answered(start: Callable[..., Any]) -
         assert httpx.get(f"{dev.url}/lmcache/caches").status_code == 401
         with get_sync_client(url=dev.url, api_key=None, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
             assert client.assistants.search(graph_id="tune_cache")
+        # What stays open says nothing of a cache; docs/production.md says how to close it.
+        for route in ("ok", "info", "metrics"):
+            answer = httpx.get(f"{dev.url}/{route}")
+            assert answer.status_code == 200
+            assert "lmcache_" not in answer.text.lower()
+
+
+# ---- what a caller may make it do ----
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """An address that answers, and the requests that came there."""
+    came: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/hook", came
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_run_calls_no_webhook(dev: DevServer, client: SyncLangGraphClient) -> None:
+    thread = client.threads.create()["thread_id"]
+    given = {"assistant_id": "tune_cache", "input": {}, "context": {"cache": "unreachable"}}
+    with listening() as (url, came):
+        for route in ("runs/wait", "runs/stream", "runs", f"threads/{thread}/runs/wait", f"threads/{thread}/runs"):
+            for hook in (url, "/lmcache/clear"):
+                answer = httpx.post(f"{dev.url}/{route}", json={**given, "webhook": hook}, timeout=30)
+                assert answer.status_code == 403, route
+                assert "a run may not call a webhook" in answer.text
+        cron = httpx.post(f"{dev.url}/runs/crons", json={**given, "schedule": "* * * * *", "webhook": url})
+        assert cron.status_code >= 400
+        batch = httpx.post(f"{dev.url}/runs/batch", json=[{**given, "webhook": url}], timeout=30)
+        assert batch.status_code == 403
+        client.runs.wait(None, "tune_cache", input={}, context={"cache": "unreachable"})
+        assert came == []
+
+
+def test_who_starts_a_run_does_not_approve_it(start: Callable[..., Any], lmcache: None) -> None:
+    own = {name: f"the own token of {name}" for name in ("alice", "bob")}
+    began = now()
+    with start(LMCACHE_AGENT_TOKEN=TOKEN, LMCACHE_AGENT_APPROVERS=json.dumps(own)) as dev:
+
+        def by(token: str) -> SyncLangGraphClient:
+            return get_sync_client(url=dev.url, api_key=None, headers={"Authorization": f"Bearer {token}"})
+
+        with by(TOKEN) as starter, by(own["alice"]) as alice:
+            thread = starter.threads.create()["thread_id"]
+            with pytest.raises(httpx.HTTPStatusError, match="403"):
+                alice.runs.wait(thread, "tune_cache", input={}, context={"cache": "unreachable"})
+            for command in ({"goto": "reconfigure"}, {"update": {"tune_approved": True}}):
+                with pytest.raises(httpx.HTTPStatusError, match="403"):
+                    starter.runs.wait(thread, "tune_cache", command=command)
+            done: Any = starter.runs.wait(thread, "tune_cache", input={}, context={"cache": "unreachable"})
+            assert done["tune_report"]["outcome"] == "failed"
+            for someone in (starter, alice):
+                with pytest.raises(httpx.HTTPStatusError, match="nobody may write the state of a thread"):
+                    someone.threads.update_state(thread, {"tune_approved": True}, as_node="approve")
+            with pytest.raises(httpx.HTTPStatusError, match="403"):
+                alice.runs.wait(thread, "tune_cache", input={}, command={"resume": {}})
+            assert alice.threads.get_state(thread)["values"]
+
+            cache = thrash(dev, starter)
+            context, yes = {"verify_seconds": 1, **GREATEST}, {"resume": {"decisions": [{"type": "approve"}]}}
+            for person, outcome in ((starter, "failed"), (alice, "kept_undecided")):
+                thread = starter.threads.create()["thread_id"]
+                asked: Any = starter.runs.wait(thread, "tune_cache", input={}, context=context)
+                assert asked["__interrupt__"]
+                done = person.runs.wait(thread, "tune_cache", command=yes, context=context)
+                assert done["tune_report"]["outcome"] == outcome, done["tune_report"]["summary"]
+                assert (l1_mb(cache) == 16) is (person is starter)
+            io_loop.run(cache.close)
+        told = httpx.get(f"{dev.url}/lmcache/changes", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+        # Tests before this one have changed the cache too.
+        since = {one["actor"] for one in told if datetime.fromisoformat(one["recorded_at"]) >= began}
+        assert since == {"graph tune_cache, approved by alice"}
+        assert httpx.get(f"{dev.url}/lmcache/caches", headers={"Authorization": f"Bearer {own['bob']}"}).status_code == 401

@@ -11,6 +11,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 from scripted_fleet import ScriptedFleet, refused
 
+from agent_tools.tuning.fleet_nodes import NOBODY
 from agent_tools.tuning.fleet_state import FleetContext, FleetReport, ServerOutcome
 from agent_tools.tuning.tune_fleet import build_tune_fleet
 
@@ -86,7 +87,7 @@ def test_servers_set_otherwise_are_a_group_of_their_own_with_a_canary_of_their_o
 def test_a_hundred_servers_are_read_side_by_side_and_silent_ones_left_out() -> None:
     fleet = ScriptedFleet(100, silent=lambda server: server.endswith("7"))
     report = run(fleet, FleetContext(caches=("prod",), mode="observe"))
-    assert report.summary == "read only, as asked"
+    assert report.summary == "mode observe: the servers were only read"
     assert len(report.left_out) == 10
     assert report.left_out["prod/017"] == "no cache answered at prod/017"
     assert not fleet.done
@@ -98,17 +99,17 @@ def test_a_fleet_whose_coordinator_does_not_answer_is_named_and_the_others_are_t
     assert report.left_out == {"gone": "the coordinator of gone does not answer"}
     assert outcomes(report) == {ServerOutcome.IMPROVED: fleet.names}
     alone = run(fleet, FleetContext(caches=("gone",), mode="auto"))
-    assert alone.summary == "no server could be read; nothing was changed"
+    assert alone.summary == NOBODY
     assert alone.left_out.keys() == {"gone"}
 
 
 def test_nothing_is_changed_when_no_server_answers_or_the_settings_make_no_sense() -> None:
     silent = ScriptedFleet(3, silent=lambda _: True)
-    assert run(silent).summary == "no server could be read; nothing was changed"
+    assert run(silent).summary == NOBODY
     graph = build_tune_fleet(operations=silent).compile()  # type: ignore[arg-type]
     odd: Any = type("Host", (), {"tune_fleet": {"mode": "fast"}})()
     summary = graph.invoke({}, context=odd)["fleet_report"]["summary"]
-    assert summary.startswith("the settings of this run are wrong (mode: ")
+    assert summary.startswith("the settings of this run are invalid (mode: ")
 
 
 # ---- approval ----
@@ -145,7 +146,7 @@ def test_a_roll_out_waits_for_one_approval_of_all_changes(asked: Any) -> None:
         ({"decisions": [{"type": "reject", "message": "not today"}]}, "not approved: not today; nothing was changed"),
         (
             {"decisions": [{"type": "approve"}], "fingerprint": "another"},
-            "the approval is for other changes; nothing was changed",
+            "the approval is for other changes than the ones shown; start a new run. Nothing was changed",
         ),
     ],
 )

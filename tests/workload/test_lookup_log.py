@@ -85,7 +85,7 @@ def test_a_lookup_that_stands_there_twice_counts_once(file: Path) -> None:
     file.write_text(text(once, other, once))
     log = read_lookup_log(file)
     assert (len(log), log.unique_chunks) == (2, 2)
-    assert log.remarks == ("1 lookups stand in the log more than once and were counted once",)
+    assert log.remarks == ("1 lookups appear in the log more than once and were counted once",)
     nameless = [lookup(A, request_id=""), lookup(B, request_id="")]
     file.write_text(text(*nameless))
     assert len(read_lookup_log(file)) == 2
@@ -98,7 +98,7 @@ def test_where_the_clock_was_set_back_the_order_of_the_lines_holds(file: Path) -
     assert log.chunk_ids.tolist() == [0, 1, 2]
     assert log.hashes is not None
     assert "0x" + log.hashes[0].tobytes().hex() == A
-    assert log.remarks == ("the clock was set back 1 times while the log was written: what came before was moved back with it",)
+    assert log.remarks == ("the clock was set back 1 times while the log was written: earlier lookups were moved back with it",)
 
 
 def test_a_log_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_timestamps_become_seconds_and_requests_are_sorted_by_them(file: Path) -
 
 def test_a_block_size_that_cannot_be_told_must_be_given(file: Path) -> None:
     file.write_text(request(100, 1) + request(100, 2))
-    with pytest.raises(WorkloadError, match=r"too short to tell blocks of 64 tokens from blocks of 128\. Give them"):
+    with pytest.raises(WorkloadError, match=r"too short to distinguish blocks of 64 tokens from blocks of 128\. Give them"):
         read_mooncake(file)
     assert read_mooncake(file, chunk_size=64).chunk_ids.tolist() == [0, 1]
     assert read_mooncake(file, chunk_size=128).chunk_ids.tolist() == []

@@ -156,8 +156,7 @@ def test_a_stopped_replay_ends_at_once_and_leaves_nothing_behind(server: Server)
     stop = threading.Event()
     log = made(*[(number,) for number in range(100)])
     result = replay(log, server.rpc_url, settings("stopped", pace=1.0), stop=stop, on_progress=lambda *_: stop.set())
-    assert result.skipped > 0
-    assert result.seconds < 2
+    assert result.skipped >= 90, "one a second would have been sent for 100 s"
     assert_nothing_left(server)
 
 
@@ -188,7 +187,8 @@ def test_progress_ends_with_all_requests_done(server: Server) -> None:
 def test_another_chunk_size_is_refused_before_any_traffic(server: Server) -> None:
     log = SMALL.model_copy(update={"chunk_size": 512}).generate()
     with pytest.raises(
-        WorkloadError, match=r"chunks of 512 tokens, the server at .* of 256; start the server with --chunk-size 512"
+        WorkloadError,
+        match=r"chunks of 512 tokens, but the server at .* has chunks of 256 tokens; start the server with --chunk-size 512",
     ):
         replay(log, server.rpc_url, settings("mismatch"))
     assert server.counter("lookups_requests", model_name="mismatch") == 0
@@ -200,14 +200,16 @@ def test_a_tenant_that_cannot_be_a_salt_is_refused(server: Server) -> None:
         replay(log, server.rpc_url, settings("salt"))
 
 
+@pytest.mark.needs("lmcache")
 def test_nothing_listening_is_told_at_once() -> None:
     with pytest.raises(UnreachableError, match="nothing listens at tcp://127"):
         replay(made((0,)), f"tcp://127.0.0.1:{free_port()}", settings("nobody"))
 
 
+@pytest.mark.needs("lmcache")
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "tcp://127.0.0.1", "tcp://127.0.0.1:port", ""])
 def test_an_address_that_is_none_is_told(address: str) -> None:
-    with pytest.raises(UnreachableError, match="it looks like tcp://127"):
+    with pytest.raises(UnreachableError, match="give one like tcp://127"):
         replay(made((0,)), address, settings("nowhere"))
 
 

@@ -87,7 +87,7 @@ def test_a_log_is_never_slowed_down_to_fill_the_time() -> None:
 
 
 def test_a_time_that_not_one_request_fits_into_is_refused() -> None:
-    with pytest.raises(ValueError, match="not one request fits"):
+    with pytest.raises(ValueError, match="not even one request fits"):
         first_that_fit(made([[0]]), 0.001)
 
 

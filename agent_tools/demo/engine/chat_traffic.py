@@ -1,7 +1,7 @@
 """Multi-turn agent conversations, the same each time, sent to an OpenAI server as streaming chat requests; each is timed.
 
-What the model answers is not what goes into the conversation: its answers are scripted, so that the requests are the same
-whatever it says. A conversation's prompt is the beginning of its next one, and all begin with the same system prompt.
+The model's answers do not become part of a conversation. Scripted answers do, so the requests are the same whatever the model
+says. Each prompt of a conversation is the beginning of its next prompt, and all conversations begin with the same system prompt.
 """
 
 import random
@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One request: the conversation so far, of which the last message is new."""
+    """One request: the conversation so far, with a new last message."""
 
     conversation: int
     turn: int
@@ -33,45 +33,45 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What became of one request. Times in seconds."""
+    """The outcome of one request. Times are in seconds."""
 
     conversation: int
     turn: int
     started: float
-    """Unix time."""
+    """Unix time at which the request was sent."""
     ttft: float | None
-    """From sending it to the first token; ``None`` when none came."""
+    """Time from sending the request to the first token; ``None`` if no token came."""
     total: float
-    """From sending it to the end of the answer."""
+    """Time from sending the request to the end of the answer."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that the engine took from a cache, as it says itself."""
+    """Prompt tokens that the engine took from a cache, as it reports itself."""
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class ChatTraffic:
-    """Agents at work: each reads a document of its own and calls tools, turn after turn; several are in progress at a time.
+    """Agents at work: each reads its own document and calls tools, turn after turn. Several agents work at the same time.
 
-    Lengths are in words, of which each is one token of the tiny model.
+    Lengths are in words. Each word is one token of the tiny model.
     """
 
     conversations: int = 8
     turns: int = 6
     system_words: int = 520
-    """The system prompt, common to all: who the agent is, and its tools."""
+    """Length of the system prompt, which all conversations share: who the agent is, and its tools."""
     document_words: int = 1800
-    """What is read at the start of a conversation."""
+    """Length of the document that an agent reads at the start of a conversation."""
     turn_words: int = 100
-    """What a tool returned: new in each turn."""
+    """Length of a tool's output, new in each turn."""
     answer_words: int = 20
-    """What the agent is taken to have said."""
+    """Length of the agent's scripted answer."""
     seed: int = 0
-    """Of the documents and of the order; the system prompt is always the same."""
+    """Seed of the documents and of the order. The system prompt is always the same."""
 
     def requests(self) -> list[ChatRequest]:
-        """All requests in the order in which they are sent: the conversations in turn, in random order."""
-        chance = random.Random(self.seed)  # noqa: S311  no secret
+        """Return all requests in the order in which they are sent: the conversations interleave in random order."""
+        chance = random.Random(self.seed)  # noqa: S311  not for cryptography
         order = [number for number in range(self.conversations) for _ in range(self.turns)]
         chance.shuffle(order)
         conversations = [self._conversation(number) for number in range(self.conversations)]
@@ -79,12 +79,12 @@ class ChatTraffic:
 
     @property
     def tokens(self) -> int:
-        """Distinct tokens of all prompts, about: what a cache that holds everything holds."""
+        """Return about how many distinct tokens all prompts have: what a cache that holds everything would hold."""
         own = self.document_words + self.turns * (self.turn_words + self.answer_words)
         return self.system_words + self.conversations * own
 
     def with_seed(self, seed: int) -> "ChatTraffic":
-        """The same with other documents, in another order."""
+        """Return the same traffic with other documents, in another order."""
         return replace(self, seed=seed)
 
     def _conversation(self, number: int) -> Iterator[ChatRequest]:
@@ -103,12 +103,12 @@ class ChatTraffic:
 
 
 def text(chance: random.Random, words: int) -> str:
-    """So many words of the tiny model."""
+    """Return a text of the given number of words of the tiny model."""
     return " ".join(chance.choices(WORDS, k=words))
 
 
 def client(base_url: str) -> "AsyncOpenAI":
-    """An OpenAI client for a server on this machine, without a key and without retries, which would hide what they cost.
+    """Return an OpenAI client for a server on this machine, without a key. Retries are off because they would hide failures.
 
     Raises:
         UnsupportedError: The package openai is not installed.
@@ -116,7 +116,7 @@ def client(base_url: str) -> "AsyncOpenAI":
     try:
         from openai import AsyncOpenAI  # noqa: PLC0415  an extra
     except ImportError as error:
-        raise UnsupportedError("the engine demo sends its requests with openai: `make demo-engine` installs it") from error
+        raise UnsupportedError("the engine demo needs the package openai: `make demo-engine` installs it") from error
     return AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=600)
 
 
@@ -129,15 +129,15 @@ async def send(
     answer_tokens: int = 4,
     on_answer: Callable[[ChatAnswer], None] = lambda _: None,
 ) -> list[ChatAnswer]:
-    """Send all requests, each client the next as soon as it has its answer; in the order in which they were sent.
+    """Send all requests and return the answers in the order of sending. Each client sends its next request after an answer.
 
     Args:
-        openai: See `client`.
-        model: Its name there.
-        requests: Each conversation is sent by one client, so its turns follow each other.
-        clients: How many requests are on their way at a time; with one, none waits in the engine.
-        answer_tokens: How long each answer is.
-        on_answer: Told of each answer.
+        openai: The client to send with; see `client`.
+        model: Name of the model on the server.
+        requests: The requests. One client sends all requests of a conversation, so its turns follow each other.
+        clients: Number of requests in progress at the same time. With one client, no request waits in the engine.
+        answer_tokens: Length of each answer, tokens.
+        on_answer: Called with each answer.
     """
     answers: list[ChatAnswer] = []
 
@@ -153,7 +153,7 @@ async def send(
 
 
 async def _ask(openai: "AsyncOpenAI", model: str, request: ChatRequest, answer_tokens: int) -> ChatAnswer:
-    """Send one request; an error is told in the answer."""
+    """Send one request. An error becomes part of the answer."""
     from openai import OpenAIError  # noqa: PLC0415
 
     answer = ChatAnswer(request.conversation, request.turn, started=time.time(), ttft=None, total=0.0)
@@ -166,7 +166,7 @@ async def _ask(openai: "AsyncOpenAI", model: str, request: ChatRequest, answer_t
             temperature=0,
             stream=True,
             stream_options={"include_usage": True},
-            # Of vLLM: an answer has its full length, and each of its tokens is seen.
+            # Options of vLLM: every answer has its full length, and each of its tokens arrives separately.
             extra_body={"ignore_eos": True, "skip_special_tokens": False},
         )
         async for event in stream:

@@ -1,4 +1,4 @@
-"""The story: a vLLM whose cache is too small, tuned by `tune_cache` while its agents go on, and the same requests again."""
+"""The engine demo: `tune_cache` tunes a vLLM's too small cache while agents work, then the same requests run again."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -14,8 +14,9 @@ import numpy as np
 from agent_tools.caches.observer import READ_EVERY
 from agent_tools.caches.registry import DEFAULT, Registry
 from agent_tools.caches.settings import CacheSettings, Settings
-from agent_tools.deployments.server.embedded import EmbeddedDeployment, EmbeddedOptions
+from agent_tools.deployments.server.embedded import EmbeddedDeployment
 from agent_tools.deployments.server.process import ServerProcess, free_port
+from agent_tools.deployments.start_options import EmbeddedOptions
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, CacheMetrics, Mode
 from agent_tools.models.engine import TimeToFirstToken
@@ -31,29 +32,29 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 SMALL = 0.25
-"""Size of the first L1, as a share of what would hold the whole workload."""
+"""Size of the first L1, as a share of the size that would hold the whole workload."""
 ROOM = 2.0
-"""Size of the operator's bound, as a multiple of what would hold the whole workload."""
+"""The operator's bound on L1, as a multiple of the size that would hold the whole workload."""
 WARM_UP = ChatTraffic(conversations=2, turns=2, seed=-1)
-"""The engine's first requests take longer than any later one."""
+"""Requests that do not count: the engine's first requests take longer than all later ones."""
 
 Say = Callable[[str], None]
 OnAnswer = Callable[[str, ChatAnswer], None]
-"""(name of the phase, what became of one of its requests)"""
+"""Called with (name of the phase, the answer to one of its requests)."""
 
 
 @dataclass
 class Phase:
-    """What was sent in one part of the demo."""
+    """The requests of one part of the demo, and their figures."""
 
     name: str
     answers: list[ChatAnswer] = field(default_factory=list)
     metrics: CacheMetrics | None = None
-    """By the counters of LMCache, and of the engine."""
+    """Figures from the counters of LMCache and of the engine."""
 
     @property
     def ttft(self) -> TimeToFirstToken:
-        """As the client measured it.
+        """Return the time to first token as the client measured it.
 
         Raises:
             ValueError: No request was answered.
@@ -62,46 +63,46 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """From the first request to the end of the last."""
+        """Return the seconds from the first request to the end of the last one."""
         return max(one.started + one.total for one in self.answers) - self.answers[0].started
 
     @property
     def errors(self) -> list[str]:
-        """Of the requests that failed."""
+        """Return the errors of the requests that failed."""
         return [one.error for one in self.answers if one.error is not None]
 
 
 @dataclass(frozen=True)
 class EngineDemoResult:
-    """What the demo did and measured."""
+    """The result of the demo."""
 
     before: Phase
     during: Phase
     """Other conversations, sent until the change was made."""
     after: Phase | None
-    """The requests of `before` again; ``None`` when nothing was changed."""
+    """The requests of `before` again; ``None`` if nothing was changed."""
     changed_at: float | None
-    """Unix time."""
+    """Unix time of the change; ``None`` if nothing was changed."""
     report: TuneReport
     page: str
     """The HTML report."""
 
 
 def ttft_of(answers: Sequence[ChatAnswer]) -> TimeToFirstToken:
-    """Mean and percentiles of the requests that had a first token.
+    """Return mean and percentiles over the requests that had a first token.
 
     Raises:
-        ValueError: None had.
+        ValueError: No request had a first token.
     """
     seconds = [one.ttft for one in answers if one.ttft is not None]
     if not seconds:
-        raise ValueError(f"no request was answered: {answers[0].error if answers else 'none was sent'}")
+        raise ValueError(f"no request was answered: {answers[0].error if answers else 'no request was sent'}")
     p50, p95, p99 = (1e3 * float(np.percentile(seconds, share)) for share in (50, 95, 99))
     return TimeToFirstToken(mean=1e3 * float(np.mean(seconds)), p50=p50, p95=p95, p99=p99)
 
 
 def settings_for(traffic: ChatTraffic, state_folder: Path) -> Settings:
-    """A directory of one private server with too small an L1, and with the vLLM that will stand in front of it."""
+    """Return settings with one private server that has too small an L1, and with the vLLM that will use it."""
     footprint_mb = traffic.tokens * Shape().kv_bytes_per_token / MB
     cache = CacheSettings(
         embedded=EmbeddedOptions(l1_size_mb=round(footprint_mb * SMALL)),
@@ -113,13 +114,16 @@ def settings_for(traffic: ChatTraffic, state_folder: Path) -> Settings:
 
 
 @asynccontextmanager
-async def engine_on_a_cache(settings: Settings, say: Say, connector: Connector = LMCACHES_OWN) -> AsyncIterator["EngineOnACache"]:
-    """Both servers of a directory like that of `settings_for`, warmed up; both are stopped at the end, whatever happens.
+async def engine_on_a_cache(
+    settings: Settings, say: Say, connector: Connector = LMCACHES_OWN, own_cache_tokens: int | None = None
+) -> AsyncIterator["EngineOnACache"]:
+    """Run both servers of settings from `settings_for`, warmed up. Both are stopped at the end in any case.
 
     Args:
-        settings: The directory.
-        say: Told what is started.
+        settings: The settings; see `settings_for`.
+        say: Called with one sentence for each server that is started.
         connector: See `VllmServer.launch`.
+        own_cache_tokens: See `VllmServer.launch`.
 
     Raises:
         UnsupportedError: vLLM or LMCache is not installed.
@@ -129,10 +133,10 @@ async def engine_on_a_cache(settings: Settings, say: Say, connector: Connector =
     operations = Operations(Registry(settings))
     try:
         deployment = operations.registry.get(DEFAULT).deployment
-        assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  settings say so
+        assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  the settings define it so
         server = await io_loop.arun(deployment.started)
-        say(f"`lmcache server` runs at {server.http_url}; its log: {server.log}")
-        async with _vllm(settings, server, say, connector) as vllm, client(vllm.url) as openai:
+        say(f"`lmcache server` runs at {server.http_url}; log: {server.log}")
+        async with _vllm(settings, server, say, connector, own_cache_tokens) as vllm, client(vllm.url) as openai:
             engine = EngineOnACache(operations, vllm, openai)
             await engine.warm_up()
             yield engine
@@ -142,12 +146,16 @@ async def engine_on_a_cache(settings: Settings, say: Say, connector: Connector =
 
 
 @asynccontextmanager
-async def _vllm(settings: Settings, server: ServerProcess, say: Say, connector: Connector) -> AsyncIterator[VllmServer]:
+async def _vllm(
+    settings: Settings, server: ServerProcess, say: Say, connector: Connector, own_cache_tokens: int | None
+) -> AsyncIterator[VllmServer]:
     url = settings.caches[DEFAULT].engine
-    assert url is not None  # noqa: S101  settings say so
-    vllm = VllmServer.launch(server.rpc_url, settings.state_folder / "logs", int(url.rpartition(":")[2]), connector)
+    assert url is not None  # noqa: S101  the settings define it so
+    vllm = VllmServer.launch(
+        server.rpc_url, settings.state_folder / "logs", int(url.rpartition(":")[2]), connector, own_cache_tokens
+    )
     try:
-        say(f"vLLM makes a model of random weights and loads it; its log: {vllm.log}")
+        say(f"vLLM creates a model of random weights and loads it; log: {vllm.log}")
         began = time.monotonic()
         await vllm.wait_ready()
         say(f"vLLM answers at {url}, after {time.monotonic() - began:.0f} s")
@@ -165,12 +173,12 @@ class EngineOnACache:
     openai: "AsyncOpenAI"
 
     async def warm_up(self) -> None:
-        """Send some requests that do not count, and empty the cache."""
+        """Send some requests that do not count, then empty the cache."""
         await send(self.openai, MODEL, WARM_UP.requests())
         await self.clear("after the warm-up")
 
     async def clear(self, why: str) -> None:
-        """Empty L1; what is asked before counts no more for predictions."""
+        """Empty L1. Earlier requests no longer count for predictions."""
         await io_loop.arun(self.operations.clear, DEFAULT, "demo", why)
 
     async def send(self, name: str, requests: Sequence[ChatRequest], on_answer: OnAnswer, clients: int = 1) -> Phase:
@@ -181,17 +189,17 @@ class EngineOnACache:
             phase.answers = await send(
                 self.openai, MODEL, requests, clients=clients, on_answer=lambda answer: on_answer(name, answer)
             )
-            await anyio.sleep(1.2)  # until the last one is counted everywhere
+            await anyio.sleep(1.2)  # until all counters include the last request
         phase.metrics = await self.metrics(start)
         return phase
 
     async def metrics(self, since: float | None = None) -> CacheMetrics:
-        """Figures since a Unix time, or since the server started."""
+        """Return the figures since a Unix time, or since the server started."""
         return await io_loop.arun(self.operations.metrics, DEFAULT, None if since is None else time.time() - since)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Readings all along: what the speed of the engine and the clock of evictions are told from."""
+        """Take readings all the time. They show the speed of the engine and the clock of evictions."""
 
         async def watch() -> None:
             while True:
@@ -205,13 +213,13 @@ class EngineOnACache:
 
 
 async def run_demo(traffic: ChatTraffic, settings: Settings, say: Say, on_answer: OnAnswer) -> EngineDemoResult:
-    """Run the whole demo; whatever happens, both servers are stopped and nothing is left but their logs and the change log.
+    """Run the whole demo. In any case both servers are stopped, and only their logs and the change log remain.
 
     Args:
-        traffic: What the agents ask, twice.
-        settings: As `settings_for` makes them.
-        say: Told what happens, one sentence at a time.
-        on_answer: Told of each request.
+        traffic: The agents' requests, sent twice.
+        settings: Settings from `settings_for`.
+        say: Called with one sentence for each thing that happens.
+        on_answer: Called with each answer.
     """
     async with engine_on_a_cache(settings, say) as engine:
         began = time.time()
@@ -223,7 +231,7 @@ async def run_demo(traffic: ChatTraffic, settings: Settings, say: Say, on_answer
 
 
 class _Tuning:
-    """`tune_cache` at work, and the agents meanwhile."""
+    """Runs `tune_cache`, and the agents meanwhile."""
 
     def __init__(self, engine: EngineOnACache, traffic: ChatTraffic, say: Say, on_answer: OnAnswer) -> None:
         self._engine, self._traffic, self._say, self._on_answer = engine, traffic, say, on_answer
@@ -234,11 +242,11 @@ class _Tuning:
         self.changed_at: float | None = None
 
     def report(self) -> TuneReport:
-        """What the graph came to."""
+        """Return the report of the graph."""
         return TuneReport.model_validate(self._report)
 
     async def run(self, window_seconds: float) -> None:
-        """Run the graph in mode auto on what was seen so far, while the agents go on."""
+        """Run the graph in mode auto on the requests so far, while the agents continue."""
         graph = build_tune_cache(operations=self._engine.operations).compile(name="tune_cache")
         context = TuneContext(mode=Mode.AUTO, window_seconds=window_seconds, verify_seconds=2 * window_seconds)
         async with anyio.create_task_group() as tasks:
@@ -257,11 +265,14 @@ class _Tuning:
             tasks.cancel_scope.cancel()
 
     async def _agents(self) -> None:
-        """Other conversations until the change, those of before from an empty L1, and others until the graph has ended."""
+        """Send other conversations until the change, then the requests of `before` again from an empty L1.
+
+        After that, send others until the graph ends.
+        """
         others = self._other_conversations()
         while self.changed_at is None:
             self.during.answers += await self._send(next(others))
-        await self._engine.clear("both passes start with an empty L1, so that they compare")
+        await self._engine.clear("both passes start with an empty L1, so that they can be compared")
         self.after = await self._engine.send("after", self._traffic.requests(), self._on_answer)
         self._after_is_done.set()
         for request in others:

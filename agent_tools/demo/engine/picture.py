@@ -1,4 +1,4 @@
-"""The picture of a demo: the time to first token of every request, before, during and after the change."""
+"""The picture of the engine demo: the time to first token of every request, before, during and after the change."""
 
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALL = 10.5
-"""Font size of labels, points."""
+"""Font size of labels, in points (1/72 inch)."""
 MARKS = {"before": ("mark", "o"), "during": ("quiet", "s"), "after": ("server", "D")}
 """Phase -> colour and shape of its points."""
 
 
 def ttft_picture(result: EngineDemoResult) -> "Figure":
-    """Seconds to the first token against the time at which a request was sent; medians of before and after as lines.
+    """Draw seconds to the first token by time of sending, with the medians of before and after as lines.
 
     Raises:
         UnsupportedError: matplotlib is not installed.
@@ -26,7 +26,7 @@ def ttft_picture(result: EngineDemoResult) -> "Figure":
     """
     phases = [phase for phase in (result.before, result.during, result.after) if phase is not None and phase.answers]
     if not all(any(one.ttft is not None for one in phase.answers) for phase in phases):
-        raise WorkloadError("there is nothing to draw: no request was answered")
+        raise WorkloadError("there is nothing to draw: no request was answered; see the log of vLLM")
     start = result.before.answers[0].started
     with drawing(height=3.6) as figure:
         axes = figure.add_axes((0.11, 0.145, 0.86, 0.6))
@@ -51,7 +51,7 @@ def _frame(axes: "Axes") -> None:
 
 
 def _points(axes: "Axes", phase: Phase, start: float) -> None:
-    """The requests of a phase; but for the few of the change itself, their median as a line, named above it."""
+    """Draw the requests of a phase with their median as a line and its label above. The phase `during` has no median."""
     colour, shape = MARKS[phase.name]
     answered = [one for one in phase.answers if one.ttft is not None]
     sent = [one.started - start for one in answered]

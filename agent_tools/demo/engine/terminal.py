@@ -1,4 +1,4 @@
-"""The demo at a terminal: progress while it runs, a table at its end, the report and the picture in a folder."""
+"""The engine demo on a terminal: progress while it runs, a table at its end, the report and the picture in a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +18,12 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.comp
 
 
 async def run_engine_demo(traffic: ChatTraffic, state_folder: Path, output: Path) -> bool:
-    """Run the demo, tell of it, and write ``report.html`` and ``ttft.svg``; whether the change was verified to help.
+    """Run the demo, show its results, and write ``report.html`` and ``ttft.svg``. Return whether the change was verified to help.
 
     Args:
-        traffic: What is asked, before and after.
-        state_folder: Where the change log and the logs of the servers go.
-        output: Where report and picture go.
+        traffic: The requests, sent before and after the change.
+        state_folder: Folder for the change log and the logs of the servers.
+        output: Folder for the report and the picture.
     """
     requests = len(traffic.requests())
     say(
@@ -37,18 +37,18 @@ async def run_engine_demo(traffic: ChatTraffic, state_folder: Path, output: Path
             if phase not in tasks:
                 known = phase != "during"
                 tasks[phase] = bar.add_task(phase, total=requests if known else None, of=f"/{requests}" if known else "", last="")
-            told = "no answer" if answer.ttft is None else f"first token after {answer.ttft:.2f} s"
-            bar.update(tasks[phase], advance=1, last=told)
+            text = "no answer" if answer.ttft is None else f"first token after {answer.ttft:.2f} s"
+            bar.update(tasks[phase], advance=1, last=text)
 
         result = await run_demo(traffic, settings_for(traffic, state_folder), lambda text: say(text, bar.console), show)
-    tell(result)
+    show_result(result)
     keep(result, output)
     found = result.report.verification
     return found is not None and found.verdict is VerificationVerdict.BETTER and found.in_force and not errors_of(result)
 
 
 def keep(result: EngineDemoResult, output: Path) -> None:
-    """Write report and picture."""
+    """Write the report and the picture."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.html").write_text(result.page, encoding="utf-8")
     write(ttft_picture(result), output / "ttft.svg")
@@ -56,12 +56,12 @@ def keep(result: EngineDemoResult, output: Path) -> None:
 
 
 def errors_of(result: EngineDemoResult) -> list[str]:
-    """Of all requests that failed."""
+    """Return the errors of all requests that failed."""
     return [error for phase in (result.before, result.during, result.after) if phase for error in phase.errors]
 
 
-def tell(result: EngineDemoResult) -> None:
-    """Print before and after, what was predicted beside it, and what was done."""
+def show_result(result: EngineDemoResult) -> None:
+    """Print the figures before and after the change, the prediction beside them, and what was done."""
     table = Table("", "before", "predicted", "after", title="Same requests, both from an empty L1")
     for label, figure in ROWS:
         after = figure(result.after) if result.after else "-"
@@ -78,7 +78,7 @@ def tell(result: EngineDemoResult) -> None:
 
 
 def _predicted(result: EngineDemoResult) -> dict[str, str]:
-    """What the advice said of the setting it proposed, by row."""
+    """Return what the advice predicted for the proposed setting, by row."""
     best = result.report.advice.best if result.report.advice else None
     found = {}
     if best is not None and best.gain is not None and (rate := _metrics(result.before).tokens.hit_rate) is not None:
@@ -111,6 +111,6 @@ ROWS: tuple[tuple[str, Callable[[Phase], str]], ...] = (
     ("requests a second", lambda phase: f"{len(phase.answers) / phase.seconds:.2f}"),
     ("prompt tokens a second", lambda phase: f"{_prompt_tokens(phase) / phase.seconds:,.0f}"),
     ("token hit rate", lambda phase: f"{_metrics(phase).tokens.hit_rate or 0:.1%}"),
-    ("prompt tokens from the cache, says vLLM", lambda phase: str(sum(one.cached_tokens for one in phase.answers))),
+    ("prompt tokens from the cache, as vLLM reports", lambda phase: str(sum(one.cached_tokens for one in phase.answers))),
     ("L1 total, MB", lambda phase: f"{_metrics(phase).total_size_mb or 0:.0f}"),
 )

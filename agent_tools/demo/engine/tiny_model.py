@@ -1,4 +1,4 @@
-"""A small Llama with random weights and its tokenizer, made on the spot: it says nonsense, and takes real time to do so."""
+"""A small Llama with random weights and its tokenizer, created on the spot. It produces nonsense and takes real time for it."""
 
 import os
 import string
@@ -10,7 +10,7 @@ from agent_tools.errors import UnsupportedError
 
 SYLLABLES = tuple(consonant + vowel for consonant, vowel in product("bdklmnprst", "aeiou"))
 WORDS = tuple("".join(syllables) for syllables in product(SYLLABLES[:20], SYLLABLES[20:40], SYLLABLES[40:] + SYLLABLES[:10]))
-"""8,000 words of three syllables: the vocabulary. Each is one token, so a text of n of them has n tokens."""
+"""The vocabulary: 8,000 words of three syllables. Each word is one token, so a text of n words has n tokens."""
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} {% endfor %}"
@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of the model: much to compute for each byte of KV, as in large models, so that a cached prefix is worth much."""
+    """The shape of the model. As in large models, each byte of KV takes much computation, so a cached prefix saves much time."""
 
     hidden: int = 2048
     intermediate: int = 10240
@@ -30,12 +30,12 @@ class Shape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Keys and values of all layers, of 2 bytes a number."""
+        """Return the bytes of one token's keys and values over all layers, at 2 bytes per number."""
         return 2 * self.layers * self.kv_heads * (self.hidden // self.heads) * 2
 
 
 def write_model(folder: Path, shape: Shape = Shape()) -> Path:
-    """Write model and tokenizer as Hugging Face does; the same bytes each time. Returns the folder.
+    """Write model and tokenizer in the Hugging Face format, the same bytes each time. Return the folder.
 
     Raises:
         UnsupportedError: transformers or torch is not installed.
@@ -46,7 +46,7 @@ def write_model(folder: Path, shape: Shape = Shape()) -> Path:
         from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
     except ImportError as error:
         raise UnsupportedError(
-            "the engine demo makes a model with transformers and torch: `make demo-engine` installs both"
+            "the engine demo needs transformers and torch to create its model: `make demo-engine` installs both"
         ) from error
     tokens = _write_tokenizer(folder)
     config = LlamaConfig(
@@ -67,7 +67,7 @@ def write_model(folder: Path, shape: Shape = Shape()) -> Path:
 
 
 def _write_tokenizer(folder: Path) -> int:
-    """A WordPiece tokenizer: each of `WORDS` is one token, any other text is spelt; how many tokens there are."""
+    """Write a WordPiece tokenizer and return its number of tokens. Each of `WORDS` is one token; other text is spelled."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415  an extra
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 

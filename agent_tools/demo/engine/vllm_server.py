@@ -1,6 +1,6 @@
-"""A real vLLM on this machine's CPU as a process of ours: an OpenAI server whose KV goes to a running `lmcache server`.
+"""A real vLLM on this machine's CPU in a child process: an OpenAI server whose KV goes to a running `lmcache server`.
 
-Nothing imports vllm: it is another program, started by our own interpreter.
+Nothing here imports vllm: it is another program, started with our own interpreter.
 """
 
 import importlib.util
@@ -19,13 +19,16 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from agent_tools.child_process import environment, python_command
 from agent_tools.deployments.server.process import GUARD
 from agent_tools.errors import RefusedError, UnreachableError, UnsupportedError
 
 MODEL = "tiny"
-"""Name of the model, as clients say it."""
+"""Name of the model, as clients request it."""
 CONTEXT = 8192
-"""Longest prompt with its answer, tokens; also the most that one step computes, so that a prompt is computed in one."""
+"""Longest prompt with its answer, tokens. One step computes at most as many, so each prompt is computed in one step."""
+RUN = "from agent_tools.demo.engine.vllm_process import main; main(sys.argv[1], sys.argv[2:])"
+"""What the child process runs; its arguments are a folder and the flags of vLLM."""
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -35,49 +38,53 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "LMCACHE_LOG_LEVEL": "WARNING",
 }
-"""1 GB for vLLM's own KV, no telemetry, nothing downloaded, warnings only."""
+"""1 GB for vLLM's own KV, no telemetry, no downloads, warnings only."""
 FLAGS = (
     "--served-model-name", MODEL, "--host", "127.0.0.1", "--dtype", "bfloat16", "--max-model-len", str(CONTEXT),
     "--max-num-batched-tokens", str(CONTEXT), "--max-num-seqs", "4", "--enforce-eager", "--disable-uvicorn-access-log",
-    "--no-enable-prefix-caching", "--enable-prompt-tokens-details",
+    "--enable-prompt-tokens-details",
 )  # fmt: skip
-"""vLLM's own prefix cache is off: on a CPU it lies in the same memory as L1, and would hide from LMCache what it is asked for."""
+BLOCK = 128
+"""Tokens of a block of vLLM's KV memory on a CPU."""
 
 Connector = Mapping[str, float]
 LMCACHES_OWN: Connector = {}
-"""Settings of the connector: what is not named is LMCache's default."""
+"""Settings of the connector. Settings that are not named have LMCache's defaults."""
 
 
 def require_vllm() -> None:
-    """Raise `UnsupportedError` where vLLM is not installed."""
+    """Raise `UnsupportedError` if vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
-        raise UnsupportedError("vLLM is not installed in this environment: `make demo-engine` installs it in one of its own")
+        raise UnsupportedError("vLLM is not installed in this environment: `make demo-engine` installs it in a separate one")
 
 
 class VllmServer:
-    """A started vLLM. Its owner's end, however it comes, ends it too, with its child processes, and removes its folder."""
+    """A started vLLM. If its owner ends for any reason, vLLM and its child processes end too, and its folder is removed."""
 
     def __init__(self, guard: "subprocess.Popen[bytes]", folder: Path, log: Path, port: int) -> None:
         self._guard = guard
         self._folder = folder
         self.log = log
         self.url = f"http://127.0.0.1:{port}"
-        """Base URL: ``/v1`` is the OpenAI API, ``/metrics`` the engine's figures."""
+        """Base URL. ``/v1`` is the OpenAI API; ``/metrics`` has the engine's figures."""
 
     @classmethod
-    def launch(cls, rpc_url: str, log_folder: Path, port: int, connector: Connector = LMCACHES_OWN) -> "VllmServer":
-        """Start vLLM with a model of random weights and return at once; `wait_ready` waits for it.
+    def launch(
+        cls, rpc_url: str, log_folder: Path, port: int, connector: Connector = LMCACHES_OWN, own_cache_tokens: int | None = None
+    ) -> "VllmServer":
+        """Start vLLM with a model of random weights and return at once. `wait_ready` waits until it answers.
 
         Args:
-            rpc_url: Of the `lmcache server`, ``tcp://host:port``.
-            log_folder: Where its log is written.
-            port: Where it is to listen, on loopback.
+            rpc_url: RPC address of the `lmcache server`, ``tcp://host:port``.
+            log_folder: Folder for vLLM's log.
+            port: Port to listen on, on loopback.
             connector: Settings of LMCache's connector in vLLM, e.g. ``lmcache.mp.heartbeat_interval``.
+            own_cache_tokens: Size of vLLM's KV memory, tokens, with its own prefix cache on; ``None`` switches that cache off.
         """
         log_folder.mkdir(parents=True, exist_ok=True)
         log = log_folder / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
         folder = tempfile.mkdtemp(prefix="lmcache-agent-")
-        command = [sys.executable, "-m", "agent_tools.demo.engine.vllm_process", folder, "--port", str(port)]
+        command = [*python_command(RUN), folder, "--port", str(port)]
         with log.open("wb") as output:
             guard = subprocess.Popen(  # noqa: S603  our own interpreter and arguments
                 [
@@ -86,28 +93,30 @@ class VllmServer:
                     folder,
                     *command,
                     *FLAGS,
+                    *_own_cache(own_cache_tokens),
                     "--kv-transfer-config",
                     json.dumps(transfer_config(rpc_url, connector)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | ENVIRONMENT,
+                env=environment(os.environ | ENVIRONMENT),
+                cwd=log_folder,
                 start_new_session=True,
             )
         return cls(guard, Path(folder), log, port)
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether vLLM still runs."""
         return self._guard.poll() is None
 
     async def wait_ready(self, patience: float = 300.0) -> None:
-        """Return when ``/health`` answers: some 40 s on two cores.
+        """Return when ``/health`` answers. This takes about 40 s on two cores.
 
         Raises:
-            RefusedError: It ended while starting; the message holds the end of its log.
-            UnreachableError: It does not answer after `patience` seconds; it was stopped.
+            RefusedError: vLLM ended while starting; the message holds the end of its log.
+            UnreachableError: vLLM does not answer after `patience` seconds; it was stopped.
         """
         deadline = time.monotonic() + patience
         async with httpx.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False) as client:
@@ -121,25 +130,32 @@ class VllmServer:
                     pass
                 await anyio.sleep(0.25)
         await self.stop()
-        raise UnreachableError(f"vLLM did not answer within {patience:g} s of its start; its log: {self.log}")
+        raise UnreachableError(f"vLLM did not answer within {patience:g} s of its start and was stopped; see its log: {self.log}")
 
     def last_words(self, lines: int = 5) -> str:
-        """The last lines of its log, in one, and where the log is."""
+        """Return the last lines of the log as one line, and the path of the log."""
         said = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{' | '.join(said[-lines:]) or 'it said nothing'} (log: {self.log})"
+        return f"{' | '.join(said[-lines:]) or 'its log is empty'} (log: {self.log})"
 
     async def stop(self) -> None:
-        """Stop it and wait until it has ended and its folder is gone."""
+        """Stop vLLM and wait until it has ended and its folder is gone."""
         if self._guard.stdin is not None:
             self._guard.stdin.close()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._guard.wait)
-            # The guard has done this, unless it was killed.
+            # The guard has already done this, unless it was killed.
             await anyio.to_thread.run_sync(partial(shutil.rmtree, self._folder, ignore_errors=True))
 
 
+def _own_cache(tokens: int | None) -> tuple[str, ...]:
+    """Return the flags for vLLM's own prefix cache."""
+    if tokens is None:
+        return ("--no-enable-prefix-caching",)
+    return ("--enable-prefix-caching", "--num-gpu-blocks-override", str(tokens // BLOCK))
+
+
 def transfer_config(rpc_url: str, connector: Connector = LMCACHES_OWN) -> dict[str, object]:
-    """VLLM's KV transfer configuration for LMCache's connector of the multi-process server."""
+    """Return vLLM's KV transfer configuration for LMCache's connector to the multi-process server."""
     host, _, port = rpc_url.rpartition(":")
     extra = {"lmcache.mp.host": host, "lmcache.mp.port": int(port), **connector}
     return {"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}

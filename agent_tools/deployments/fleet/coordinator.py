@@ -1,4 +1,4 @@
-"""LMCache's coordinator (`lmcache coordinator` 0.5.6) over HTTP: the servers it knows, its key directory, quotas and pins."""
+"""A client of LMCache's coordinator (`lmcache coordinator` 0.5.6): its servers, its key directory, its quotas and its pins."""
 
 import contextlib
 import heapq
@@ -24,27 +24,27 @@ from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 from agent_tools.wire.http_client import AdminClient, segment
 
 PAGE = 10_000
-"""Keys or pins per answer; the most the coordinator gives."""
+"""Keys or pins per answer, the coordinator's maximum."""
 MAX_KEYS = 100_000
-"""Keys of a directory that we look through: for each page the coordinator walks all of it."""
+"""Most keys of a directory that we read. The coordinator walks its whole directory for each page."""
 RELAYED_SECONDS = 35.0
-"""For calls that the coordinator passes on to a server, for which it waits up to 30 s."""
+"""Timeout in seconds for calls that the coordinator relays to a server. The coordinator itself waits up to 30 s."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A server as it told the coordinator of itself; whoever can reach the coordinator can tell it anything."""
+    """A server as it registered with the coordinator. Anyone who can reach the coordinator can register anything."""
 
     name: str
     ip: str
     port: int
     since: float
-    """Unix time at which it registered."""
+    """Unix time in seconds at which the server registered."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """A prompt prefix, by whose tokens the coordinator finds the chunks."""
+    """A prompt prefix. The coordinator finds its chunks by the token ids."""
 
     model: str
     tokens: tuple[int, ...]
@@ -52,11 +52,11 @@ class Prefix:
     world_size: int
     """Workers that each hold a part of every chunk (tensor x pipeline parallel)."""
     chunk_size: int | None
-    """Tokens per chunk on the servers; ``None`` when none of them could be asked."""
+    """Tokens per chunk on the servers. ``None`` if no server answered."""
 
     @property
     def body(self) -> dict[str, Any]:
-        """As the coordinator takes it."""
+        """Return the JSON body for the coordinator."""
         return {
             "model_name": self.model,
             "world_size": self.world_size,
@@ -73,24 +73,24 @@ class Placement:
     tier: str
     """``l1`` or ``l2``."""
     shared: bool
-    """Whether all servers use this storage."""
+    """Whether all servers share this storage."""
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """What a server answered; in keys, which are chunks x ranks."""
+    """A server's answer to a deletion, in keys. A chunk has one key per rank."""
 
     affected: int
-    """Deleted from L1; with tier ``all`` plus those it was told to delete from L2, whether they were there or not."""
+    """Keys deleted from L1. With tier ``all``, plus the keys requested to delete from L2, whether L2 had them or not."""
     skipped: int
-    """Locked in L1; with tier ``all`` plus those that are pinned."""
+    """Keys locked in L1. With tier ``all``, plus the pinned keys."""
 
 
 class Coordinator:
-    """The routes of one coordinator, typed. It keeps no L1 and serves no KV: it knows, deletes and passes on."""
+    """The typed routes of one coordinator. A coordinator stores no KV itself."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """Nothing is called yet. Raises `SettingsError` when `url` is not ``http://host:port``."""
+        """Prepare the connection. Raise `SettingsError` if `url` is not ``http://host:port``."""
         self._admin = AdminClient(url, timeout)
 
     async def close(self) -> None:
@@ -98,7 +98,7 @@ class Coordinator:
         await self._admin.close()
 
     async def instances(self) -> list[Instance]:
-        """``GET /instances``: all that have registered and still send heartbeats."""
+        """Return all registered servers that still send heartbeats (``GET /instances``)."""
         answer = await self._read("/instances")
         with self._understood("/instances"):
             return [
@@ -107,18 +107,18 @@ class Coordinator:
             ]
 
     async def quotas(self) -> dict[str, float]:
-        """L2 quotas of the fleet by salt, MB; that of the empty salt is under `DEFAULT_TENANT`."""
+        """Return the fleet's L2 quotas in MB by salt. The key of the empty salt is `DEFAULT_TENANT`."""
         usage = await self.usage()
         return {tenant or DEFAULT_TENANT: one.quota_mb for tenant, one in usage.items() if one.quota_mb is not None}
 
     async def default_quota(self) -> float | None:
-        """The L2 quota of tenants without one of their own, MB; ``None`` when they may take what they like."""
+        """Return the L2 quota in MB of tenants without their own quota, or ``None`` if they have no limit."""
         answer = await self._read("/quota/config")
         with self._understood("/quota/config"):
             return None if answer["default_limit_gb"] is None else _mb(answer["default_limit_gb"])
 
     async def usage(self) -> dict[str, TenantUsage]:
-        """``GET /quota`` of both tiers: what each tenant has on all servers together, and its quota."""
+        """Return each tenant's usage on all servers together, and its quota (``GET /quota`` for both tiers)."""
         l1, l2 = await self._read("/quota", tier="l1"), await self._read("/quota", tier="l2")
         with self._understood("/quota"):
             in_l1 = {one["cache_salt"]: _mb(one["usage_gb"]) for one in l1["by_cache_salt"]}
@@ -132,17 +132,17 @@ class Coordinator:
     async def change_quotas(
         self, now: Mapping[str, float], wanted: Mapping[str, float], progress: Progress, undo: AsyncExitStack
     ) -> None:
-        """``PUT`` and ``DELETE /quota/{salt}`` where quotas differ; each step can be taken back."""
+        """Set and remove the quotas that differ (``PUT`` and ``DELETE /quota/{salt}``). Register how to undo each step."""
         try:
             await change_quotas(self._admin, now, wanted, progress, undo)
         except UnreachableError as error:
             raise OutcomeUnknownError(
-                f"the coordinator at {self._admin.base_url} went away while quotas were set; some may be in force: read the"
-                " configuration when it is back"
+                f"the coordinator at {self._admin.base_url} stopped answering while we set quotas; some quotas may be in force."
+                " Read the configuration when the coordinator is back"
             ) from error
 
     async def top_entries(self, limit: int) -> list[CacheEntry]:
-        """The chunks' parts with most accesses, with the servers and tiers they are in (``GET /directory/keys``)."""
+        """Return the entries with the most accesses, with their servers and tiers (``GET /directory/keys``)."""
         best: list[Mapping[str, Any]] = []
         offset, total = 0, 1
         while offset < total:
@@ -152,14 +152,17 @@ class Coordinator:
                 best = heapq.nlargest(limit, [*best, *page["keys"]], key=lambda one: one["access_count"])
             if total > MAX_KEYS:
                 raise UnsupportedError(
-                    f"the fleet holds {total:,} entries, and its coordinator would walk through all of them for every {PAGE:,};"
-                    " list those of one server instead, named as <fleet>/<server>"
+                    f"the fleet holds {total:,} entries, too many to list, because its coordinator walks all of them for every"
+                    f" {PAGE:,}; list the entries of one server as <fleet>/<server>"
                 )
         with self._understood("/directory/keys"):
             return [_entry(one) for one in best]
 
     async def placements(self, prefix: Prefix) -> dict[str, list[Placement]]:
-        """Where each whole chunk of a prefix is, by hash, in order; nowhere if it is not stored (``POST /directory/lookup``)."""
+        """Return the copies of each whole chunk of a prefix by hash, in order (``POST /directory/lookup``).
+
+        A chunk that is not stored has an empty list.
+        """
         with self._speaking():
             answer = await self._admin.change("POST", "/directory/lookup", prefix.body)
         with self._understood("/directory/lookup"):
@@ -170,7 +173,7 @@ class Coordinator:
             return found
 
     async def pinned(self, prefix: Prefix) -> set[str]:
-        """Hashes of all pinned chunks of the model and tenant of a prefix (``GET /cache/pins``)."""
+        """Return the hashes of all pinned chunks of the prefix's model and tenant (``GET /cache/pins``)."""
         hashes: set[str] = set()
         offset, total = 0, 1
         while offset < total:
@@ -178,17 +181,17 @@ class Coordinator:
             with self._understood("/cache/pins"):
                 total, offset = page["total"] if page["pins"] else 0, offset + PAGE
                 keys = [one["key"] for one in page["pins"]]
-                # Asked for the empty salt, it lists all.
+                # For the empty salt the coordinator lists the pins of all tenants.
                 hashes |= {key["chunk_hash_hex"] for key in keys if key["cache_salt"] == prefix.tenant}
         return hashes
 
     async def pin(self, prefix: Prefix, *, pinned: bool) -> None:
-        """``POST`` or ``DELETE /cache/pins``. Pins are counted: what was pinned twice stays pinned after one unpin."""
+        """Pin or unpin a prefix (``POST`` or ``DELETE /cache/pins``). The coordinator counts pins: two pins need two unpins."""
         with self._speaking():
             await self._admin.change("POST" if pinned else "DELETE", "/cache/pins", prefix.body)
 
     async def delete(self, server: str, prefix: Prefix, tier: str) -> Deletion:
-        """``POST /cache/delete`` on one server; pinned chunks are left out when `tier` is ``all``."""
+        """Delete a prefix on one server (``POST /cache/delete``). With tier ``all``, pinned chunks stay."""
         body = {**prefix.body, "instance_id": server, "tier": tier, "force": False}
         with _relayed("deleted"), self._speaking():
             answer = await self._admin.change("POST", "/cache/delete", body, at_least=RELAYED_SECONDS)
@@ -196,7 +199,7 @@ class Coordinator:
             return Deletion(int(answer["affected"]), int(answer["skipped"]))
 
     async def prefetch(self, server: str, prefix: Prefix) -> str | None:
-        """``POST /cache/prefetches`` to one server; the id to ask for, ``None`` when there is nothing to load."""
+        """Start a prefetch on one server (``POST /cache/prefetches``). Return its id, or ``None`` if there is nothing to load."""
         body = {**prefix.body, "instance_id": server}
         with _relayed("loaded"), self._speaking():
             answer = await self._admin.change("POST", "/cache/prefetches", body, at_least=RELAYED_SECONDS)
@@ -204,17 +207,19 @@ class Coordinator:
             return None if answer["status"] == "noop" else str(answer["request_id"])
 
     async def prefetched(self, server: str, request_id: str) -> tuple[int, int] | None:
-        """(found, asked for) of a prefetch that has ended, given once; ``None`` while it is under way.
+        """Return the found and the requested keys of a finished prefetch, or ``None`` while it is in progress.
+
+        The server reports the end of a prefetch only once.
 
         Raises:
-            OutcomeUnknownError: The server does not know it (any more), or is gone.
+            OutcomeUnknownError: The server does not know the prefetch, or is gone.
         """
         try:
             answer = await self._read(f"/cache/prefetches/{segment(server)}/{segment(request_id)}")
         except RefusedError as error:
             raise OutcomeUnknownError(
-                f"whether it has loaded the prefix is not known ({error}): a server tells the end of a prefetch once, and forgets"
-                " it in a restart; warm again, which loads only what is missing"
+                f"it is unknown whether the server loaded the prefix ({error}): a server reports the end of a prefetch only once,"
+                " and forgets it in a restart. Warm the prefix again; the server loads only the missing chunks"
             ) from error
         with self._understood("/cache/prefetches"):
             return None if answer["status"] != "completed" else (int(answer["found_keys"]), int(answer["total_keys"]))
@@ -230,44 +235,44 @@ class Coordinator:
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
-        """Say of what does not answer, or not as a coordinator, that it is the coordinator that was asked."""
+        """Turn connection errors into errors that name the coordinator."""
         url = self._admin.base_url
         try:
             yield
         except UnreachableError as error:
             why = str(error.__cause__) or type(error.__cause__).__name__
             raise UnreachableError(
-                f"LMCache's coordinator did not answer at {url} ({why}); nothing was changed. Start `lmcache coordinator` there"
-                " or correct the fleet's address"
+                f"LMCache's coordinator did not answer at {url} ({why}). Nothing was changed. Start `lmcache coordinator` there,"
+                " or correct the fleet's address in caches.toml"
             ) from error
         except NotLMCacheError as error:
             raise NotLMCacheError(
-                f"what answers at {url} is no coordinator of LMCache 0.5.6, or one without this route; name the --port of"
-                " `lmcache coordinator` (9300 unless given) as fleet:http://host:port. Nothing was changed"
+                f"the program at {url} is not a coordinator of LMCache 0.5.6, or lacks this route; set the fleet's target to the"
+                " --port of `lmcache coordinator` (default 9300) as fleet:http://host:port. Nothing was changed"
             ) from error
 
 
 @contextlib.contextmanager
 def _relayed(done: str) -> Iterator[None]:
-    """What the coordinator says of a server that it could not ask, or that refused it."""
+    """Turn the coordinator's errors about a relayed call into our errors."""
     try:
         yield
     except RefusedError as error:
         if error.status == httpx.codes.NOT_FOUND:
-            raise UnknownCacheError(f"it has left the fleet since it was listed; nothing was {done} there") from error
+            raise UnknownCacheError(f"the server has left the fleet; nothing was {done} there") from error
         if error.status != httpx.codes.BAD_GATEWAY:
             raise
-        if "'503 " in str(error):  # the server's own words do not get through
+        if "'503 " in str(error):  # the coordinator does not relay the server's own message
             raise UnsupportedError(
-                f"no engine is registered there with this model's KV layout, without which nothing is {done}"
+                f"no engine has registered this model's KV layout with the server, so nothing was {done} there; start the engine"
             ) from error
         if "connection attempts failed" in str(error):
-            raise UnreachableError(f"the coordinator does not reach it; nothing was {done} there") from error
-        raise OutcomeUnknownError(f"whether anything was {done} there is not known: {error}") from error
+            raise UnreachableError(f"the coordinator cannot reach the server; nothing was {done} there") from error
+        raise OutcomeUnknownError(f"it is unknown whether anything was {done} there: {error}") from error
 
 
 def _entry(one: Mapping[str, Any]) -> CacheEntry:
-    """One of ``keys`` of ``GET /directory/keys``."""
+    """Return an entry from one of the ``keys`` of ``GET /directory/keys``."""
     key, placements = one["key"], one["placements"]
     salt, group, rank = key["cache_salt"], key["object_group_id"], key["kv_rank"]
     return CacheEntry(
@@ -281,5 +286,5 @@ def _entry(one: Mapping[str, Any]) -> CacheEntry:
 
 
 def _mb(gb: float) -> float:
-    """LMCache keeps whole bytes: 3.3 MB come back one byte smaller, which is no other quota."""
+    """Return MB, rounded. LMCache stores whole bytes, so 3.3 MB read back one byte smaller, which is not another quota."""
     return round(gb * MB_IN_A_GB, 5)

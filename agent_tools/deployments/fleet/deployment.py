@@ -1,4 +1,4 @@
-"""A fleet: LMCache's coordinator and the `lmcache server`s it knows, told as one cache."""
+"""A fleet: LMCache's coordinator and the `lmcache server`s that it knows, as one cache."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import UnknownCacheError, UnsupportedError
 from agent_tools.models import SETTINGS, CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
+from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog
 
 from .allowed_servers import AllowedServers
@@ -21,12 +22,12 @@ from .servers import FleetServers, as_one, done_on_all
 
 ONE_BY_ONE = Support(
     level=SupportLevel.UNSUPPORTED,
-    reason="a fleet's servers are changed one by one: use tune_fleet, or name one of them as <fleet>/<server>",
+    reason="the servers of a fleet are changed one by one: use tune_fleet, or name one server as <fleet>/<server>",
 )
 
 
 class FleetDeployment:
-    """All servers of one coordinator that the operator allows to be called."""
+    """All servers of one coordinator that the operator's settings allow to call."""
 
     backend = "fleet"
     owned = False
@@ -39,12 +40,12 @@ class FleetDeployment:
         addresses: Mapping[str, str] = {},
         timeout: float = 5.0,
     ) -> None:
-        """Nothing is called yet.
+        """Prepare the connections, without calling anything yet.
 
         Args:
             coordinator_url: ``http://host:port`` of `lmcache coordinator`.
-            networks: Where servers may be called; all others are left out and named in the health.
-            addresses: Advertised ``ip`` or ``ip:port`` -> ``host:port`` under which we reach it.
+            networks: Networks in which servers may be called. Other servers are left out and named in the health.
+            addresses: Maps a registered ``ip`` or ``ip:port`` to the ``host:port`` at which the server is reachable.
             timeout: Seconds per call.
         """
         self._coordinator = Coordinator(coordinator_url, timeout)
@@ -56,54 +57,54 @@ class FleetDeployment:
         await self._coordinator.close()
 
     async def members(self) -> dict[str, ServerDeployment]:
-        """The servers that the coordinator knows and the operator allows, by name; as they were within the last second."""
+        """Return the coordinator's servers that the operator allows, by name. The list is at most one second old."""
         return dict((await self._known.now()).servers)
 
     async def member(self, name: str) -> ServerDeployment:
-        """One server.
+        """Return one server.
 
         Raises:
-            UnknownCacheError: There is none of that name, or it may not be called; lists those there are.
+            UnknownCacheError: No server has this name, or it may not be called. The message lists the known servers.
         """
         roster = await self._known.now()
         if name in roster.servers:
             return roster.servers[name]
         there = ", ".join(sorted(roster.servers)) or "none"
-        why = f"; {name} is left out: {roster.left_out[name]}" if name in roster.left_out else ""
-        raise UnknownCacheError(f"this fleet has no server named {name!r}; it has: {there}{why}")
+        why = f"; {plain(name)} is left out: {roster.left_out[name]}" if name in roster.left_out else ""
+        raise UnknownCacheError(f"this fleet has no server named {plain(name)!r}; it has: {there}{why}")
 
     async def snapshot(self) -> Snapshot:
-        """The sum of all servers; those that do not answer or may not be called are named in the health."""
+        """Return the sum of all servers. The health names servers that do not answer or may not be called."""
         roster = await self._known.now()
         answers, failures = await side_by_side({name: server.snapshot() for name, server in roster.servers.items()})
         return together(answers, {**roster.left_out, **failures})
 
     async def version(self) -> str | None:
-        """LMCache's version; all of them, where servers differ."""
+        """Return LMCache's version. If the servers differ, return all versions."""
         answers, _ = await side_by_side({name: server.version() for name, server in (await self.members()).items()})
         return ", ".join(sorted({version for version in answers.values() if version is not None})) or None
 
     async def config(self) -> CacheConfig:
-        """What the servers agree in, their differences, and the quotas of the whole fleet."""
+        """Return the settings on which the servers agree, their differences, and the quotas of the whole fleet."""
         servers = await self._known.some()
         (answers, failures), quotas = await asyncio.gather(
             side_by_side({name: server.config() for name, server in servers.items()}), self._coordinator.quotas()
         )
         if not answers:
             raise as_one(failures)
-        # A server's own quotas are another table.
+        # Each server also has its own quota table, which is not the fleet's.
         own = {name: config.model_copy(update={"tenant_quotas_mb": None}) for name, config in answers.items()}
         return agreed(own).model_copy(update={"tenant_quotas_mb": quotas})
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
-        """Quotas are live; all else is set on each server."""
+        """Return that quotas can be changed live. All other settings belong to the servers."""
         support = dict.fromkeys(SETTINGS, ONE_BY_ONE)
         wanted = None if update is None else update.tenant_quotas_mb
         support["tenant_quotas_mb"] = quota_support(await self._coordinator.default_quota(), wanted)
         return support
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
-        """Set the fleet's quotas, all or none; the update's are all that are wanted."""
+        """Set the fleet's quotas, all or none. Quotas that the update does not list are removed."""
         for setting in update.known():
             if setting != "tenant_quotas_mb":
                 raise UnsupportedError(f"{setting} cannot be changed on a fleet: {ONE_BY_ONE.reason}. Nothing was changed")
@@ -114,18 +115,19 @@ class FleetDeployment:
             await self._coordinator.change_quotas(now, wanted, progress, undo)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:  # noqa: ARG002
-        """None: each server has its own."""
+        """Return ``None``, because each server has its own command line."""
         return None
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:
-        """The chunks with most accesses on all servers, with where they are; from the coordinator's key directory.
+        """Return the entries with the most accesses on all servers, with their servers and tiers.
 
-        It knows of servers that run with ``--coordinator-event-reporting``. Each rank's part of a chunk is an entry.
+        They come from the coordinator's key directory, which knows only servers with ``--coordinator-event-reporting``. Each
+        rank's part of a chunk is one entry.
         """
         return await self._coordinator.top_entries(limit)
 
     async def tenants(self) -> Mapping[str, TenantUsage]:
-        """By the coordinator's account of all servers together."""
+        """Return each tenant's usage on all servers together, from the coordinator."""
         return await self._coordinator.usage()
 
     async def clear(self) -> None:
@@ -133,45 +135,45 @@ class FleetDeployment:
         await done_on_all("L1 was cleared", {name: server.clear() for name, server in (await self._known.some()).items()})
 
     async def trim(self, max_used_bytes: int) -> None:  # noqa: ARG002
-        """Always refused."""
+        """Raise `UnsupportedError`, because servers are trimmed one by one."""
         names = ", ".join(sorted(await self.members())) or "none now"
         raise UnsupportedError(
-            f"the servers of a fleet are trimmed one by one: name one as <fleet>/<server> ({names}). Nothing was removed"
+            f"a fleet cannot be trimmed as a whole; trim one server as <fleet>/<server> ({names}). Nothing was removed"
         )
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:
-        """From L1 of every server."""
+        """Delete chunks from L1 of every server. Return the number of deleted objects."""
         servers = await self._known.some()
         deleted = {name: server.delete(model, chunk_hashes, tenant) for name, server in servers.items()}
         return sum((await done_on_all("the chunks were deleted", deleted)).values())
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str, patience: float = 30.0) -> WarmResult:
-        """Load a prefix from L2 into L1 of every server; at most `patience` seconds."""
+        """Load a prefix from L2 into L1 of every server, within `patience` seconds."""
         servers = await self._known.some()
         prefix = await prefix_of(servers, model, tokens, tenant)
         return await warmed(self._coordinator, servers, prefix, patience)
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:
-        """Keep a prefix in L2, on all servers; L1 has no pins. Returns how many chunks are pinned, or were set free.
+        """Pin or unpin a prefix in L2 of all servers; L1 has no pins. Return how many chunks are pinned, or were unpinned.
 
-        What is pinned already is not pinned again. One unpin takes one pin off each chunk: what another program, or a longer
-        prefix, has pinned too stays so.
+        A prefix that is already pinned is not pinned again. One unpin removes one pin of each chunk. A chunk that another
+        program, or a longer prefix, has also pinned stays pinned.
         """
         return await pinned_or_not(self._coordinator, await prefix_of(await self.members(), model, tokens, tenant), pinned=pinned)
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
-        """Remove a prefix from L1 and L2 of every server; returns how many chunks are gone.
+        """Remove a prefix from L1 and L2 of every server. Return the number of removed chunks.
 
-        Chunks that are pinned stay in L2, and in L1 before an L2; those that requests hold locked stay in L1. A server with
-        several L2 adapters deletes from its first.
+        Pinned chunks stay in L2, and on a server with L2 also in L1. Chunks that requests lock stay in L1. A server with several
+        L2 adapters deletes only from the first.
 
         Raises:
-            UnsupportedError: All of it is pinned, or it is shorter than a chunk.
-            OutcomeUnknownError: One of the servers did not delete it; says which did.
+            UnsupportedError: All chunks are pinned, or the prefix is shorter than a chunk.
+            OutcomeUnknownError: A server did not delete the prefix. The message names the servers that did.
         """
         servers = await self._known.some()
         return await deleted(self._coordinator, servers, await prefix_of(servers, model, tokens, tenant))
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:  # noqa: ARG002
-        """None: each server has its own."""
+        """Return ``None``, because each server has its own access log."""
         return None

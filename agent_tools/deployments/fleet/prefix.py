@@ -1,4 +1,4 @@
-"""One prompt prefix on all servers of a fleet: found by its tokens, warmed, pinned, deleted."""
+"""Warm, pin and delete one prompt prefix on all servers of a fleet."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,6 +9,7 @@ from agent_tools.deployments.quotas import check_salt
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.errors import OutcomeUnknownError, UnsupportedError
 from agent_tools.models import WarmResult
+from agent_tools.plain import plain
 
 from .coordinator import Coordinator, Placement, Prefix
 from .servers import as_one, done_on_all
@@ -18,11 +19,11 @@ Servers = Mapping[str, ServerDeployment]
 
 
 async def prefix_of(servers: Servers, model: str, tokens: Sequence[int], tenant: str) -> Prefix:
-    """A prefix with what the servers know of its model.
+    """Return a prefix with the chunk size and world size that the servers report for its model.
 
     Raises:
-        UnsupportedError: It is shorter than a chunk, or the tenant's name is no cache salt, or servers differ in the chunk size
-            or the model's world size.
+        UnsupportedError: The prefix is shorter than a chunk, the tenant is not a cache salt, or the servers differ in the chunk
+            size or in the model's world size.
     """
     if tenant:
         check_salt(tenant)
@@ -35,22 +36,22 @@ async def prefix_of(servers: Servers, model: str, tokens: Sequence[int], tenant:
             contexts = [*status.get("cache_context_meta", {}).values(), *status.get("non_cuda_context_meta", {}).values()]
             world_sizes |= {context["world_size"] for context in contexts if context["model_name"] == model}
     if len(chunk_sizes) > 1 or len(world_sizes) > 1:
-        what = f"chunks of {_listed(chunk_sizes)} tokens, {model} on {_listed(world_sizes) or 1} workers"
+        what = f"chunks of {_listed(chunk_sizes)} tokens, {plain(model)} on {_listed(world_sizes) or 1} workers"
         raise UnsupportedError(
-            f"the servers of this fleet differ ({what}), so a prefix is not the same chunks on all; name one as <fleet>/<server>."
-            " Nothing was changed"
+            f"the servers of this fleet differ ({what}), so the prefix has other chunks on each; name a server as"
+            " <fleet>/<server>. Nothing was changed"
         )
     chunk_size = next(iter(chunk_sizes), None)
     if not tokens or (chunk_size is not None and len(tokens) < chunk_size):
         raise UnsupportedError(
-            f"a prefix of {len(tokens)} tokens is shorter than one chunk ({chunk_size or 256} tokens): nothing is stored of it."
-            " Nothing was changed"
+            f"a prefix of {len(tokens)} tokens is shorter than one chunk ({chunk_size or 256} tokens), so LMCache never stores"
+            " it; give a longer prefix. Nothing was changed"
         )
     return Prefix(model, tuple(tokens), tenant, next(iter(world_sizes), 1), chunk_size)
 
 
 async def pinned_or_not(coordinator: Coordinator, prefix: Prefix, *, pinned: bool) -> int:
-    """Pin a prefix unless it is, or take a pin off; how many chunks are pinned now, or were set free."""
+    """Pin a prefix unless it is pinned, or remove a pin. Return how many chunks are pinned, or were unpinned."""
     chunks = (await _placements(coordinator, prefix)).keys()
     before = chunks & await coordinator.pinned(prefix)
     if (pinned and before == chunks) or (not pinned and not before):
@@ -61,11 +62,11 @@ async def pinned_or_not(coordinator: Coordinator, prefix: Prefix, *, pinned: boo
 
 
 async def deleted(coordinator: Coordinator, servers: Servers, prefix: Prefix) -> int:
-    """Delete a prefix from every server, since the directory learns of a store only after a while; how many chunks are gone.
+    """Delete a prefix from every server, because the directory learns of a store only later. Return the number of chunks gone.
 
     Raises:
-        UnsupportedError: All of it is pinned.
-        OutcomeUnknownError: One of the servers did not delete it.
+        UnsupportedError: All chunks are pinned.
+        OutcomeUnknownError: A server did not delete the prefix.
     """
     placements = await _placements(coordinator, prefix)
     pinned = placements.keys() & await coordinator.pinned(prefix)
@@ -85,18 +86,18 @@ async def deleted(coordinator: Coordinator, servers: Servers, prefix: Prefix) ->
 async def _deleted_on(
     coordinator: Coordinator, server: str, prefix: Prefix, tier: str, free: int, pinned: int
 ) -> tuple[int, int]:
-    """(chunks that are gone from L1, chunks that stay since requests hold them locked)."""
+    """Return how many chunks are gone from L1, and how many stay because requests lock them."""
     done = await coordinator.delete(server, prefix, tier)
     if tier == "l1":
         return done.affected // prefix.world_size, -(-done.skipped // prefix.world_size)
     from_l1 = done.affected - free * prefix.world_size
-    if from_l1 < 0:  # the coordinator does not pass on the server's word that its L2 failed
-        raise OutcomeUnknownError("its L2 could not delete the prefix; what is in its L1 is gone")
+    if from_l1 < 0:  # the coordinator does not relay that the server's L2 failed
+        raise OutcomeUnknownError("its L2 could not delete the prefix; the prefix is gone from its L1. Check the storage of L2")
     return from_l1 // prefix.world_size, max(-(-done.skipped // prefix.world_size) - pinned, 0)
 
 
 async def warmed(coordinator: Coordinator, servers: Servers, prefix: Prefix, patience: float) -> WarmResult:
-    """Load a prefix from L2 into L1 of every server; a server that cannot is named, unless none can."""
+    """Load a prefix from L2 into L1 of every server. The result names servers that failed; if all fail, raise the error."""
     answers, failures = await side_by_side({name: _warmed_on(coordinator, name, prefix, patience) for name in servers})
     if not answers:
         raise as_one(failures)
@@ -110,7 +111,7 @@ async def warmed(coordinator: Coordinator, servers: Servers, prefix: Prefix, pat
 
 
 async def _warmed_on(coordinator: Coordinator, server: str, prefix: Prefix, patience: float) -> tuple[int, int]:
-    """(found, asked for)."""
+    """Return the found and the requested chunks."""
     request_id = await coordinator.prefetch(server, prefix)
     if request_id is None:
         return 0, 0
@@ -120,25 +121,26 @@ async def _warmed_on(coordinator: Coordinator, server: str, prefix: Prefix, pati
             if done is not None:
                 return done
             await anyio.sleep(POLL_SECONDS)
-    raise OutcomeUnknownError(f"{server} had not loaded the prefix after {patience:g} s; it may still do so")
+    raise OutcomeUnknownError(f"{server} has not loaded the prefix within {patience:g} s; it may still load it. Read the entries")
 
 
 async def _placements(coordinator: Coordinator, prefix: Prefix) -> dict[str, list[Placement]]:
-    """Where each chunk is, by hash; checked against what the servers would make of the prefix."""
+    """Return the copies of each chunk by hash, after checking that coordinator and servers cut the prefix alike."""
     placements = await coordinator.placements(prefix)
     if prefix.chunk_size is not None and len(placements) != len(prefix.tokens) // prefix.chunk_size:
         raise UnsupportedError(
-            f"the coordinator finds {len(placements)} chunks in {len(prefix.tokens)} tokens, its servers, whose chunks have"
-            f" {prefix.chunk_size}, {len(prefix.tokens) // prefix.chunk_size}: start it with --chunk-size {prefix.chunk_size}."
+            f"the coordinator cuts {len(prefix.tokens)} tokens into {len(placements)} chunks, but its servers cut them into"
+            f" {len(prefix.tokens) // prefix.chunk_size}; start the coordinator with --chunk-size {prefix.chunk_size}."
             " Nothing was changed"
         )
     return placements
 
 
 async def _tiers(servers: Servers) -> dict[str, str]:
-    """What each server can delete from: one without L2 refuses ``all``, after it has emptied its L1 of them.
+    """Return the tier to delete from on each server: ``all``, or ``l1`` on a server without L2.
 
-    A server that does not answer is asked for ``l1``, and will not answer that either.
+    A server without L2 refuses ``all``, but only after it has deleted the prefix from L1. A server that does not answer gets
+    ``l1``; the deletion then fails too.
     """
     answers, failures = await side_by_side({name: server.admin.read("/status") for name, server in servers.items()})
     tiers = dict.fromkeys(failures, "l1")

@@ -1,4 +1,4 @@
-"""The servers of a fleet as its coordinator lists them now: connected when they come, let go when they leave."""
+"""Keep connections to the servers that a fleet's coordinator lists: open them when servers join, close them when they leave."""
 
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -11,27 +11,27 @@ from agent_tools.deployments.members import side_by_side
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.errors import LMCacheToolError, OutcomeUnknownError, RefusedError, UnreachableError, UnsupportedError
 
-from .allowed_servers import AllowedServers, told
+from .allowed_servers import AllowedServers, shown_name
 from .coordinator import Coordinator, Instance
 
 T = TypeVar("T")
 LISTED_SECONDS = 1.0
-"""How long a list is relied on: an observation asks for it several times."""
+"""Seconds for which a list is reused, because one observation needs it several times."""
 PARTING_SECONDS = 60.0
-"""How long the connections to a server that left are kept, for calls that wait for its answer."""
+"""Seconds to keep the connections to a server that left, for calls that still wait for its answer."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """The servers of one moment."""
+    """The servers at one moment."""
 
     servers: Mapping[str, ServerDeployment]
     left_out: Mapping[str, LMCacheToolError]
-    """Those that may not be called, and why."""
+    """The reason for each server that may not be called, by name."""
 
 
 class FleetServers:
-    """Keeps one `ServerDeployment` per server, for as long as that is at the same address."""
+    """Keep one `ServerDeployment` per server while the server stays at the same address."""
 
     def __init__(self, coordinator: Coordinator, allowed: AllowedServers, timeout: float) -> None:
         self._coordinator = coordinator
@@ -51,7 +51,7 @@ class FleetServers:
             await server.close()
 
     async def now(self) -> Listed:
-        """As the coordinator listed them within the last second.
+        """Return the coordinator's list, at most one second old.
 
         Raises:
             UnreachableError: The coordinator does not answer.
@@ -63,23 +63,23 @@ class FleetServers:
             return self._listed
 
     async def some(self) -> Mapping[str, ServerDeployment]:
-        """The servers that may be called; raises `UnreachableError` when there are none."""
+        """Return the servers that may be called. Raise `UnreachableError` if there are none."""
         listed = await self.now()
         if not listed.servers:
             reasons = "; ".join(f"{name} is left out: {why}" for name, why in listed.left_out.items())
             raise UnreachableError(
-                f"this fleet has no server that can be asked ({reasons or 'none is registered'}); nothing was changed"
+                f"this fleet has no server that can be called ({reasons or 'no server is registered'}). Nothing was changed"
             )
         return listed.servers
 
     async def _connected(self, instances: Sequence[Instance]) -> Listed:
         urls: dict[str, str] = {}
         left_out: dict[str, LMCacheToolError] = {}
-        # One that was killed and started anew stands there under two names for a while: the later one it is.
+        # A server that was killed and restarted is listed under two names for a while. The later name is valid.
         for one in sorted(instances, key=lambda one: one.since):
             url = self._url_or_why(one)
             if isinstance(url, UnsupportedError):
-                left_out[told(one.name)] = url
+                left_out[shown_name(one.name)] = url
             else:
                 urls = {name: known for name, known in urls.items() if known != url} | {one.name: url}
         stay = {name: server for name, server in self._servers.items() if urls.get(name) == server.admin.base_url}
@@ -105,11 +105,11 @@ class FleetServers:
 
 
 async def done_on_all(what: str, asked: Mapping[str, Awaitable[T]]) -> dict[str, T]:
-    """Change all side by side; what was done where is told when one fails, since nothing of it can be taken back.
+    """Change all servers side by side. If some fail, the error names the changed servers, because the change cannot be undone.
 
     Raises:
-        OutcomeUnknownError: Some of them failed.
-        LMCacheToolError: All of them failed: see `as_one`.
+        OutcomeUnknownError: Some servers failed.
+        LMCacheToolError: All servers failed. See `as_one`.
     """
     answers, failures = await side_by_side(asked)
     if failures and not answers:
@@ -121,12 +121,12 @@ async def done_on_all(what: str, asked: Mapping[str, Awaitable[T]]) -> dict[str,
 
 
 def as_one(failures: Mapping[str, LMCacheToolError]) -> LMCacheToolError:
-    """What every server failed with, as one error: of their kind, where all are of one."""
-    told = "; ".join(f"{name}: {error}" for name, error in sorted(failures.items()))
+    """Return the failures of all servers as one error. It has their class if they all have the same class."""
+    reasons = "; ".join(f"{name}: {error}" for name, error in sorted(failures.items()))
     kinds = {type(error) for error in failures.values()}
     refused = next((error.status for error in failures.values() if isinstance(error, RefusedError)), 0)
     if kinds == {RefusedError}:
-        return RefusedError(told, refused)
+        return RefusedError(reasons, refused)
     if len(kinds) == 1:
-        return kinds.pop()(told)
-    return OutcomeUnknownError(told) if OutcomeUnknownError in kinds else UnsupportedError(told)
+        return kinds.pop()(reasons)
+    return OutcomeUnknownError(reasons) if OutcomeUnknownError in kinds else UnsupportedError(reasons)

@@ -1,1 +1,1 @@
-"""LMCache inside vLLM or SGLang, reached over its internal API."""
+"""In-process LMCache: LMCache inside vLLM or SGLang, reached through its internal API."""

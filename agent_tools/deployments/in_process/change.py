@@ -1,4 +1,4 @@
-"""Live changes of an engine: on all its workers or on none, each read back."""
+"""Live changes of in-process LMCache: on all workers or on none. Each change is read back."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -17,20 +17,20 @@ from .settable import disk_among
 from .worker import CPU_BACKEND, DISK_BACKEND, Worker, WorkerState, config_of
 
 Change = Callable[[Worker, AsyncExitStack], Awaitable[None]]
-"""Changes one worker, and notes how that is taken back."""
+"""A function that changes one worker and registers how to undo the change."""
 SETTLE_SECONDS = 0.5
-"""How long requests that found something in a tier are given to fetch it before the tier goes."""
+"""Seconds that requests get to load their hits from a tier before the tier is detached."""
 SLOW_SECONDS = 30.0
-"""Patience with the making and closing of a backend, which waits for its own threads."""
+"""Timeout in seconds for creating or closing a backend, which waits for its own threads."""
 NO_DISK = {"local_disk": None, "max_local_disk_size": 0.0}
 
 
 async def change_all(workers: Mapping[str, Worker], change: Change, progress: Progress, what: str) -> None:
-    """One worker after the other; when one refuses or has gone, those before it are set back.
+    """Change one worker after the other. If a worker refuses or is gone, undo the change on the workers before it.
 
     Raises:
-        RefusedError: One would not; nothing was changed.
-        OutcomeUnknownError: What came of it is not known, and on which.
+        RefusedError: A worker refused the change. Nothing was changed.
+        OutcomeUnknownError: The outcome on a worker is unknown. The message names the worker.
     """
     done: list[str] = []
     name = ""
@@ -41,18 +41,18 @@ async def change_all(workers: Mapping[str, Worker], change: Change, progress: Pr
                 try:
                     await change(worker, undo)
                 except (UnreachableError, NotLMCacheError) as gone:
-                    raise RefusedError(f"it no longer answers ({gone})", status=0) from gone
+                    raise RefusedError(f"the worker no longer answers ({gone})", status=0) from gone
                 done.append(name)
     except RefusedError as error:
-        back = f"; {', '.join(done)} was set back" if done else ""
-        raise RefusedError(f"{what} was refused by {name}: {error}{back}. Nothing was changed", error.status) from error
+        back = f"; the change was undone on {', '.join(done)}" if done else ""
+        raise RefusedError(f"{name} refused {what}: {error}{back}. Nothing was changed", error.status) from error
     except OutcomeUnknownError as error:
         others = f"; {', '.join(done)} had been changed before" if done else ""
         raise OutcomeUnknownError(f"{what} on {name}: {error}{others}") from error
 
 
 async def change_settings(update: ConfigUpdate, worker: Worker, undo: AsyncExitStack) -> None:
-    """All that an update names and an engine takes while it runs; a scheduler has the minimum only."""
+    """Change the settings of an update that in-process LMCache can change live. A scheduler has only `min_prefix_length`."""
     state = await worker.state()
     if update.l2_adapters is not None and not state.is_scheduler:
         await _set_adapters(update.l2_adapters, state, worker, undo)
@@ -62,21 +62,21 @@ async def change_settings(update: ConfigUpdate, worker: Worker, undo: AsyncExitS
 
 
 async def _set_conf(wanted: Mapping[str, Any], worker: Worker, undo: AsyncExitStack) -> None:
-    """``POST /conf``, only for keys that the engine reads after its start."""
+    """Set keys by ``POST /conf``. Use it only for keys that LMCache reads after its start."""
     before = await worker.read("/conf", names=",".join(wanted))
     await worker.change("POST", "/conf", dict(wanted))
     undo.push_async_callback(worker.change, "POST", "/conf", before)
     now = await worker.read("/conf", names=",".join(wanted))
     if now != wanted:
-        raise RefusedError(f"LMCache was told {dict(wanted)} and has {now}", status=0)
+        raise RefusedError(f"LMCache accepted {dict(wanted)} but reads back {now}", status=0)
 
 
 async def _set_adapters(wanted: tuple[L2Adapter, ...], state: WorkerState, worker: Worker, undo: AsyncExitStack) -> None:
-    """Attach or detach the disk tier; see `engine_settable.adapter_support` for what may be wanted."""
+    """Attach or detach the disk tier. See `settable.adapter_support` for the supported changes."""
     if config_of(state).l2_adapters == wanted:
         return
     if CPU_BACKEND not in state.backends:
-        raise RefusedError(f"it has no {CPU_BACKEND}, which LMCache would make anew and then crash", status=0)
+        raise RefusedError(f"it has no {CPU_BACKEND}; LMCache would create one and crash", status=0)
     disk = disk_among(wanted)
     if disk is None:
         await _detach(worker, undo)
@@ -93,20 +93,20 @@ async def _attach(worker: Worker, undo: AsyncExitStack) -> None:
     for name in created:
         undo.push_async_callback(_close, worker, name)
     if created != [DISK_BACKEND] or DISK_BACKEND not in await worker.read("/backends"):
-        raise RefusedError(f"LMCache was to make a {DISK_BACKEND} and made {created or 'none'}", status=0)
-    await bypass_switch(DISK_BACKEND).set(False, worker, AsyncExitStack())  # from a detachment before
+        raise RefusedError(f"LMCache created {created or 'no backend'} instead of a {DISK_BACKEND}", status=0)
+    await bypass_switch(DISK_BACKEND).set(False, worker, AsyncExitStack())  # an earlier detach may have left the bypass on
 
 
 async def _detach(worker: Worker, undo: AsyncExitStack) -> None:
     await _close(worker, DISK_BACKEND)
     undo.push_async_callback(_attach, worker, AsyncExitStack())
     if DISK_BACKEND in await worker.read("/backends"):
-        raise RefusedError(f"LMCache said that it had closed {DISK_BACKEND}, and still has it", status=0)
+        raise RefusedError(f"LMCache reported that it closed {DISK_BACKEND}, but still lists it", status=0)
     await _set_conf(NO_DISK, worker, undo)
 
 
 async def _close(worker: Worker, backend: str) -> None:
-    """Bypass it first: a store that meets a closed backend dies of it, and the engine with it (0.5.6)."""
+    """Close a backend. Bypass it first: a store into a closed backend crashes the engine (0.5.6)."""
     await worker.change("PUT", _bypass("add", backend))
     await anyio.sleep(SETTLE_SECONDS)
     try:
@@ -118,24 +118,25 @@ async def _close(worker: Worker, backend: str) -> None:
 
 @dataclass(frozen=True)
 class Switch:
-    """Something of an engine that is on or off."""
+    """A switch of in-process LMCache that is on or off."""
 
     status: str
-    """Where it is read."""
+    """Path that reads the switch."""
     is_on: Callable[[Any], bool]
-    """From the answer."""
+    """Return from the answer whether the switch is on."""
     on: str
-    """What is PUT to turn it on."""
+    """Path of the PUT that turns the switch on."""
     off: str
+    """Path of the PUT that turns the switch off."""
 
     async def set(self, on: bool, worker: Worker, undo: AsyncExitStack) -> None:
-        """Turn it, if it is not yet so, and see that it is."""
+        """Turn the switch on or off unless it already is, and read it back."""
         if await self._read(worker) == on:
             return
         await worker.change("PUT", self.on if on else self.off)
         undo.push_async_callback(worker.change, "PUT", self.off if on else self.on)
         if await self._read(worker) != on:
-            raise RefusedError(f"LMCache took {self.on if on else self.off}, and {self.status} says otherwise", status=0)
+            raise RefusedError(f"LMCache accepted {self.on if on else self.off}, but {self.status} shows no change", status=0)
 
     async def _read(self, worker: Worker) -> bool:
         answer = await worker.read(self.status)
@@ -148,7 +149,7 @@ HOT_CACHE = Switch("/hot_cache/status", lambda answer: bool(answer["hot_cache"])
 
 
 def bypass_switch(backend: str) -> Switch:
-    """Whether a backend is left out."""
+    """Return the switch that makes LMCache bypass a backend."""
     return Switch(
         "/bypass/list",
         lambda answer: backend in answer["bypassed_backends"],

@@ -1,4 +1,4 @@
-"""An LMCache engine inside vLLM or SGLang, reached over the internal API servers of its workers."""
+"""In-process LMCache inside vLLM or SGLang, reached through the internal API servers of its workers."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,6 +16,7 @@ from agent_tools.errors import (
     UnsupportedError,
 )
 from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
+from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog
 
 from .change import FREEZE, HOT_CACHE, Switch, bypass_switch, change_all, change_settings
@@ -26,37 +27,37 @@ WORST = (SupportLevel.UNSUPPORTED, SupportLevel.RESTART, SupportLevel.LIVE)
 
 
 def _silent(_: str) -> None:
-    """No progress is wanted."""
+    """Ignore progress."""
 
 
-class EngineDeployment:
-    """The workers of one engine (LMCache 0.5.x with ``internal_api_server_enabled``), read as one and changed as one.
+class InProcessDeployment:
+    """In-process LMCache in all workers of one engine (LMCache 0.5.x with ``internal_api_server_enabled``), as one cache.
 
-    An engine refreshes its counters every 10 s, so a window shorter than that may see nothing. Counts are sums over the workers:
-    those of a tensor-parallel engine each look up every prompt. Sizes in the configuration are each worker's own.
-    A worker that does not answer is left out of what is read and named in the health; nothing is changed without it.
+    LMCache refreshes its counters every 10 s, so a shorter window may show nothing. Counts are sums over the workers; in a
+    tensor-parallel engine each worker looks up every prompt. Sizes in the configuration are per worker.
+    Reading leaves out a worker that does not answer, and names it in the health. A change needs all workers.
     """
 
     backend = "engine"
     owned = False
 
     def __init__(self, worker_urls: Sequence[str], *, timeout: float = 5.0) -> None:
-        """Nothing is called yet.
+        """Prepare the connections, without calling anything yet.
 
         Args:
-            worker_urls: ``http://host:port`` of each worker, named ``worker0``, ``worker1`` ... in this order. With
-                several workers, that of vLLM's scheduler (``internal_api_server_port_start`` itself) too, without which
-                min_prefix_length cannot be set.
+            worker_urls: ``http://host:port`` of each worker. The workers are named ``worker0``, ``worker1`` ... in this order.
+                With several workers, add the address of vLLM's scheduler (``internal_api_server_port_start`` itself); without
+                it min_prefix_length cannot be set.
             timeout: Seconds per call.
 
         Raises:
-            SettingsError: There is no address, one is given twice, or one is not of that form.
+            SettingsError: There is no address, an address is given twice, or an address is not ``http://host:port``.
         """
         self.workers = {f"worker{rank}": Worker(url.strip(), timeout) for rank, url in enumerate(worker_urls)}
         if not self.workers:
-            raise SettingsError("an engine is reached by the address of each of its workers, and there is none")
+            raise SettingsError("in-process LMCache needs the address of each worker, and none is given: engine:http://host:port")
         if len({worker.url for worker in self.workers.values()}) < len(self.workers):
-            raise SettingsError(f"a worker's address is given twice, and would be counted twice: {', '.join(worker_urls)}")
+            raise SettingsError(f"a worker's address is given twice: {', '.join(worker_urls)}; give each address once")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -66,25 +67,25 @@ class EngineDeployment:
     # ---- reading ----
 
     async def snapshot(self) -> Snapshot:
-        """From ``/metrics`` and the state of each worker, read side by side; see `members.together`."""
+        """Return the sum of all workers, from ``/metrics`` and the state of each worker. See `members.together`."""
         answers, failures = await side_by_side({name: worker.snapshot() for name, worker in self.workers.items()})
         _raise_strangers(failures)
         return together({name: one for name, one in answers.items() if one is not None}, failures)
 
     async def version(self) -> str | None:
-        """``/lmc_version``; of each where they differ."""
+        """Return LMCache's version from ``/lmc_version``. If the workers differ, return all versions."""
         answers, failures = await side_by_side({name: worker.read("/lmc_version") for name, worker in self.workers.items()})
         _raise_strangers(failures)
         _must_answer(answers, failures)
         return ", ".join(sorted({str(version) for version in answers.values()}))
 
     async def config(self) -> CacheConfig:
-        """In what all workers that answer agree, and where they differ; see `engine_worker.config_of`."""
+        """Return the settings on which all answering workers agree, and the differences. See `worker.config_of`."""
         states = await self._states()
         return agreed({name: config_of(state) for name, state in _with_cache(states).items()})
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
-        """What can be changed, for every setting; with an update, for those very values on every worker."""
+        """Return for every setting how it can be changed. With an update, check these values on every worker."""
         states, support = await self._states(), dict(SUPPORT)
         roles = {state.meta.get("role") for state in states.values()}
         if "scheduler" not in roles and any(state.meta.get("world_size", 1) > 1 for state in states.values()):
@@ -97,66 +98,66 @@ class EngineDeployment:
         return support
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:  # noqa: ARG002
-        """``None``: the engine is started by vLLM or SGLang; `support` names the key of LMCache's configuration."""
+        """Return ``None``, because vLLM or SGLang starts in-process LMCache. `support` names the configuration keys."""
         return None
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:  # noqa: ARG002
-        """``None``: an engine keeps no log of its lookups."""
+        """Return ``None``, because in-process LMCache keeps no log of its lookups."""
         return None
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:  # noqa: ARG002
-        """Always refused."""
-        raise UnsupportedError("an engine cannot list what it holds; its figures tell how many tokens and chunks that is")
+        """Raise `UnsupportedError`, because in-process LMCache cannot list its entries."""
+        raise UnsupportedError("in-process LMCache cannot list its entries; read the metrics for the number of chunks")
 
     async def tenants(self) -> Mapping[str, TenantUsage]:
-        """Always refused."""
-        raise UnsupportedError("an engine keeps no account by tenant; an `lmcache server` does")
+        """Raise `UnsupportedError`, because in-process LMCache does not count by tenant."""
+        raise UnsupportedError("in-process LMCache does not count by tenant; use an `lmcache server`, which does")
 
     # ---- changing ----
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
-        """Change what can be changed live, on all workers or on none."""
+        """Change settings live, on all workers or on none."""
         await self._all_states()
         support = await self.support(update)
         for setting in update.known():
             if support[setting].level is not SupportLevel.LIVE:
                 raise UnsupportedError(
-                    f"{setting} cannot be changed on this running engine: {support[setting].reason}. Nothing was changed"
+                    f"{setting} cannot be changed while the engine runs: {support[setting].reason}. Nothing was changed"
                 )
         await change_all(self.workers, partial(change_settings, update), progress, f"the change of {', '.join(update.known())}")
 
     async def freeze(self, on: bool, progress: Progress = _silent) -> None:
-        """Store nothing more and read L1 alone, or no longer."""
+        """Freeze or thaw LMCache. Frozen, it stores nothing and reads only L1."""
         await self._turn(FREEZE, on, "freezing" if on else "thawing", progress)
 
     async def hot_cache(self, on: bool, progress: Progress = _silent) -> None:
-        """Whether L1 keeps chunks; turning it off drops all it holds."""
+        """Turn the hot cache on or off. Off, L1 drops all chunks and keeps no new ones."""
         await self._turn(HOT_CACHE, on, f"turning the hot cache {'on' if on else 'off'}", progress)
 
     async def bypass(self, backend: str, on: bool, progress: Progress = _silent) -> None:
-        """Neither read nor write a backend (LMCache's name, e.g. ``LocalDiskBackend``), or do so again."""
+        """Bypass a backend (LMCache's name, e.g. ``LocalDiskBackend``), or use it again. LMCache ignores a bypassed backend."""
         for name, state in _with_cache(await self._all_states()).items():
             _must_have(backend, name, state)
         await self._turn(bypass_switch(backend), on, f"{'bypassing' if on else 'using'} {backend}", progress)
 
     async def clear(self) -> None:
-        """Remove all that is in L1 of every worker, except what requests hold pinned."""
+        """Remove all chunks from L1 of every worker, except chunks that requests pin."""
         await self.clear_backend(CPU_BACKEND)
 
     async def clear_backend(self, backend: str) -> int:
-        """Remove all from one backend (LMCache's name) of every worker; returns how many tokens LMCache says that was.
+        """Remove all chunks from one backend (LMCache's name) of every worker. Return the removed tokens, by LMCache's count.
 
         Raises:
-            UnsupportedError: LMCache 0.5.6 can clear L1 only; of others it says that it did, and does nothing.
-            OutcomeUnknownError: Some workers were cleared and others did not say so.
+            UnsupportedError: The backend is not L1. LMCache 0.5.6 reports success for other backends but does nothing.
+            OutcomeUnknownError: Some workers confirmed the clear and others did not.
         """
         caches = _with_cache(await self._all_states())
         for name, state in caches.items():
             _must_have(backend, name, state)
         if backend != CPU_BACKEND:
             raise UnsupportedError(
-                f"LMCache 0.5.6 clears {CPU_BACKEND} only, not {backend}: bypass it, or detach it by a change of l2_adapters."
-                " Nothing was removed"
+                f"LMCache 0.5.6 can clear only {CPU_BACKEND}, not {backend}; bypass {backend}, or detach it by changing"
+                " l2_adapters. Nothing was removed"
             )
         path = f"/cache/clear?locations={backend}"
         asked = {name: self.workers[name].change("DELETE", path) for name in caches}
@@ -164,30 +165,31 @@ class EngineDeployment:
         if failures:
             which = "; ".join(f"{name}: {error}" for name, error in failures.items())
             raise OutcomeUnknownError(
-                f"clearing {backend} was not confirmed by all workers ({which}); {', '.join(answers) or 'none'} confirmed it"
+                f"not all workers confirmed the clear of {backend} ({which}); {', '.join(answers) or 'no worker'} confirmed it."
+                " Read the metrics before you try again"
             )
         return sum(int(answer["num_removed"]) for answer in answers.values())
 
     async def trim(self, max_used_bytes: int) -> None:
-        """Refused unless L1 is that small already."""
+        """Do nothing if L1 already holds at most `max_used_bytes`, and raise `UnsupportedError` otherwise."""
         if (await self.snapshot()).l1_used_bytes > max_used_bytes:
-            _refuse("an engine removes single entries only by eviction; clear L1 instead")
+            _refuse("in-process LMCache removes single entries only by eviction; clear L1 instead")
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:  # noqa: ARG002
-        """Always refused."""
-        _refuse("an engine cannot delete single chunks; clear L1 instead")
+        """Raise `UnsupportedError`, because in-process LMCache cannot delete single chunks."""
+        _refuse("in-process LMCache cannot delete single chunks; clear L1 instead")
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:  # noqa: ARG002
-        """Always refused."""
-        _refuse("an engine cannot delete a single prefix; clear L1 instead")
+        """Raise `UnsupportedError`, because in-process LMCache cannot delete a single prefix."""
+        _refuse("in-process LMCache cannot delete a single prefix; clear L1 instead")
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str) -> WarmResult:  # noqa: ARG002
-        """Always refused."""
-        _refuse("an engine loads no prefix by itself; send the prompt to vLLM or SGLang once, which stores it")
+        """Raise `UnsupportedError`, because in-process LMCache loads a prefix only for a request."""
+        _refuse("in-process LMCache loads a prefix only for a request; send the prompt to vLLM or SGLang once")
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:  # noqa: ARG002
-        """Always refused."""
-        _refuse("an engine's internal API has no pins; freeze the engine to keep L1 as it is, or use LMCache's coordinator")
+        """Raise `UnsupportedError`, because the internal API has no pins."""
+        _refuse("in-process LMCache has no pins; freeze it to keep L1 as it is, or use LMCache's coordinator")
 
     # ---- parts ----
 
@@ -196,16 +198,17 @@ class EngineDeployment:
         await change_all({name: self.workers[name] for name in caches}, partial(switch.set, on), progress, what)
 
     async def _states(self) -> dict[str, WorkerState]:
-        """Of the workers that answer; at least one."""
+        """Return the states of the workers that answer. At least one must answer."""
         return (await self._asked())[0]
 
     async def _all_states(self) -> dict[str, WorkerState]:
-        """Of all workers, as a change needs it."""
+        """Return the states of all workers. A change needs all of them."""
         states, failures = await self._asked()
         if failures:
             which = "; ".join(f"{name}: {error}" for name, error in failures.items())
             raise UnreachableError(
-                f"a change is made on all workers or on none, and not all answer ({which}); nothing was changed"
+                f"a change needs all workers, and some do not answer ({which}); start them or correct the addresses. Nothing was"
+                " changed"
             )
         return states
 
@@ -217,15 +220,15 @@ class EngineDeployment:
 
 
 def _with_cache(states: Mapping[str, WorkerState]) -> dict[str, WorkerState]:
-    """All but the scheduler.
+    """Return the states of all members except the scheduler.
 
     Raises:
-        UnsupportedError: The scheduler is all there is.
+        UnsupportedError: Only the scheduler answers.
     """
     caches = {name: state for name, state in states.items() if not state.is_scheduler}
     if not caches:
         raise UnsupportedError(
-            "only the engine's scheduler answers, which holds no cache: add the address of each worker"
+            "only the engine's scheduler answers, and it holds no cache: add the address of each worker"
             " (internal_api_server_port_start + 1 + N)"
         )
     return caches
@@ -233,11 +236,12 @@ def _with_cache(states: Mapping[str, WorkerState]) -> dict[str, WorkerState]:
 
 def _must_have(backend: str, name: str, state: WorkerState) -> None:
     if backend not in state.backends:
-        raise UnsupportedError(f"{name} has no backend {backend}; it has: {', '.join(state.backends)}. Nothing was changed")
+        there = ", ".join(map(plain, state.backends))
+        raise UnsupportedError(f"{name} has no backend {backend}; it has: {there}. Nothing was changed")
 
 
 def _raise_strangers(failures: Mapping[str, LMCacheToolError]) -> None:
-    """A worker that is gone is left out; an address at which something else answers is a mistake of the operator's."""
+    """Raise `NotLMCacheError` if something else answers at a worker's address, because that is a wrong setting."""
     for name, failure in failures.items():
         if isinstance(failure, NotLMCacheError):
             raise NotLMCacheError(f"{name}: {failure}") from failure
@@ -245,7 +249,7 @@ def _raise_strangers(failures: Mapping[str, LMCacheToolError]) -> None:
 
 def _must_answer(answers: Mapping[str, object], failures: Mapping[str, LMCacheToolError]) -> None:
     if not answers:
-        raise UnreachableError(f"no worker of this engine answers: {'; '.join(map(str, failures.values()))}")
+        raise UnreachableError(f"no worker of this engine answered: {'; '.join(map(str, failures.values()))}")
 
 
 def _refuse(why: str) -> NoReturn:

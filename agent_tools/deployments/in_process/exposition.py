@@ -1,15 +1,15 @@
-"""Prometheus text -> the counters of one LMCache engine (``lmcache:*``) at one instant.
+"""Read the counters of in-process LMCache (``lmcache:*``) from Prometheus text.
 
-An engine adds to its counters every 10 s; only the number of chunks in L1 and the health are those of the moment.
+LMCache updates these counters every 10 s. Only the number of chunks in L1 and the health are current.
 """
 
 from dataclasses import dataclass
 
-from agent_tools.deployments.counters import Counters, Labels, TokenCounters
+from agent_tools.deployments.counters import Counters, Labels, TokenCounters, TokensByLabels, Unlisted
 from agent_tools.wire.prometheus import process_start_of, samples_of
 
 REFRESH_SECONDS = 10.0
-"""How old an engine's counters may be (LMCache 0.5.6)."""
+"""Largest age of the counters of in-process LMCache 0.5.6, in seconds."""
 _COUNTS = {
     "lmcache:num_lookup_requests_total": "lookups",
     "lmcache:lookup_0_hit_requests_total": "missed_lookups",
@@ -21,46 +21,46 @@ _COUNTS = {
     "lmcache:local_storage_usage": "disk_used_bytes",
     "lmcache:local_cpu_hot_cache_count": "resident_keys",
 }
-_TOKENS = {"lmcache:num_lookup_tokens_total": "requested", "lmcache:num_lookup_hits_total": "hit"}
+_TOKENS = {"lmcache:num_lookup_tokens_total": "requested", "lmcache:num_lookup_hits_total": "hit_l1"}
 _HEALTHY = "lmcache:lmcache_is_healthy"
 _START = "process_start_time_seconds"
 _WANTED = tuple(f"{name}{end}" for name in (*_COUNTS, *_TOKENS, _HEALTHY, _START) for end in ("{", " "))
 
 
 @dataclass(frozen=True)
-class EngineExposition:
+class InProcessExposition:
     """One reading of ``/metrics``."""
 
     process_start: float | None
-    """Unix time at which the process started."""
+    """Unix time in seconds at which the process started."""
     counters: Counters | None
-    """``None`` when the process exports no ``lmcache:*`` series."""
+    """The counters. ``None`` if the process exports no ``lmcache:*`` series."""
     tokens: dict[Labels, TokenCounters]
-    """By model; engines have no tenants. What was found in any tier stands as found in L1: LMCache does not tell them apart."""
+    """Tokens by model; there are no tenants. Hits in all tiers count as hits in L1, because LMCache does not separate them."""
+    unlisted: Unlisted
     l1_used_bytes: int
     disk_used_bytes: int
-    """In the local disk tier, as accounted since it was attached."""
+    """Bytes in the local disk tier, counted since it was attached."""
     resident_keys: int
-    """Keys in L1: one a chunk, or one a chunk and layer."""
+    """Keys in L1: one per chunk, or one per chunk and layer."""
     healthy: bool | None
-    """What LMCache's health monitor says; ``None`` without one."""
+    """The verdict of LMCache's health monitor. ``None`` without a monitor."""
 
 
-def parse_engine_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> EngineExposition:
-    """Read the text of ``GET /metrics`` of an engine 0.5.6.
+def parse_in_process_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> InProcessExposition:
+    """Return the reading in the text of ``GET /metrics`` of in-process LMCache 0.5.6.
 
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
     samples = list(samples_of(text, lambda line: line.startswith(_WANTED)))
     sums = dict.fromkeys(_COUNTS.values(), 0.0)
-    tokens: dict[Labels, dict[str, int]] = {}
+    tokens = TokensByLabels()
     for sample in samples:
         if sample.name in _COUNTS:
             sums[_COUNTS[sample.name]] += sample.value
         elif sample.name in _TOKENS:
-            found = tokens.setdefault((sample.labels.get("model_name", ""), ""), {"requested": 0, "hit": 0})
-            found[_TOKENS[sample.name]] += int(sample.value)
+            tokens.add(sample.labels.get("model_name", ""), "", _TOKENS[sample.name], int(sample.value))
     counters = Counters(
         lookups=int(sums["lookups"]),
         missed_lookups=int(sums["missed_lookups"]),
@@ -70,10 +70,11 @@ def parse_engine_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> 
         lookup_seconds=sums["lookup_seconds"],
     )
     health = [sample.value > 0 for sample in samples if sample.name == _HEALTHY]
-    return EngineExposition(
+    return InProcessExposition(
         process_start=process_start_of(samples),
         counters=counters if any(sample.name in _COUNTS for sample in samples) else None,
-        tokens={labels: TokenCounters(requested=one["requested"], hit_l1=one["hit"]) for labels, one in tokens.items()},
+        tokens=tokens.tokens,
+        unlisted=tokens.unlisted,
         l1_used_bytes=int(sums["l1_used_bytes"]),
         disk_used_bytes=int(sums["disk_used_bytes"]),
         resident_keys=int(sums["resident_keys"]),

@@ -1,4 +1,4 @@
-"""One worker of an engine, through its internal API server: what it answers -> our snapshot and configuration."""
+"""One worker of an engine with in-process LMCache: read its internal API server into a snapshot and a configuration."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,9 @@ from agent_tools.models.config import MB_IN_A_GB
 from agent_tools.plain import plain
 from agent_tools.redaction import text_without_secrets
 from agent_tools.wire.http_client import MOST_SAID, AdminClient
+from agent_tools.wire.prometheus import parsed
 
-from .exposition import EngineExposition, parse_engine_exposition
+from .exposition import InProcessExposition, parse_in_process_exposition
 from .settable import DISK
 
 Json = Mapping[str, Any]
@@ -24,47 +25,47 @@ CPU_BACKEND = "LocalCPUBackend"
 DISK_BACKEND = "LocalDiskBackend"
 POLICIES = (EvictionPolicy.LRU, EvictionPolicy.LFU, EvictionPolicy.FIFO, EvictionPolicy.MRU)
 _WHERE = (
-    "An engine's worker N answers on internal_api_server_port_start + 1 + N, its scheduler on internal_api_server_port_start,"
-    " when internal_api_server_enabled is true"
+    "With internal_api_server_enabled true, worker N answers on port internal_api_server_port_start + 1 + N, and the scheduler on"
+    " port internal_api_server_port_start"
 )
 _OTHERS = (
     ("/status", "storage_manager", "the admin API of an `lmcache server`, whose target is http://host:port"),
     ("/instances", "instances", "LMCache's coordinator, whose target is fleet:http://host:port"),
-    ("/v1/models", "data", "the port on which the inference engine takes prompts"),
+    ("/v1/models", "data", "the port on which the serving engine takes prompts"),
 )
-"""(path, key in its answer, what has that)"""
+"""Other services: a path, a key in its answer, and what the service is."""
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """How one worker is set and switched now."""
+    """The settings and switches of one worker."""
 
     conf: Json
-    """``/conf``: what was asked for, which for most keys is in force since the start only."""
+    """Answer of ``/conf``: the requested values. Most keys take effect only at a start."""
     meta: Json
-    """``/meta``: role, rank, model, shape of its KV."""
+    """Answer of ``/meta``: role, rank, model, shape of the KV."""
     backends: tuple[str, ...] = ()
-    """All that are attached, by LMCache's name; none in a scheduler."""
+    """The attached backends, by LMCache's name. A scheduler has none."""
     bypassed: tuple[str, ...] = ()
-    """Of these, the ones that are neither read nor written."""
+    """The attached backends that LMCache neither reads nor writes."""
     frozen: bool = False
-    """Whether nothing is stored and L1 alone is read."""
+    """Whether LMCache stores nothing and reads only L1."""
     hot: bool = True
-    """Whether L1 keeps what is stored."""
+    """Whether L1 keeps stored chunks."""
 
     @property
     def is_scheduler(self) -> bool:
-        """Whether it has a configuration only; the cache is in the workers."""
+        """Return whether this is the scheduler, which has a configuration but no cache."""
         return self.meta.get("role") == "scheduler"
 
     @property
     def keys_per_chunk(self) -> int:
-        """Objects that make one chunk of this worker."""
+        """Return how many objects make up one chunk on this worker."""
         return int(self.meta["kv_shape"][0]) if self.conf["use_layerwise"] else 1
 
     @property
     def serving(self) -> list[str]:
-        """Backends in which a lookup can find something."""
+        """Return the backends in which a lookup can find a chunk."""
         off = {*self.bypassed, *(() if self.hot else (CPU_BACKEND,))}
         return [name for name in self.backends if name not in off and (not self.frozen or name == CPU_BACKEND)]
 
@@ -81,17 +82,17 @@ class Worker:
         await self._admin.close()
 
     async def read(self, path: str, **params: Any) -> Any:  # noqa: ANN401  JSON
-        """GET; see `AdminClient.read`."""
+        """Send a GET. See `AdminClient.read`."""
         async with self._asked(path):
             return await self._admin.read(path, **params)
 
     async def change(self, method: str, path: str, body: Any = None, *, at_least: float = 0.0) -> Any:  # noqa: ANN401  JSON
-        """Send one change, once; see `AdminClient.change`."""
+        """Send one change, exactly once. See `AdminClient.change`."""
         async with self._asked(path):
             return await self._admin.change(method, path, body, at_least=at_least)
 
     async def state(self) -> WorkerState:
-        """From ``/conf``, ``/meta``, ``/bypass/list``, ``/freeze/status`` and ``/hot_cache/status``."""
+        """Return the state from ``/conf``, ``/meta``, ``/bypass/list``, ``/freeze/status`` and ``/hot_cache/status``."""
         conf, meta = await asyncio.gather(self.read("/conf"), self.read("/meta"))
         with self.understood("/conf, /meta"):
             state = WorkerState(dict(conf), dict(meta))
@@ -104,12 +105,12 @@ class Worker:
         )
         with self.understood("/bypass/list, /freeze/status, /hot_cache/status"):
             backends = tuple(bypass["all_backends"])
-            # A backend that was detached while it was bypassed stays in the list of those (0.5.6).
+            # LMCache 0.5.6 still lists a bypassed backend after it was detached.
             bypassed = tuple(name for name in bypass["bypassed_backends"] if name in backends)
             return replace(state, backends=backends, bypassed=bypassed, frozen=freeze["freeze"], hot=hot["hot_cache"])
 
     async def snapshot(self) -> Snapshot | None:
-        """Counters (up to 10 s old) and sizes; ``None`` of a scheduler, which has none of its own."""
+        """Return the counters (up to 10 s old) and sizes, or ``None`` for a scheduler, which has neither."""
         asked_at = _now()
         state = await self.state()
         if state.is_scheduler:
@@ -117,47 +118,47 @@ class Worker:
         async with self._asked("/metrics"):
             text = await self._admin.read_text("/metrics")
         with self.understood("/metrics"):
-            seen = parse_engine_exposition(text, state.conf["chunk_size"], state.keys_per_chunk)
+            seen = await parsed(parse_in_process_exposition, text, state.conf["chunk_size"], state.keys_per_chunk)
             return _snapshot_of(asked_at, state, seen)
 
     @contextlib.contextmanager
     def understood(self, path: str) -> Iterator[None]:
-        """Put around the taking apart of an answer: one of another shape than LMCache 0.5 gives is a `NotLMCacheError`."""
+        """Turn an error while parsing an answer into a `NotLMCacheError`: the answer is not LMCache 0.5's."""
         try:
             yield
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise NotLMCacheError(
-                f"{self.url} does not answer {path} as an LMCache engine 0.5 does ({type(error).__name__}:"
-                f" {plain(error, MOST_SAID)}): something else, or another version, answers there. {_WHERE}"
+                f"{self.url} does not answer {plain(path)} as in-process LMCache 0.5 does ({type(error).__name__}:"
+                f" {plain(error, MOST_SAID)}): another program or version answers there. {_WHERE}"
             ) from error
 
     @contextlib.asynccontextmanager
     async def _asked(self, path: str) -> AsyncIterator[None]:
-        """Failures in the words of an engine."""
+        """Turn connection errors into errors that name the engine's internal API."""
         try:
             yield
         except UnreachableError as error:
             raise UnreachableError(
-                f"no engine answered {path} at {self.url} within {self._admin.timeout:g} s; nothing was changed. {_WHERE}"
+                f"no engine answered {plain(path)} at {self.url} within {self._admin.timeout:g} s. Nothing was changed. {_WHERE}"
             ) from error
         except NotLMCacheError as error:
             raise NotLMCacheError(f"{self.url} is not an engine's internal API: {await self._what()}. {_WHERE}") from error
 
     async def _what(self) -> str:
-        """What else it is, as far as that can be seen."""
+        """Return what else answers there, if it can be recognised."""
         for path, key, what in _OTHERS:
             with contextlib.suppress(LMCacheToolError):
                 answer = await self._admin.read(path)
                 if isinstance(answer, dict) and key in answer:
                     return f"it is {what}"
-        return "something else answers there"
+        return "another program answers there"
 
 
 def config_of(state: WorkerState) -> CacheConfig:
-    """How one worker is set; sizes are its own.
+    """Return the configuration of one worker. Sizes are per worker.
 
-    Size and policy of L1 are those of ``/conf``, since LMCache has no figure of what it allocated: they are in force unless
-    somebody wrote to ``/conf`` after the start, which we never do. What LMCache took there though it makes no sense is ``None``.
+    L1's size and policy come from ``/conf``, because LMCache does not report what it allocated. They are in force unless another
+    program wrote to ``/conf`` after the start; we never do. An invalid value that LMCache accepted becomes ``None``.
     """
     conf = state.conf
     policy = str(conf.get("cache_policy")).lower()
@@ -168,6 +169,8 @@ def config_of(state: WorkerState) -> CacheConfig:
         eviction_policy=next((known for known in POLICIES if known.value == policy), None),
         enable_prefix_caching=True,
         min_prefix_length=minimum if minimum > 0 else conf["chunk_size"],
+        cache_warmup=False,
+        enable_sharing=True,
         auto_eviction=True,
         chunk_size=conf["chunk_size"],
         l2_adapters=tuple(_adapter_of(name, conf) for name in state.backends if name != CPU_BACKEND),
@@ -176,7 +179,7 @@ def config_of(state: WorkerState) -> CacheConfig:
 
 
 def _adapter_of(name: str, conf: Json) -> L2Adapter:
-    """A backend as an L2 adapter: type and settings under our names where we know it, else LMCache's name alone."""
+    """Return a backend as an L2 adapter: with our type and settings for a known backend, else only with LMCache's name."""
     if name == DISK_BACKEND:
         return L2Adapter(type=DISK, settings={"path": conf["local_disk"], "max_capacity_gb": conf["max_local_disk_size"]})
     if name == "RemoteBackend":
@@ -184,7 +187,7 @@ def _adapter_of(name: str, conf: Json) -> L2Adapter:
     return L2Adapter(type=name)
 
 
-def _snapshot_of(asked_at: float, state: WorkerState, seen: EngineExposition) -> Snapshot:
+def _snapshot_of(asked_at: float, state: WorkerState, seen: InProcessExposition) -> Snapshot:
     conf, l2 = state.conf, [name for name in state.backends if name != CPU_BACKEND]
     accounted = l2 == [DISK_BACKEND]
     return Snapshot(
@@ -194,6 +197,7 @@ def _snapshot_of(asked_at: float, state: WorkerState, seen: EngineExposition) ->
         instance_id=conf.get("lmcache_instance_id"),
         counters=seen.counters,
         tokens=seen.tokens,
+        unlisted=seen.unlisted,
         l1_used_bytes=seen.l1_used_bytes,
         l1_total_bytes=round(conf["max_local_cpu_size"] * MB_IN_A_GB * MB),
         resident_objects=seen.resident_keys,
@@ -218,18 +222,18 @@ UNCOUNTED = dict.fromkeys(
         "l2_evictions",
         "locked_chunks",
     ),
-    "an LMCache engine does not count it",
-) | {"tokens.hit_l2": "an LMCache engine does not count hits by tier: those of a disk tier stand among those of L1"}
+    "in-process LMCache does not count it",
+) | {"tokens.hit_l2": "in-process LMCache does not count hits by tier: hits in the disk tier count as hits in L1"}
 
 
-def _health_of(state: WorkerState, seen: EngineExposition) -> Health:
-    problems = [f"{name} is bypassed: it is neither read nor written" for name in state.bypassed]
+def _health_of(state: WorkerState, seen: InProcessExposition) -> Health:
+    problems = [f"{plain(name)} is bypassed: LMCache neither reads nor writes it" for name in state.bypassed]
     if seen.healthy is False:
-        problems.append("LMCache's health monitor says that the engine is unhealthy: it serves nothing; look at the engine's log")
+        problems.append("LMCache's health monitor reports that LMCache is unhealthy and serves nothing; read the engine's log")
     if state.frozen:
-        problems.append("the engine is frozen: nothing is stored, and L1 alone is read")
+        problems.append("LMCache is frozen: it stores nothing and reads only L1")
     if not state.hot and state.conf.get("local_cpu"):
-        problems.append("the hot cache is off: L1 keeps nothing")
+        problems.append("the hot cache is off: L1 keeps no chunks")
     return Health(healthy=not problems, problems=tuple(problems))
 
 
@@ -238,5 +242,5 @@ def _positive(size: float) -> float | None:
 
 
 def _now() -> float:
-    """Unix time to the microsecond, as datetimes are: a reading must not fall out of the window that begins with it."""
+    """Return the Unix time in microsecond precision, like datetimes, so that a reading falls into the window it starts."""
     return round(time.time(), 6)

@@ -1,6 +1,6 @@
-"""What the admin API of an `lmcache server` 0.5.6 answers -> our snapshot, configuration and entries.
+"""Turn the answers of the admin API of an `lmcache server` 0.5.6 into our snapshot, configuration and entries.
 
-Any error in here means an answer of another shape; see `AdminClient.understood`.
+Any error in this module means that an answer has an unexpected format. See `AdminClient.understood`.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 
 
 def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Exposition) -> Snapshot:
-    """From ``/status`` and ``/metrics``, read at the same time."""
+    """Return the snapshot from ``/status`` and ``/metrics``, which were read at the same time."""
     managers = list(status["storage_manager"]["l1_managers"].values())
     l2_used, l2_total = _l2_account(status["storage_manager"])
     return Snapshot(
@@ -31,6 +31,7 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         instance_id=exposition.instance_id,
         counters=exposition.counters if exposition.has_cache_metrics else None,
         tokens=exposition.tokens,
+        unlisted=exposition.unlisted,
         l1_used_bytes=sum(_count(m["memory_used_bytes"]) for m in managers),
         l1_total_bytes=sum(_count(m["memory_total_bytes"]) for m in managers),
         resident_objects=sum(_count(m["total_object_count"]) for m in managers),
@@ -44,7 +45,7 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
 
 
 def _l2_account(manager: Json) -> tuple[int | None, int | None]:
-    """Used and declared bytes of the L2 adapters that keep account of them: those with an ``eviction`` block."""
+    """Return the used and the declared bytes of L2, or ``None``. Only adapters with an ``eviction`` block count their bytes."""
     accounts = manager.get("l2_eviction_controller", {}).get("adapters", [])
     if not accounts or len(accounts) < manager.get("num_l2_adapters", 0):
         return None, None
@@ -53,11 +54,16 @@ def _l2_account(manager: Json) -> tuple[int | None, int | None]:
 
 
 def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2 | None = None) -> CacheConfig:
-    """From ``/status`` (what is in force), ``/config`` (start-up values of what cannot change), adapters and quotas.
+    """Return the configuration.
 
-    `l2` is what the server's module says of L2, without which nothing but a start-up value is known.
+    An invalid value that LMCache 0.5.6 accepted (it validates few flags) becomes ``None``, so that we never repeat it.
 
-    What 0.5.6 accepted though it makes no sense (it validates few flags) is ``None``, so that we never repeat it.
+    Args:
+        status: Answer of ``/status``: the values in force.
+        boot: Answer of ``/config``: the values at the start of settings that cannot change.
+        adapters: Answer of ``/config/adapters``.
+        quotas: Answer of ``/quota``.
+        l2: L2 as the server's module reports it. Without it, only the values at the start are known.
     """
     manager = status["storage_manager"]
     controllers = list(manager["l1_eviction_controllers"].values())
@@ -70,6 +76,8 @@ def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2
         eviction_policy=policy,
         enable_prefix_caching=True,
         min_prefix_length=chunk_size,
+        cache_warmup=False,
+        enable_sharing=True,
         auto_eviction=None if policy is None else policy is not EvictionPolicy.NOOP,
         chunk_size=chunk_size,
         eviction_watermark=_share(eviction.get("trigger_watermark")),
@@ -83,14 +91,14 @@ def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2
 
 
 def adapters_of(boot: Json, live: Json) -> tuple[L2Adapter, ...]:
-    """The L2 adapters there are, with the settings they were started with."""
+    """Return the present L2 adapters, with the settings from their start."""
     reported = boot["storage_manager"].get("l2_adapter_config", {}).get("adapters", [])
     types = [a["type_name"] for a in live["adapters"] if a.get("tier") == "l2"]
     return tuple(adapter_of(type_name, settings) for type_name, settings in zip(types, reported, strict=False))
 
 
 def resident_entry_of(entry: Json, chunk_size: int) -> CacheEntry:
-    """One of ``top`` of the module's ``GET /agent-tools/entries/top``: a chunk in L1."""
+    """Return a chunk in L1 from one of ``top`` of the module's ``GET /agent-tools/entries/top``."""
     return CacheEntry(
         entry_id=f"{entry['model']}@{entry['chunk_hash']}@{entry['tenant']}",
         prefix_hash=entry["chunk_hash"],
@@ -103,7 +111,7 @@ def resident_entry_of(entry: Json, chunk_size: int) -> CacheEntry:
 
 
 def entry_of(entry: Json) -> CacheEntry:
-    """One of ``entries`` of ``GET /cache/objects``."""
+    """Return an entry from one of ``entries`` of ``GET /cache/objects``."""
     key = entry["key"]
     return CacheEntry(
         entry_id=f"{key['model_name']}@{key['kv_rank']:08x}@{key['chunk_hash_hex']}@{key['object_group_id']}@{key['cache_salt']}",
@@ -113,7 +121,7 @@ def entry_of(entry: Json) -> CacheEntry:
 
 
 def _objects_per_chunk(status: Json, per_token: float | None) -> float | None:
-    """Measured on hits where there were any, else from the registered workers: an object is a chunk of one rank."""
+    """Return the objects per chunk: measured on hits, else 1 for one worker, else ``None``. An object is one rank's chunk."""
     if per_token is not None:
         return per_token * float(status["chunk_size"])
     contexts = [*status.get("cache_context_meta", {}).values(), *status.get("non_cuda_context_meta", {}).values()]
@@ -121,9 +129,9 @@ def _objects_per_chunk(status: Json, per_token: float | None) -> float | None:
 
 
 def _count(value: int) -> int:
-    """A number of bytes or objects; JSON has other numbers too, and some that are none."""
+    """Return a number of bytes or objects. Raise `ValueError` for any other JSON value."""
     if not isinstance(value, int) or not 0 <= value < MOST:
-        raise ValueError(f"{value!r} is no size or count")
+        raise ValueError(f"{value!r} is not a size or count")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Live L1 growth and shrink: LMCache maps plain files as Device-DAX arenas (``/reconfigure/dax/l1``)."""
+"""Grow and shrink L1 live: LMCache maps plain files as Device-DAX arenas (``/reconfigure/dax/l1``)."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -20,16 +20,16 @@ ROUTE = "/reconfigure/dax/l1"
 
 @contextlib.asynccontextmanager
 async def arena_file(folder: Path, size: int) -> AsyncIterator[Path]:
-    """A file of `size` bytes, all of it reserved; unlinked on leaving, by when the server has to have mapped it.
+    """Yield a file with `size` reserved bytes. The file is unlinked on leaving; the server must have mapped it by then.
 
     Raises:
-        UnsupportedError: The folder is missing, not writable, or has no room for it.
+        UnsupportedError: The folder is missing, not writable, or too full.
     """
     try:
         # In a worker thread, since reserving gigabytes takes seconds.
         path = await anyio.to_thread.run_sync(reserve, folder, size)
     except OSError as error:
-        raise UnsupportedError(f"no L1 arena of {size / MB:.1f} MB can be made in {folder}: {error.strerror}") from error
+        raise UnsupportedError(f"cannot create an L1 arena of {size / MB:.1f} MB in {folder}: {error.strerror}") from error
     try:
         yield path
     finally:
@@ -39,25 +39,25 @@ async def arena_file(folder: Path, size: int) -> AsyncIterator[Path]:
 
 @dataclass(frozen=True)
 class Arenas:
-    """The arenas that L1 is made of now, those being drained left out."""
+    """The arenas of L1, without arenas that are being drained."""
 
     primary: int
-    """Bytes of the primary arena, which cannot be removed: the smallest size that can be reached live."""
+    """Bytes of the primary arena. It cannot be removed, so L1 cannot become smaller live."""
     others: tuple[tuple[str, int], ...]
-    """(path, bytes) of each other one, oldest first."""
+    """Path and bytes of each other arena, the oldest first."""
 
     @property
     def total(self) -> int:
-        """Bytes of all."""
+        """Return the bytes of all arenas."""
         return self.primary + sum(size for _, size in self.others)
 
 
 async def arenas_of(admin: AdminClient) -> Arenas | None:
-    """The arenas of a server's L1; ``None`` when its L1 is not made of arenas."""
+    """Return the arenas of a server's L1, or ``None`` if its L1 has no arenas."""
     try:
         status = await admin.read(f"{ROUTE}/status")
     except RefusedError as error:
-        # 409 when L1 is plain DRAM; 500 with more than one L1 manager (0.5.6), and whenever something breaks.
+        # LMCache 0.5.6 answers 409 if L1 is plain DRAM, and 500 with several L1 managers or after any internal error.
         if error.status == httpx.codes.CONFLICT or (error.status == httpx.codes.INTERNAL_SERVER_ERROR and await _several(admin)):
             return None
         raise
@@ -70,20 +70,20 @@ async def arenas_of(admin: AdminClient) -> Arenas | None:
 
 
 async def _several(admin: AdminClient) -> bool:
-    """Whether the server has more than one L1 manager."""
+    """Return whether the server has more than one L1 manager."""
     status = await admin.read("/status")
     with admin.understood("/status"):
         return len(status["storage_manager"]["l1_managers"]) > 1
 
 
 async def resize(admin: AdminClient, arenas: Arenas, folder: Path, target: int, progress: Progress) -> None:
-    """Bring the sum of active arenas to `target` bytes (page aligned).
+    """Change the sum of the active arenas to `target` bytes (page aligned).
 
-    Growing adds an arena. Shrinking adds one for the remainder, then drains the newest of the others: their capacity is gone at
-    once, their memory when their last chunk is evicted.
+    To grow L1, add an arena. To shrink L1, add an arena for the remainder and drain the newest of the other arenas. A drained
+    arena loses its capacity at once, and frees its memory when its last chunk is evicted.
 
     Raises:
-        UnsupportedError: The folder has no room; nothing was changed.
+        UnsupportedError: The folder is too full. Nothing was changed.
     """
     total, drained = arenas.total, []
     for path, size in reversed(arenas.others):

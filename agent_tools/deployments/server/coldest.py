@@ -1,4 +1,4 @@
-"""Which chunks LMCache's LRU would evict first, by the access log."""
+"""Find from the access log which chunks LMCache's LRU would evict first."""
 
 import numpy as np
 
@@ -6,9 +6,10 @@ from agent_tools.workload.access_log import AccessLog
 
 
 def coldest_first(log: AccessLog) -> list[tuple[str, str]]:
-    """(model, chunk hash in hexadecimal) of every chunk of a log, in LMCache's order of eviction.
+    """Return the model and the hexadecimal hash of every chunk of a log, in LMCache's order of eviction.
 
-    That is by last request, and within a request the later chunks first: LMCache touches a request's chunks tail first.
+    The order is by last request, and within a request from the last chunk to the first, because LMCache touches a request's
+    chunks from the tail.
     """
     if log.hashes is None:
         return []
@@ -16,7 +17,7 @@ def coldest_first(log: AccessLog) -> list[tuple[str, str]]:
     position = np.arange(len(log.chunk_ids)) - log.offsets[request]
     last_request = np.zeros(log.unique_chunks, dtype=np.int64)
     last_position = np.zeros(log.unique_chunks, dtype=np.int64)
-    # Later requests come later in the arrays, and the last assignment to an index stays.
+    # Later requests come later in the arrays, and NumPy keeps the last assignment to an index.
     last_request[log.chunk_ids] = request
     last_position[log.chunk_ids] = position
     order = np.lexsort((-last_position, last_request))

@@ -1,4 +1,4 @@
-"""The command line of an `lmcache server`, from its own ``/config`` or for one of ours, with or without a change."""
+"""Write the command line of an `lmcache server`, from its ``/config`` or for a server of our own, with or without a change."""
 
 import ast
 import json
@@ -10,10 +10,10 @@ from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adap
 from agent_tools.redaction import SECRET, without_secrets
 
 Flags = dict[str, Any]
-"""Flag -> value: text or number, ``True`` for a bare flag, a list for a repeated one."""
+"""The value of each flag: a text or number, ``True`` for a bare flag, a list for a repeated flag."""
 
 L1_POLICIES = {EvictionPolicy.LRU: "LRU", EvictionPolicy.ARC: "ARC", EvictionPolicy.NOOP: "noop"}
-"""Policies that L1 can have. IsolatedLRU is accepted by 0.5.6 and kills the eviction thread at the first watermark crossing."""
+"""Eviction policies for L1. LMCache 0.5.6 also accepts IsolatedLRU, but the eviction thread then dies at the watermark."""
 POLICY_NAMES = {**L1_POLICIES, EvictionPolicy.ISOLATED_LRU: "IsolatedLRU"}
 
 _FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (
@@ -55,9 +55,11 @@ _FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (
 
 
 def flags_of(boot: Mapping[str, Any], now: CacheConfig) -> Flags:
-    """The flags that start a server with this ``GET /config`` (boot settings) so that it is as it is now.
+    """Return the flags that start a server with its present settings. Flags with their default value are left out.
 
-    The size of L1 is that it was started with. Flags at their default are left out.
+    Args:
+        boot: Answer of ``GET /config``: the settings at the start. The size of L1 comes from here.
+        now: The settings in force.
     """
     config = {**boot, "storage_manager": {**boot["storage_manager"], **_live(boot["storage_manager"], now)}}
     flags: Flags = {"--l1-size-gb": _at(config, "storage_manager.l1_manager_config.memory_config.size_in_bytes") / 2**30}
@@ -77,7 +79,7 @@ def flags_of(boot: Mapping[str, Any], now: CacheConfig) -> Flags:
 
 
 def _live(boot: Mapping[str, Any], now: CacheConfig) -> dict[str, Any]:
-    """What of ``storage_manager`` can be changed while a server runs, as it is now, where that is known."""
+    """Return the known present values of the ``storage_manager`` settings that can change live."""
     eviction = {
         "eviction_policy": None if now.eviction_policy is None else POLICY_NAMES[now.eviction_policy],
         "trigger_watermark": now.eviction_watermark,
@@ -92,11 +94,11 @@ def _live(boot: Mapping[str, Any], now: CacheConfig) -> dict[str, Any]:
 
 
 def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
-    """The same flags with the settings of an update."""
+    """Return the flags with the settings of an update."""
     changed = dict(flags)
     policy = update.eviction_policy
     if update.auto_eviction and policy is None and flags.get("--eviction-policy") == L1_POLICIES[EvictionPolicy.NOOP]:
-        policy = EvictionPolicy.LRU  # LMCache's usual one
+        policy = EvictionPolicy.LRU  # the usual policy of LMCache
     wanted: Flags = {
         "--l1-size-gb": None if update.max_size_mb is None else update.max_size_mb / 1024,
         "--eviction-policy": None if policy is None else POLICY_NAMES[policy],
@@ -112,7 +114,7 @@ def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
 
 
 def argv(flags: Flags) -> list[str]:
-    """The arguments after ``lmcache server``."""
+    """Return the arguments after ``lmcache server``."""
     arguments: list[str] = []
     for flag, value in flags.items():
         if value is True:
@@ -124,22 +126,22 @@ def argv(flags: Flags) -> list[str]:
 
 
 def command_line(flags: Flags) -> str:
-    """One line to paste into a shell; secrets stand as ``***`` and have to be put in by hand."""
+    """Return one line to paste into a shell. Secrets appear as ``***``; the operator must fill them in."""
     return shlex.join(["lmcache", "server", *argv(flags)])
 
 
 def adapter_json(adapter: L2Adapter) -> str:
-    """The value of ``--l2-adapter`` for one adapter."""
+    """Return the value of ``--l2-adapter`` for one adapter."""
     return json.dumps({"type": adapter.type, **adapter.settings})
 
 
 def has_secret(adapter: L2Adapter) -> bool:
-    """Whether a secret of it stands as ``***``, so that it cannot be started from what we know."""
+    """Return whether a secret of the adapter is hidden as ``***``, so that we cannot start the adapter."""
     return SECRET in adapter_json(adapter)
 
 
 def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
-    """One entry of ``/config`` ``l2_adapter_config.adapters`` as it was given to ``--l2-adapter``, secrets replaced."""
+    """Return an adapter from one entry of ``l2_adapter_config.adapters`` in ``/config``, with secrets replaced by ``***``."""
     settings = {name: value for name, value in reported.items() if value not in (None, "")}
     persist, serde, eviction = (
         _constructor_fields(settings.pop(name, None)) for name in ("persist_config", "serde_config", "eviction_config")
@@ -150,7 +152,7 @@ def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
         settings["persist_enabled"] = False
     if serde:
         settings["serde"] = {"type": serde["type"], **serde["kwargs"]}
-    if "devices" in settings:  # of dax; one device stands under ``device_path`` as well
+    if "devices" in settings:  # only type dax has devices; a single device also has ``device_path``
         devices = [_constructor_fields(device) for device in settings.pop("devices")]
         settings |= {"devices": devices} if len(devices) > 1 else {}
     settings = without_secrets(settings)
@@ -160,7 +162,7 @@ def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
 
 
 def _constructor_fields(text: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
-    """``EvictionConfig(eviction_policy='LRU', ...)`` as a dict: 0.5.6 reports nested settings by their Python repr."""
+    """Return the fields of a Python repr such as ``EvictionConfig(eviction_policy='LRU', ...)``. 0.5.6 reports these reprs."""
     if not isinstance(text, str):
         return {}
     try:

@@ -1,4 +1,4 @@
-"""An `lmcache server` reached over its admin HTTP API, started by somebody else."""
+"""An `lmcache server` that someone else started, reached through its admin HTTP API."""
 
 import asyncio
 import time
@@ -8,15 +8,18 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import httpx
+from pydantic import SecretStr
 
 from agent_tools.deployments.all_or_nothing import all_or_nothing
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.quotas import change_quotas
 from agent_tools.deployments.snapshot import Snapshot
-from agent_tools.errors import RefusedError, UnsupportedError
+from agent_tools.errors import RefusedError, SettingsError, UnsupportedError
 from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, L2Adapter, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
+from agent_tools.plain import plain
 from agent_tools.wire.http_client import AdminClient, segment
+from agent_tools.wire.prometheus import parsed
 from agent_tools.workload.access_log import AccessLog, lookups_since
 from agent_tools.workload.lookup_log import read_lookup_log
 
@@ -32,11 +35,11 @@ from .support import server_support
 from .workload_window import WorkloadWindow
 
 MODULE_SECONDS = 1.0
-"""How long what ``/status`` told of the module is relied on: an observation asks for it several times."""
+"""Seconds for which the module's state in ``/status`` is reused, because one observation needs it several times."""
 DELETE_BATCH = 5000
-"""Keys per ``DELETE /cache/objects``; LMCache takes at most 10,000."""
+"""Keys per ``DELETE /cache/objects``. LMCache accepts at most 10,000."""
 KV_RANK = 0x01000100
-"""LMCache's ``kv_rank`` of a worker alone in its world."""
+"""LMCache's ``kv_rank`` of a single worker (world size 1)."""
 
 
 class ServerDeployment:
@@ -53,17 +56,20 @@ class ServerDeployment:
         arena_folder: Path | None = None,
         timeout: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        token: SecretStr | None = None,
     ) -> None:
-        """Nothing is called yet.
+        """Prepare the connection, without calling anything yet.
 
         Args:
             base_url: ``http://host:port`` of the admin API.
-            access_log: The folder of the server's ``--lookup-hash-log-dir``, if we can read it.
-            arena_folder: A folder on the server's own host for live L1 growth, usually ``/dev/shm``.
+            access_log: The folder of the server's ``--lookup-hash-log-dir``, if this machine can read it.
+            arena_folder: A folder on the server's host for live L1 growth, usually ``/dev/shm``.
             timeout: Seconds per call.
-            transport: What carries the calls; plain HTTP when not given.
+            transport: The HTTP transport. The default is plain HTTP.
+            token: Token for the server's module (``token_env`` of its config).
         """
-        self.admin = AdminClient(base_url, timeout, transport)
+        self.admin = AdminClient(base_url, timeout, transport, token)
+        self._has_token = token is not None
         self._access_log = access_log
         self._arena_folder = arena_folder
         self._last_log: tuple[list[tuple[str, int]], AccessLog] | None = None
@@ -76,29 +82,29 @@ class ServerDeployment:
         await self.admin.close()
 
     async def snapshot(self) -> Snapshot:
-        """From ``/status`` and ``/metrics``, read side by side."""
+        """Return the snapshot from ``/status`` and ``/metrics``, read side by side."""
         asked_at = _now()
         status, text = await asyncio.gather(self.admin.read("/status"), self.admin.read_text("/metrics"))
         with self.admin.understood("/metrics"):
-            exposition = parse_exposition(text)
+            exposition = await parsed(parse_exposition, text)
         with self.admin.understood("/status"):
             return snapshot_of(asked_at, _now(), status, exposition)
 
     async def version(self) -> str | None:
-        """``/lmc_version``."""
+        """Return LMCache's version (``/lmc_version``)."""
         return str(await self.admin.read("/lmc_version"))
 
     async def module(self) -> ServerModule | None:
-        """The server's `agent_tools.server_module`, as it was within the last second; ``None`` when it was started without."""
+        """Return the server's `agent_tools.server_module`, at most one second old, or ``None`` if the server runs without it."""
         if time.monotonic() > self._module_until:
             status = await self.admin.read("/status")
             with self.admin.understood("/status"):
-                self._module = module_of(self.admin, status)
+                self._module = module_of(self.admin, status, token=self._has_token)
             self._module_until = time.monotonic() + MODULE_SECONDS
         return self._module
 
     async def config(self) -> CacheConfig:
-        """From ``/status`` (live values), ``/config`` (boot values of what cannot change), the module and the tenants' quotas."""
+        """Return the settings from ``/status`` (in force), ``/config`` (at the start), the module and the tenants' quotas."""
         status, boot, adapters, quotas, l2 = await asyncio.gather(
             self.admin.read("/status"),
             self.admin.read("/config"),
@@ -110,22 +116,22 @@ class ServerDeployment:
             return config_of(status, boot, adapters, quotas, l2)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
-        """What can be changed, for every setting; with an update, for those very values."""
+        """Return for every setting how it can be changed. With an update, return how it can be changed to these values."""
         module, adapters = await asyncio.gather(self.module(), self._adapters())
         return await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
-        """The exact command line with the update; settings that ``/config`` does not report stay at LMCache's defaults."""
+        """Return the command line with the update. Settings that ``/config`` does not report get LMCache's defaults."""
         return command_line(with_update(await self._flags_now(), update))
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
-        """Change what can be changed live, all or nothing; all else of a server we do not own are start-up flags."""
+        """Change settings live, all or none. Other settings of a server that we do not own need a restart by the operator."""
         support = await self.support(update)
         for setting in update.known():
             if support[setting].level is not SupportLevel.LIVE:
                 raise UnsupportedError(
-                    f"{setting} cannot be changed on this running server: {support[setting].reason}."
-                    f" Nothing was changed. Its operator can restart it as: {await self.restart_command(update)}"
+                    f"{setting} cannot be changed while this server runs: {support[setting].reason}."
+                    f" Nothing was changed. The operator can restart the server as: {await self.restart_command(update)}"
                 )
         module = await self.module()
         async with all_or_nothing() as undo:
@@ -138,7 +144,7 @@ class ServerDeployment:
                 await change_settings(module, update, (await self.config()).eviction_policy, progress, undo)
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:
-        """The chunks of L1 with most hits, by the module; without it objects of the primary L2 adapter, if that is ``s3``."""
+        """Return the chunks of L1 with the most hits, from the module. Without it, list an ``s3`` L2."""
         module = await self.module()
         if module is not None and "entries" in module.parts:
             answer = await self.admin.read(f"{ROUTE}/entries/top", limit=min(limit, 1000))
@@ -148,18 +154,18 @@ class ServerDeployment:
             page = await self.admin.read("/cache/objects", tier="l2", page_size=min(limit, 5000))
         except RefusedError as error:
             raise UnsupportedError(
-                f"LMCache cannot list its entries here ({error}): by itself it lists those of s3 L2 adapters only; start it with"
-                " --server-module agent_tools.server_module to list those of L1"
+                f"this server cannot list its entries ({error}): without our module, LMCache lists only entries of s3 L2"
+                " adapters; start the server with --server-module agent_tools.server_module to list the entries of L1"
             ) from error
         with self.admin.understood("/cache/objects"):
             return [entry_of(entry) for entry in page["entries"][:limit]]
 
     async def clear(self) -> None:
-        """``POST /cache/clear``: L1 only; locked objects stay."""
+        """Clear L1 (``POST /cache/clear``). Locked objects stay."""
         await self.admin.change("POST", "/cache/clear", {"tier": "l1"})
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:
-        """``DELETE /cache/objects`` on L1; returns how many objects LMCache says it deleted. Locked ones stay."""
+        """Delete chunks from L1 (``DELETE /cache/objects``). Return LMCache's count of deleted objects. Locked objects stay."""
         deleted = 0
         for start in range(0, len(chunk_hashes), DELETE_BATCH):
             keys = [
@@ -178,9 +184,10 @@ class ServerDeployment:
         return deleted
 
     async def trim(self, max_used_bytes: int) -> None:
-        """Delete chunks that cannot be hit, then least recently used ones, until L1 holds at most `max_used_bytes`.
+        """Delete chunks that cannot be hit, then the least recently used chunks, until L1 holds at most `max_used_bytes`.
 
-        By the module, in the order in which LMCache itself would evict; without it least recently used ones by the lookup log.
+        The module deletes in the order in which LMCache itself would evict. Without the module, the order comes from the lookup
+        log.
         """
         now = await self.snapshot()
         if now.l1_used_bytes <= max_used_bytes or not now.resident_objects:
@@ -192,33 +199,35 @@ class ServerDeployment:
         log = await self._logged(None)
         if log is None or log.hashes is None:
             raise UnsupportedError(
-                "which entries are least recently used is only known from the lookup-hash log: start the server with"
-                " --lookup-hash-log-dir and name that folder in the directory, or clear the whole cache instead"
+                "only the lookup-hash log shows which entries are least recently used: start the server with"
+                " --lookup-hash-log-dir and set access_log in caches.toml to that folder, or clear the whole cache instead"
             )
         per_object = now.l1_used_bytes / now.resident_objects
         surplus = int(-(-(now.l1_used_bytes - max_used_bytes) // per_object))
-        tenants = {labels[1] for labels in now.tokens} or {""}
-        # Most of the coldest chunks were evicted long ago: deleting them again does nothing and counts as nothing.
+        tenants = {tenant for _, tenant in now.tokens if tenant is not None} or {""}
+        # Most of the coldest chunks were evicted long ago. Deleting them again does nothing, and LMCache does not count it.
         cold = coldest_first(log)
         while surplus > 0 and cold:
             some, cold = cold[:surplus], cold[surplus:]
             for model in {model for model, _ in some}:
                 hashes = [chunk for owner, chunk in some if owner == model]
-                # The log has no tenant, so each is tried.
+                # The log has no tenants, so we try each tenant.
                 surplus -= sum([await self.delete(model, hashes, tenant) for tenant in sorted(tenants)])
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str, patience: float = 30.0) -> WarmResult:
-        """``POST /cache/prefetches``, then poll until done; at most `patience` seconds."""
+        """Load a prefix from L2 into L1 (``POST /cache/prefetches``), and wait for it at most `patience` seconds."""
         body = {"model_name": model, "world_size": 1, "token_ids": list(tokens), "cache_salt": tenant}
         submitted = await self.admin.change("POST", "/cache/prefetches", body)
         with self.admin.understood("/cache/prefetches"):
             noop = submitted["status"] == "noop"
             request = "" if noop else segment(str(submitted["request_id"]))
         if noop:
-            return WarmResult(requested_chunks=0, found_chunks=0, message="the prefix is shorter than one chunk: nothing to load")
+            return WarmResult(
+                requested_chunks=0, found_chunks=0, message="the prefix is shorter than one chunk, so there is nothing to load"
+            )
         with anyio.move_on_after(patience):
             while True:
-                # The completed answer is given once; a second poll would be a 404.
+                # LMCache reports the completion only once; another poll would get a 404.
                 answer = await self.admin.read(f"/cache/prefetches/{request}")
                 with self.admin.understood("/cache/prefetches"):
                     if answer["status"] == "completed":
@@ -227,27 +236,27 @@ class ServerDeployment:
                             requested_chunks=total, found_chunks=found, message=f"{found} of {total} chunks are now in L1"
                         )
                 await anyio.sleep(0.05)
-        raise UnsupportedError(f"LMCache had not loaded the prefix after {patience:g} s; it may still do so")
+        raise UnsupportedError(f"LMCache has not loaded the prefix within {patience:g} s; it may still load it")
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
-        """By hashes computed with LMCache's own hasher, which must be installed here; returns how many objects were deleted."""
+        """Delete a prefix's chunks from L1. Return the number of deleted objects. This needs an installed LMCache."""
         config = await self.config()
         if config.chunk_size is None or not config.stable_hashes:
             raise UnsupportedError(
-                f"the names of chunks on {self.admin.base_url} cannot be computed from tokens (--hash-algorithm"
-                f" {config.hash_algorithm}); nothing was deleted"
+                f"the chunk hashes of {self.admin.base_url} cannot be computed from tokens, because it runs with --hash-algorithm"
+                f" {plain(config.hash_algorithm)}; delete chunks by their hash instead. Nothing was deleted"
             )
         hashes = await anyio.to_thread.run_sync(chunk_hashes, list(tokens), config.chunk_size, config.hash_algorithm)
         return await self.delete(model, hashes, tenant)
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:  # noqa: ARG002
-        """Always refused."""
+        """Raise `UnsupportedError`, because only LMCache's coordinator has pins."""
         raise UnsupportedError(
-            'an `lmcache server` by itself has no pins; LMCache\'s coordinator has: name it as target = "fleet:..."'
+            'an `lmcache server` has no pins, but LMCache\'s coordinator has: add it to caches.toml as target = "fleet:..."'
         )
 
     async def tenants(self) -> Mapping[str, TenantUsage]:
-        """From ``/quota``: those with a quota, and those that have sent requests."""
+        """Return the usage of all tenants with a quota or with requests, from ``/quota``."""
         quotas, now = await asyncio.gather(self.admin.read("/quota"), self.snapshot())
         with self.admin.understood("/quota"):
             salts = {*quotas["users"], *(tenant or DEFAULT_TENANT for _, tenant in now.tokens)}
@@ -262,9 +271,10 @@ class ServerDeployment:
             }
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:
-        """The module's workload window if it holds all since then, else the lookup-hash log, else what the window holds.
+        """Return the lookups since a Unix time, from the module's workload window or from the lookup-hash log.
 
-        ``None`` before the first lookup, and where the server has no module and the operator named no folder for the log.
+        The window comes first if it reaches back to `since`, then the lookup-hash log, then the part that the window holds.
+        ``None`` before the first lookup, or if the server has no module and caches.toml has no access_log.
         """
         module = await self.module()
         if module is None or "window" not in module.parts:
@@ -282,16 +292,21 @@ class ServerDeployment:
         return await lookups_since(await anyio.to_thread.run_sync(self._read_log, self._access_log), since)
 
     def _read_log(self, folder: Path) -> AccessLog | None:
-        """The log in a folder, read again only if it has grown; ``None`` before the first lookup was written."""
+        """Return the log in a folder, or ``None`` before the first lookup. Read the files again only if they have grown."""
         files = sorted((file.name, file.stat().st_size) for file in folder.glob("lookup_hashes_*.jsonl*"))
         if not files:
+            if not folder.is_dir():
+                raise SettingsError(
+                    f"the access_log folder {folder} does not exist on this machine; name the folder of the server's"
+                    " --lookup-hash-log-dir, or leave access_log out"
+                )
             return None
         if self._last_log is None or self._last_log[0] != files:
             self._last_log = files, read_lookup_log(folder)
         return self._last_log[1]
 
     async def _flags_now(self) -> Flags:
-        """Those it was started with, with what its module has changed since."""
+        """Return the server's start flags, updated with the changes that its module has made since."""
         boot, config = await asyncio.gather(self.admin.read("/config"), self.config())
         with self.admin.understood("/config"):
             return flags_of(boot, config)
@@ -310,5 +325,5 @@ class ServerDeployment:
 
 
 def _now() -> float:
-    """Unix time to the microsecond, as datetimes are: a reading must not fall out of the window that begins with it."""
+    """Return the Unix time in microsecond precision, like datetimes, so that a reading falls into the window it starts."""
     return round(time.time(), 6)

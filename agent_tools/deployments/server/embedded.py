@@ -1,22 +1,23 @@
-"""A private `lmcache server` that we start on first use, own, restart when a setting needs it, and stop."""
+"""A private `lmcache server`. We start it on first use, restart it when a setting needs a restart, and stop it."""
 
 import importlib.util
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import anyio
 import anyio.to_thread
 import httpx
-from pydantic import Field
+from pydantic import SecretStr
 
 from agent_tools.arena_file import page_aligned
 from agent_tools.deployments.base import Progress
-from agent_tools.deployments.start_options import ServerOptions
+from agent_tools.deployments.start_options import EmbeddedOptions
 from agent_tools.errors import LMCacheToolError, RefusedError, UnsupportedError
-from agent_tools.models import MB, ConfigUpdate, Support, SupportLevel
+from agent_tools.extras import installing
+from agent_tools.models import MB, ConfigUpdate, L2Adapter, Support, SupportLevel
 from agent_tools.wire.http_client import LIMITS
 
 from .arenas import arena_file
@@ -25,38 +26,41 @@ from .deployment import ServerDeployment
 from .process import ServerProcess
 from .settable import SECRETS_NOT_KEPT
 
-
-class EmbeddedOptions(ServerOptions):
-    """How a private server is started."""
-
-    l1_size_mb: Annotated[float, Field(gt=0)] = 256.0
-    """L1 capacity, MB; taken from `arena_folder` in full at the start."""
-    arena_folder: Path = Path("/dev/shm")  # noqa: S108  shared memory is the place meant
-    """Where L1 lives: a folder in memory."""
+TOKEN_ENV, ADAPTERS_ENV = "AGENT_TOOLS_MODULE_TOKEN", "AGENT_TOOLS_MODULE_L2_ADAPTERS"
+"""What the server's module takes out of its environment when it starts."""
 
 
 class EmbeddedDeployment(ServerDeployment):
-    """Starts with the first call. After it died, the next call starts a new one, with an empty L1."""
+    """A server that starts with the first call. If it dies, a later call starts a new server with an empty L1."""
 
     backend = "embedded"
     owned = True
 
-    def __init__(self, options: EmbeddedOptions, log_folder: Path) -> None:
-        """Nothing is started yet. `log_folder` receives the server's log.
+    def __init__(self, options: EmbeddedOptions, log_folder: Path, attachable: Sequence[L2Adapter] = ()) -> None:
+        """Check the options and start nothing yet.
+
+        The server writes its log to `log_folder`. `attachable` are the L2 adapters that it may attach live.
 
         Raises:
-            UnsupportedError: lmcache is not installed, or the policy is not one L1 can have.
+            UnsupportedError: lmcache is not installed, or L1 does not have this eviction policy.
         """
         if importlib.util.find_spec("lmcache") is None:
             raise UnsupportedError(
-                "an embedded cache needs LMCache on this machine: pip install 'lmcache-agent-tools[embedded]', or name the"
-                " address of a running `lmcache server` in the directory"
+                "an embedded cache needs LMCache on this machine, and lmcache is not installed. Name the address of a running"
+                f" `lmcache server` in caches.toml, or {installing('embedded')}"
             )
         if options.eviction_policy not in L1_POLICIES:
             names = ", ".join(policy.value for policy in L1_POLICIES)
-            raise UnsupportedError(f"L1 of `lmcache server` can have the policies {names}; not {options.eviction_policy.value}")
-        # The port is that of the running server, put in by the transport.
-        super().__init__("http://127.0.0.1", arena_folder=options.arena_folder, transport=_OwnedTransport(self))
+            raise UnsupportedError(
+                f"L1 of `lmcache server` has the eviction policies {names}, not {options.eviction_policy.value}; set one of them"
+            )
+        token = SecretStr(secrets.token_urlsafe(32))
+        self._environment = {
+            TOKEN_ENV: token.get_secret_value(),
+            ADAPTERS_ENV: json.dumps([{"type": one.type, **one.settings} for one in attachable]),
+        }
+        # The transport adds the port of the running server.
+        super().__init__("http://127.0.0.1", arena_folder=options.arena_folder, transport=_OwnedTransport(self), token=token)
         self._flags = _start_flags(options)
         self._folder = options.arena_folder
         self._log_folder = log_folder
@@ -64,10 +68,11 @@ class EmbeddedDeployment(ServerDeployment):
         self._starting = anyio.Lock()
 
     async def started(self) -> ServerProcess:
-        """The running server; started now if there is none.
+        """Return the running server. Start one if there is none.
 
         Raises:
-            CacheDiedError: It has ended since the last call. Said once, so that nobody takes an empty cache for the one he knew.
+            CacheDiedError: The server has ended since the last call. Raised once, so that nobody takes the new, empty cache for
+                the old one.
         """
         async with self._starting:
             if self._process is not None and not self._process.alive:
@@ -80,7 +85,7 @@ class EmbeddedDeployment(ServerDeployment):
             return self._process
 
     async def close(self) -> None:
-        """Stop the server; nothing is left but its log."""
+        """Stop the server. Only its log is left."""
         async with self._starting:
             await super().close()
             if self._process is not None:
@@ -88,7 +93,7 @@ class EmbeddedDeployment(ServerDeployment):
                 self._process = None
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
-        """Live when all of it can be changed live; else all of it by one restart."""
+        """Change everything live if all of it can be changed live; otherwise change everything by one restart."""
         support = await self.support(update)
         levels = {setting: support[setting] for setting in update.known()}
         for setting, one in levels.items():
@@ -96,12 +101,12 @@ class EmbeddedDeployment(ServerDeployment):
                 raise UnsupportedError(f"{setting} cannot be changed: {one.reason}. Nothing was changed")
         if all(one.level is SupportLevel.LIVE for one in levels.values()):
             await super().apply(update, progress)
-            self._flags = with_update(self._flags, update)  # for a restart, and for the server that comes after a dead one
+            self._flags = with_update(self._flags, update)  # for a restart, and for the next server if this one dies
         else:
             await self._restart(update, progress)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
-        """As for any server; but we cannot start one with a secret that stands as ``***``."""
+        """Return the support of any server. We cannot start a server with a secret that is masked as ``***``."""
         support = dict(await super().support(update))
         if update is not None and any(has_secret(adapter) for adapter in update.l2_adapters or ()):
             support["l2_adapters"] = Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
@@ -123,7 +128,8 @@ class EmbeddedDeployment(ServerDeployment):
     async def _start(self, flags: Flags, ports: tuple[int, int] | None = None) -> ServerProcess:
         size = page_aligned(flags["--l1-size-gb"] * 1024 * MB)
         async with arena_file(self._folder, size) as path:
-            launch = partial(ServerProcess.launch, {**flags, "--l1-devdax-path": str(path)}, self._log_folder, ports)
+            whole = {**flags, "--l1-devdax-path": str(path)}
+            launch = partial(ServerProcess.launch, whole, self._log_folder, ports, self._environment)
             process = await anyio.to_thread.run_sync(launch)
             try:
                 await process.wait_ready()
@@ -135,7 +141,7 @@ class EmbeddedDeployment(ServerDeployment):
 
 
 class _OwnedTransport(httpx.AsyncHTTPTransport):
-    """Carries calls to the server we own: starts it when needed, and says so when it has died."""
+    """Sends calls to the server we own. Starts it when needed, and reports when it has died."""
 
     def __init__(self, owner: EmbeddedDeployment) -> None:
         super().__init__(trust_env=False, limits=LIMITS)
@@ -164,6 +170,11 @@ def _start_flags(options: EmbeddedOptions) -> Flags:
         "--l2-adapter": [adapter_json(adapter) for adapter in options.l2_adapters],
         "--supported-transfer-mode": "auto",
         "--metrics-sample-rate": 1.0,
-        # L1 arenas are made by us, who are on the same machine.
-        "--server-module": json.dumps({"module_path": "agent_tools.server_module", "config": {"off": ["arenas"]}}),
+        # We make the L1 arenas, because we are on the same machine.
+        "--server-module": json.dumps(
+            {
+                "module_path": "agent_tools.server_module",
+                "config": {"off": ["arenas"], "token_env": TOKEN_ENV, "l2_adapters_env": ADAPTERS_ENV},
+            }
+        ),
     }

@@ -1,11 +1,10 @@
 """Prometheus text -> the counters of one `lmcache server` at one instant."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from prometheus_client.samples import Sample
 
-from agent_tools.deployments.counters import Counters, Labels, TokenCounters
+from agent_tools.deployments.counters import Counters, Labels, TokenCounters, TokensByLabels, Unlisted
 from agent_tools.wire.prometheus import process_start_of, samples_of
 
 
@@ -19,6 +18,7 @@ class Exposition:
     """``target_info{service_instance_id}``, which is the server's ``--instance-id``."""
     counters: Counters
     tokens: dict[Labels, TokenCounters]
+    unlisted: Unlisted
     objects_per_token: float | None
     """L1 objects read per token hit, measured over the lifetime: 1 / chunk size with one rank; ``None`` before the first hit."""
     has_cache_metrics: bool
@@ -78,25 +78,33 @@ def parse_exposition(text: str) -> Exposition:
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
-    samples = list(samples_of(text, _wanted))
     totals: dict[str, float] = {field.name: 0.0 for field in fields(Counters)}
-    tokens: dict[Labels, dict[str, int]] = {}
-    for sample in samples:
+    tokens = TokensByLabels()
+    keys_hit = tokens_hit = 0.0
+    has_cache_metrics = False  # the event bus's counter is exported from the first second, long before the first lookup
+    process: list[Sample] = []
+    for sample in samples_of(text, _wanted):
+        labels = sample.labels
         if sample.name in _TOKENS:
-            found = tokens.setdefault((sample.labels.get("model_name", ""), sample.labels.get("cache_salt", "")), {})
-            found[_TOKENS[sample.name]] = found.get(_TOKENS[sample.name], 0) + int(sample.value)
+            tokens.add(labels.get("model_name", ""), labels.get("cache_salt", ""), _TOKENS[sample.name], int(sample.value))
+            tokens_hit += sample.value if sample.name == "lmcache_mp_lookup_hit_l1_tokens_total" else 0
+        elif sample.name == "lmcache_mp_lookup_hit_l1_keys_total":
+            keys_hit += sample.value
         elif (name := _total_of(sample)) is not None:
             totals[name] += sample.value
+        elif sample.name in {"process_start_time_seconds", "target_info"}:
+            process.append(sample)
+        has_cache_metrics = has_cache_metrics or sample.name == "lmcache_mp_event_bus_dropped_events_total"
     seconds, speeds = totals.pop("lookup_seconds"), totals.pop("l2_load_speeds")
     counts = {name: int(value) for name, value in totals.items()}
     return Exposition(
-        process_start=process_start_of(samples),
-        instance_id=next((s.labels.get("service_instance_id") for s in samples if s.name == "target_info"), None),
+        process_start=process_start_of(process),
+        instance_id=next((s.labels.get("service_instance_id") for s in process if s.name == "target_info"), None),
         counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
-        tokens={labels: TokenCounters(**found) for labels, found in tokens.items()},
-        objects_per_token=_objects_per_token(samples),
-        # The bus counter is exported from the first second, long before the first lookup.
-        has_cache_metrics=any(s.name == "lmcache_mp_event_bus_dropped_events_total" for s in samples),
+        tokens=tokens.tokens,
+        unlisted=tokens.unlisted,
+        objects_per_token=keys_hit / tokens_hit if tokens_hit else None,
+        has_cache_metrics=has_cache_metrics,
     )
 
 
@@ -107,17 +115,8 @@ def _wanted(line: str) -> bool:
     return "_bucket" not in name or name == _EVICT_REUSE_BUCKET
 
 
-def _objects_per_token(samples: Iterable[Sample]) -> float | None:
-    hits = {"lmcache_mp_lookup_hit_l1_keys_total": 0.0, "lmcache_mp_lookup_hit_l1_tokens_total": 0.0}
-    for sample in samples:
-        if sample.name in hits:
-            hits[sample.name] += sample.value
-    keys, tokens = hits.values()
-    return keys / tokens if tokens else None
-
-
 def _total_of(sample: Sample) -> str | None:
-    """The field of `Counters` that a sample adds to."""
+    """Return the field of `Counters` that a sample adds to."""
     if sample.name in _TOTALS:
         return _TOTALS[sample.name]
     return next((_LABELLED[key] for key in ((sample.name, *label) for label in sample.labels.items()) if key in _LABELLED), None)

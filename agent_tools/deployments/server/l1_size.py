@@ -1,4 +1,4 @@
-"""The size of L1 of a running server: whether it can be changed live, and the change, by whoever can make arenas on its host."""
+"""Change L1's size on a running server. Either we or the server's module create the arenas on its host."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,13 +15,13 @@ from .settable import ABOVE_LIMIT, ARENAS, BELOW_PRIMARY, DRAM, MODULE_ARENAS, N
 
 
 async def size_support(admin: AdminClient, module: ServerModule | None, folder: Path | None, wanted_mb: float | None) -> Support:
-    """How the size can be changed.
+    """Return how L1's size can be changed.
 
     Args:
-        admin: The server.
-        module: The one inside it.
-        folder: On the server's host, in which we make arenas; without it the module does, if its operator lets it.
-        wanted_mb: To this size; to any without it.
+        admin: The server's admin API.
+        module: The server's module, if there is one.
+        folder: A folder on the server's host in which we create arenas. Without it, the module creates them, if allowed.
+        wanted_mb: The wanted size, MB. ``None`` means any size.
     """
     now = await arenas_of(admin)
     if now is None:
@@ -41,7 +41,7 @@ async def size_support(admin: AdminClient, module: ServerModule | None, folder: 
 async def change_size(
     admin: AdminClient, module: ServerModule | None, folder: Path | None, size_mb: float, progress: Progress, undo: AsyncExitStack
 ) -> None:
-    """Change it; `undo` learns how to go back. To be called where `size_support` says that it is live."""
+    """Change L1's size, and register in `undo` how to restore it. Call this only if `size_support` returns live."""
     if folder is not None:
         now = await arenas_of(admin)
         if now is None:

@@ -8,6 +8,7 @@ from typing import Any
 from agent_tools.deployments.base import Progress
 from agent_tools.errors import UnsupportedError
 from agent_tools.models import ConfigUpdate, EvictionPolicy, L2Adapter
+from agent_tools.plain import plain
 
 from .command_line import L1_POLICIES, has_secret
 from .module_client import LiveAdapter, ServerModule
@@ -60,12 +61,12 @@ class AdapterChange:
     async def carry_out(self, module: ServerModule, progress: Progress, undo: AsyncExitStack) -> None:
         """Detach last: what an adapter in memory held is not brought back by attaching it again."""
         for adapter in self.attached:
-            progress(f"attaching an L2 adapter {adapter.type}")
+            progress(f"attaching an L2 adapter {plain(adapter.type)}")
             undo.push_async_callback(module.detach, await module.attach(adapter))
         for old, new in self.retuned:
             await _put(module, f"l2/adapters/{old.number}/eviction", _eviction_of(new), undo)
         for old in self.detached:
-            progress(f"detaching the L2 adapter {old.adapter.type}")
+            progress(f"detaching the L2 adapter {plain(old.adapter.type)}")
             await module.detach(old.number)
             undo.push_async_callback(_attach_again, module, old.adapter)
 
@@ -106,5 +107,5 @@ def _eviction_of(adapter: L2Adapter) -> dict[str, Any]:
 
 async def _attach_again(module: ServerModule, adapter: L2Adapter) -> None:
     if has_secret(adapter):
-        raise UnsupportedError(f"the L2 adapter {adapter.type} has secrets, which are kept nowhere: attach it by hand")
+        raise UnsupportedError(f"the L2 adapter {plain(adapter.type)} has secrets, which are kept nowhere: attach it by hand")
     await module.attach(adapter)

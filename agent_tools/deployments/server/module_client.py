@@ -38,6 +38,12 @@ class LiveL2:
     adapters: tuple[LiveAdapter, ...]
     prefetch_policy: str | None
     store_policy: str | None
+    listed: tuple[L2Adapter, ...] = ()
+    """Adapters that the server's operator allows to attach; secrets are shown as ``***``."""
+
+    def lists(self, adapter: L2Adapter) -> bool:
+        """Whether the module may attach an adapter. The module decides; it also compares secrets."""
+        return any(one.same_store(adapter) for one in self.listed)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class ServerModule:
     """``eviction``, ``l2``, ``arenas``, ``window``, ``entries``: those that work there."""
     read_only: bool
     """Whether its operator lets it change nothing."""
+    locked: bool = False
+    """Whether it asks for a token that we do not have. It then has no parts for us."""
 
     def changes(self, part: str) -> bool:
         """Whether the part is there and may change something."""
@@ -84,6 +92,7 @@ class ServerModule:
                 adapters=tuple(LiveAdapter(one["id"], _adapter_of(one)) for one in answer["adapters"]),
                 prefetch_policy=answer["prefetch_policy"],
                 store_policy=answer["store_policy"],
+                listed=tuple(adapter_of(one["type"], {k: v for k, v in one.items() if k != "type"}) for one in answer["listed"]),
             )
 
     async def max_l1_bytes(self) -> int | None:
@@ -98,12 +107,20 @@ class ServerModule:
             return answer["max_bytes"]  # type: ignore[no-any-return]
 
 
-def module_of(admin: AdminClient, status: Json) -> ServerModule | None:
-    """The module that a server's ``/status`` tells of; ``None`` when it has none, or one of another interface."""
+def module_of(admin: AdminClient, status: Json, *, token: bool = False) -> ServerModule | None:
+    """Return the module that a server's ``/status`` reports; ``None`` if it has none, or one of another interface.
+
+    Args:
+        admin: The server's admin API.
+        status: The answer of ``/status``.
+        token: Whether we have a token for the module.
+    """
     told = status.get("agent_tools")
     if not isinstance(told, Mapping) or told.get("version") != INTERFACE:
         return None
-    return ServerModule(admin, frozenset(told["parts"]), bool(told.get("read_only")))
+    locked = bool(told.get("needs_token")) and not token
+    parts = frozenset[str]() if locked else frozenset[str](told["parts"])
+    return ServerModule(admin, parts, bool(told.get("read_only")), locked)
 
 
 def _adapter_of(told: Json) -> L2Adapter:

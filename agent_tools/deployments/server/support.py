@@ -1,4 +1,4 @@
-"""Whether and how each setting of one running `lmcache server` can be changed: to any value, or to those of an update."""
+"""Find out how each setting of a running `lmcache server` can be changed, in general or to the values of an update."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,10 +18,12 @@ from .settable import (
     LIVE_PARTS,
     NO_ISOLATED_L2,
     NOT_A_SETTING,
+    NOT_LISTED,
     POLICY_REFUSED,
     QUOTAS,
     SECRETS_NOT_KEPT,
     SUPPORT,
+    locked,
     wiped,
 )
 
@@ -36,23 +38,24 @@ async def server_support(
     tenants: Tenants,
     update: ConfigUpdate | None,
 ) -> Mapping[str, Support]:
-    """For every setting.
+    """Return for every setting how it can be changed.
 
     Args:
-        admin: The server.
-        module: The one inside it.
-        arena_folder: On the server's host, in which we make L1 arenas.
-        adapters: Its L2 adapters.
-        tenants: Reads the tenants that are alive; asked only when quotas are to be set.
-        update: The values wanted; ``None`` for any.
+        admin: The server's admin API.
+        module: The server's module, if there is one.
+        arena_folder: A folder on the server's host in which we create L1 arenas.
+        adapters: The server's L2 adapters.
+        tenants: Reads the active tenants. It is called only if the update sets quotas.
+        update: The wanted values. ``None`` means any values.
 
     Raises:
-        UnsupportedError: A quota is for a salt that cannot be.
+        UnsupportedError: A quota is for an invalid cache salt.
     """
     wanted = update or CacheConfig()
     support = {setting: SUPPORT.get(setting, NOT_A_SETTING) for setting in SETTINGS}
     for part, settings in LIVE_PARTS.items():
         support |= settings if module is not None and module.changes(part) else {}
+        support |= {name: locked(support[name]) for name in settings} if module is not None and module.locked else {}
     if wanted.eviction_policy is not None and wanted.eviction_policy not in L1_POLICIES:
         support["eviction_policy"] = Support(level=SupportLevel.UNSUPPORTED, reason=POLICY_REFUSED)
     size, quotas, l2_adapters = await asyncio.gather(
@@ -64,7 +67,7 @@ async def server_support(
 
 
 async def _quotas(adapters: Sequence[L2Adapter], tenants: Tenants, wanted: Mapping[str, float] | None) -> Support:
-    """Live where L2 evicts by tenant; a tenant that is not listed there is wiped, so every one that is alive must be."""
+    """Return that quotas are live if L2 evicts by tenant. L2 wipes an unlisted tenant, so all active tenants must be listed."""
     if not any(adapter.by_tenant for adapter in adapters):
         return NO_ISOLATED_L2
     if wanted is None:
@@ -78,9 +81,12 @@ async def _quotas(adapters: Sequence[L2Adapter], tenants: Tenants, wanted: Mappi
 async def _adapters(module: ServerModule | None, wanted: CacheConfig | ConfigUpdate, of_any: Support) -> Support:
     if wanted.l2_adapters is None or module is None or not module.changes("l2"):
         return of_any
-    change = adapter_change((await module.l2()).adapters, wanted.l2_adapters)
+    l2 = await module.l2()
+    change = adapter_change(l2.adapters, wanted.l2_adapters)
     if isinstance(change, str):
-        return Support(level=SupportLevel.RESTART, reason=f"{change}; a restart loses all of L1")
+        return Support(level=SupportLevel.RESTART, reason=f"{change}; a restart empties L1")
     if any(has_secret(adapter) for adapter in change.attached):
         return Support(level=SupportLevel.UNSUPPORTED, reason=SECRETS_NOT_KEPT)
+    if not all(map(l2.lists, change.attached)):
+        return NOT_LISTED
     return L2_ADAPTERS

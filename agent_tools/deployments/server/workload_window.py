@@ -1,4 +1,4 @@
-"""The workload window of the server's module, fetched piece by piece and kept as one access log."""
+"""Fetch the workload window of the server's module piece by piece, and keep it as one access log."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,31 +16,31 @@ from . import module_client as server_module
 
 ROUTE = f"{server_module.ROUTE}/window"
 MOST_PIECES = 10_000
-"""Fetched at once; the window has fewer, whatever else answers."""
+"""Most pieces per fetch. A real window has fewer; the limit protects from endless answers."""
 OTHERS = "(others)"
-"""Tenants or models beyond those the module tells apart."""
+"""Name of all tenants or models that the module does not record separately."""
 SAMPLED = (
-    "the window was too small for all of it, so the server's module kept one in {:.0f} of all distinct chunks: sizes are scaled"
-    " by that, and rates are estimates"
+    "The window was too small for all chunks, so the server's module kept one in {:.0f} distinct chunks. Sizes are scaled"
+    " accordingly, and rates are estimates"
 )
 _COLUMNS = {"time": "<f8", "tokens": "<i8", "chunks": "<i4", "tenant": "<i2", "model": "<i2", "recorded": "<i4"}
 
 
 class WorkloadWindow:
-    """What one server's module has recorded, and what it had forgotten by the time we asked again."""
+    """The recorded lookups of one server's module, including older ones that the module has since dropped."""
 
     def __init__(self, admin: AdminClient) -> None:
-        """Nothing is fetched yet."""
+        """Start without any lookups."""
         self._admin = admin
         self._fetching = anyio.Lock()
         self._origin: tuple[str, float] | None = None
-        """(module's instance, sampling rate) of what is kept: pieces of another origin do not fit to it."""
+        """The module's instance and sampling rate for the kept lookups. Pieces with another origin do not match them."""
         self._kept = LiveHitRateCurve()
         self._requests = self._next = 0
         self._log: AccessLog | None = None
 
     async def log(self) -> AccessLog | None:
-        """All that is known, in order of time; ``None`` before the first lookup. Only what is new is fetched."""
+        """Return all known lookups in order of time, or ``None`` before the first. Fetch only the new lookups."""
         async with self._fetching:
             for _ in range(MOST_PIECES):
                 answer = await self._admin.read_bytes(ROUTE, since=self._next)
@@ -52,14 +52,14 @@ class WorkloadWindow:
             return self._log
 
     def reaches(self, since: float | None) -> bool:
-        """Whether every lookup since a Unix time is known as it was; ``None``: since the server started."""
+        """Return whether all lookups since a Unix time are known, unsampled. ``None`` means since the server started."""
         if self._origin is None or self._origin[1] < 1:
             return False
         began_with_the_server = self._next == self._requests
         return began_with_the_server or (since is not None and self._log is not None and self._log.timestamps[0] <= since)
 
     async def _add(self, raw: bytes) -> bool:
-        """Keep what an answer holds; whether there is more to ask for."""
+        """Keep the lookups of an answer. Return whether there are more to fetch."""
         try:
             answer = msgspec.msgpack.decode(raw)
         except msgspec.DecodeError as error:
@@ -67,7 +67,7 @@ class WorkloadWindow:
         origin = (answer["instance"], answer["rate"])
         if answer["lost"] or origin != self._origin:
             self._origin, self._kept, self._requests, self._log = origin, LiveHitRateCurve(), 0, None
-            if self._next:  # what was kept does not fit to what comes now: read all anew
+            if self._next:  # the kept lookups do not match the new ones: read everything again
                 self._next = 0
                 return True
         piece = _decoded(answer)
@@ -79,11 +79,11 @@ class WorkloadWindow:
 
     def _joined(self) -> AccessLog:
         log = self._kept.log()
-        self._requests = min(self._requests, len(log))  # older ones are dropped from a history that grew too long
+        self._requests = min(self._requests, len(log))  # the history drops its oldest requests when it grows too long
         rate = self._origin[1] if self._origin else 1.0
         if rate == 1:
             return in_time_order(log)
-        # Requests none of whose chunks were kept tell nothing; the length of others is that of what was kept.
+        # A request without kept chunks carries no information. The length of other requests comes from their kept chunks.
         some = log.select(np.flatnonzero(log.chunks_per_request > 0))
         tokens = some.chunks_per_request * some.chunk_size + (rate * (some.tokens % some.chunk_size)).astype(np.int64)
         return in_time_order(replace(some, tokens=tokens, sampling_rate=rate, remarks=(SAMPLED.format(1 / rate),)))
@@ -94,7 +94,7 @@ def _decoded(answer: dict[str, Any]) -> AccessLog:
     tenants, models = (_named(column[name], answer[f"{name}s"]) for name in ("tenant", "model"))
     hashes = np.frombuffer(answer["hashes"], np.uint8).reshape(-1, 8)
     chunk_ids = np.frombuffer(answer["chunk_ids"], "<i4")
-    # What computes with a log relies on all of this, and looks up without asking.
+    # Code that uses a log relies on all of this without checking.
     if (
         len({len(one) for one in column.values()}) != 1
         or (column["recorded"] < 0).any()
@@ -104,7 +104,7 @@ def _decoded(answer: dict[str, Any]) -> AccessLog:
         or not np.isfinite(column["time"]).all()
         or answer["chunk_size"] < 1
     ):
-        raise ValueError("its columns do not fit together")
+        raise ValueError("its columns are inconsistent")
     return AccessLog(
         chunk_size=int(answer["chunk_size"]),
         chunk_ids=chunk_ids,
@@ -121,7 +121,7 @@ def _decoded(answer: dict[str, Any]) -> AccessLog:
 
 def _named(indexes: Any, names: list[str]) -> tuple[Any, tuple[str, ...]]:  # noqa: ANN401  (requests,) int16
     if (indexes >= max(len(names), 1)).any():
-        raise ValueError("it names nobody by that number")
+        raise ValueError("it has no name for a tenant or model number")
     if not (indexes < 0).any():
         return indexes, tuple(names) or ("",)
     return np.where(indexes < 0, len(names), indexes).astype(np.int16), (*names, OTHERS)

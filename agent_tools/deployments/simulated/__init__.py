@@ -1,1 +1,1 @@
-"""No LMCache: the exact model of a server under generated or recorded traffic."""
+"""A simulated cache: the model of a server under generated or recorded traffic, without LMCache."""

@@ -1,4 +1,4 @@
-"""One life of a simulated server process, from its start to its restart: the model, and what it counted."""
+"""One simulated server process from its start to its restart: the model and its counters."""
 
 from dataclasses import replace
 
@@ -10,50 +10,60 @@ from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.models import MB, CacheConfig, CacheEntry, Health, TenantUsage
 from agent_tools.models.metrics import utc
 from agent_tools.prediction.configured import setting_of
+from agent_tools.prediction.running_in_process import RunningInProcess
 from agent_tools.prediction.running_server import RunningServer
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
 
+from .settable import IN_PROCESS
 from .traffic import Traffic
 
 Int32 = npt.NDArray[np.int32]
 
 
 class SimulatedServer:
-    """Times are seconds since the cache was first read (`origin`); ticks and requests come in their true order."""
+    """A simulated server. Times are seconds since the cache was first read (`origin`). Ticks and requests come in time order."""
 
     def __init__(
         self, traffic: Traffic, config: CacheConfig, *, bytes_per_token: int, origin: float, started: float, first_tick: float
     ) -> None:
-        """A server with empty tiers.
+        """Start a server with empty tiers.
 
         Args:
-            traffic: What it is asked.
-            config: Its settings; change them with `reconfigure`.
-            bytes_per_token: KV of one token.
+            traffic: The requests.
+            config: The settings. `reconfigure` changes them.
+            bytes_per_token: KV of one token, bytes.
             origin: Unix time of second 0.
-            started: When the process starts.
-            first_tick: When its eviction thread first wakes.
+            started: When the process starts, seconds.
+            first_tick: When the eviction thread first wakes, seconds.
         """
         self._traffic, self.config = traffic, config
         self._origin, self._started = origin, started
         self.bytes_per_token = bytes_per_token
-        """Of all KV: another value makes sense only while nothing is stored."""
+        """KV bytes per token, the same for all KV. Change this only while nothing is stored."""
         self.primary_mb = config.max_size_mb or 0.0
-        """The size L1 was started with."""
+        """L1's size at the start, MB."""
         self.now = started
-        """The instant it has come to."""
+        """The server's present time, seconds."""
         self._log = traffic.until(started)
         self._hits: Int32 = np.zeros(0, np.int32)
         self._l2_hits: Int32 = np.zeros(0, np.int32)
         self._dropped: Int32 = np.zeros(0, np.int32)
-        self.model = RunningServer(self._setting(), first_tick=first_tick)
+        policy = None if config.eviction_policy is None else IN_PROCESS.get(config.eviction_policy)
+        self.model: RunningServer | RunningInProcess = (
+            RunningServer(self._setting(), first_tick=first_tick)
+            if policy is None
+            else RunningInProcess(self._setting().capacity_chunks, policy)
+        )
 
     def advance(self, now: float) -> None:
-        """Serve the requests that have come by then; time that runs backwards stands still."""
+        """Serve the requests up to `now`. A time in the past changes nothing."""
         self.now = max(now, self.now)
         self._log = self._traffic.until(self.now)
-        self.model.setting = self._setting()
+        if isinstance(self.model, RunningServer):
+            self.model.setting = self._setting()
+        else:
+            self.model.capacity_chunks = self._setting().capacity_chunks
         part = slice(len(self._hits), int(np.searchsorted(self._log.timestamps, self.now, side="right")))
         l1, l2, dropped = self.model.run(self._log, part, self.now)
         self._hits = np.concatenate((self._hits, l1 + l2))
@@ -61,27 +71,27 @@ class SimulatedServer:
         self._dropped = np.concatenate((self._dropped, dropped))
 
     def reconfigure(self, config: CacheConfig, *, empty_l2: bool) -> None:
-        """Other settings from now on; L1 keeps its contents."""
+        """Use other settings from now on. L1 keeps its contents."""
         self.config = config
         if empty_l2:
             self.model.empty_l2()
 
     @property
     def chunk_bytes(self) -> int:
-        """KV of one chunk."""
+        """Return the KV bytes of one chunk."""
         return self.bytes_per_token * self._log.chunk_size
 
     def trim(self, max_used_bytes: int) -> None:
-        """Remove least recently used chunks until L1 holds at most so many bytes."""
+        """Remove the least recently used chunks until L1 holds at most `max_used_bytes`."""
         self.model.drop_least_recent(int(self.model.in_l1.sum()) - max(max_used_bytes, 0) // self.chunk_bytes)
 
     @property
     def hits(self) -> Int32:
-        """(requests,) chunks that each request of the log so far was served, from either tier."""
+        """Return the hit chunks of each request so far, from both tiers, shape (requests,)."""
         return self._hits
 
     def log(self) -> AccessLog | None:
-        """The requests so far, at Unix times; ``None`` before the first."""
+        """Return the requests so far, with Unix times, or ``None`` before the first."""
         log, count = self._log, len(self._hits)
         if not count:
             return None
@@ -100,7 +110,7 @@ class SimulatedServer:
         )
 
     def snapshot(self) -> Snapshot:
-        """The counters and sizes now; with no L2 that keeps account, its sizes are unknown, as on a real server."""
+        """Return the present counters and sizes. L2's sizes are unknown without an eviction block, as on a real server."""
         l1, l2 = (int(there.sum()) for there in (self.model.in_l1, self.model.in_l2))
         sizes = [adapter.size_mb for adapter in self.config.l2_adapters or () if adapter.eviction]
         now = round(self._origin + self.now, 6)
@@ -124,12 +134,12 @@ class SimulatedServer:
         )
 
     def entries(self, limit: int) -> list[CacheEntry]:
-        """The chunks of L1 that were hit most since they were stored."""
+        """Return the chunks of L1 with the most hits since they were stored."""
         request, position = self._accesses()
         chunk = self._log.chunk_ids[: len(request)]
         hit = position < self._hits[request]
         stored = np.full(self._log.unique_chunks, -1)
-        stored[chunk[~hit]] = request[~hit]  # the last one stays
+        stored[chunk[~hit]] = request[~hit]  # NumPy keeps the last assignment to an index
         last = np.full(self._log.unique_chunks, -1)
         last[chunk[hit]] = request[hit]
         hits = np.bincount(chunk[hit & (request > stored[chunk])], minlength=self._log.unique_chunks)
@@ -138,7 +148,7 @@ class SimulatedServer:
         return [self._entry(int(c), int(hits[c]), int(stored[c]), int(last[c])) for c in top]
 
     def tenants(self) -> dict[str, TenantUsage]:
-        """What each tenant that has sent requests holds in both tiers."""
+        """Return the space that each tenant with requests uses in both tiers."""
         owner = self._owner_of_chunk(self._log.tenants)
         l1, l2 = (self._chunks_of(there, owner) for there in (self.model.in_l1, self.model.in_l2))
         seen = sorted(set(self._log.tenants[: len(self._hits)].tolist()))
@@ -147,7 +157,7 @@ class SimulatedServer:
         return {self._log.tenant_names[t]: TenantUsage(l1_mb=l1[t] * mb, l2_mb=l2[t] * mb if with_l2 else None) for t in seen}
 
     def delete(self, model: str, chunk_hashes: set[str], tenant: str) -> int:
-        """Remove chunks from L1 by hash; how many were there."""
+        """Remove chunks from L1 by hash. Return the number of removed chunks."""
         log = self._log
         here = np.flatnonzero(self.model.in_l1[: log.unique_chunks])
         models, tenants = self._owner_of_chunk(log.models), self._owner_of_chunk(log.tenants)
@@ -160,7 +170,7 @@ class SimulatedServer:
 
     def _setting(self) -> ServerSetting:
         setting = setting_of(self.config, self.chunk_bytes)
-        assert setting is not None  # noqa: S101  only settings that are modelled come here
+        assert setting is not None  # noqa: S101  the model covers all settings that reach this line
         return setting
 
     def _counters(self) -> Counters:
@@ -189,7 +199,7 @@ class SimulatedServer:
         }
 
     def _accesses(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(chunk accesses so far,) the request of each, and its place in it."""
+        """Return, for each chunk access so far, its request and its position in the request. Both have shape (accesses,)."""
         count = len(self._hits)
         request = np.repeat(np.arange(count), self._log.chunks_per_request[:count])
         return request, np.arange(len(request)) - self._log.offsets[request]
@@ -211,7 +221,7 @@ class SimulatedServer:
         return "" if self._log.hashes is None else self._log.hashes[chunk].tobytes().hex()
 
     def _owner_of_chunk(self, owners: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
-        """(chunks,) the tenant, or the model, of each chunk."""
+        """Return the tenant or the model of each chunk, shape (chunks,)."""
         owner = np.zeros(self._log.unique_chunks, np.int64)
         owner[self._log.chunk_ids] = np.repeat(owners, self._log.chunks_per_request)
         return owner

@@ -1,4 +1,4 @@
-"""What a simulated cache is asked, and when: generated or recorded traffic, and requests that were sent to it besides."""
+"""The requests of a simulated cache: generated or recorded traffic, and additional requests that were sent to it."""
 
 from dataclasses import replace
 from hashlib import blake2b
@@ -13,28 +13,28 @@ from agent_tools.workload.access_log import AccessLog, in_time_order
 from agent_tools.workload.generate import AgentTraffic
 
 MODEL = "simulated"
-"""Model name of requests whose log names none."""
+"""Model name of requests whose log has none."""
 MOST_REQUESTS = 10_000_000
-"""Where generated traffic ends."""
+"""Number of requests after which generated traffic ends."""
 
 
 class Traffic:
-    """All requests of one simulated cache, as a log that grows at its end: what it said of the past stays.
+    """All requests of one simulated cache, as a log that only grows at its end.
 
-    Times are seconds since the cache was first read. A chunk's hash, of 8 bytes, is made from the chunk numbers of its prefix:
-    two logs that give their chunks the same numbers ask for the same prompts.
+    Times are seconds since the cache was first read. A chunk's hash has 8 bytes and depends on the chunk numbers of its prefix:
+    two logs with the same chunk numbers send the same prompts.
     """
 
     def __init__(self, workload: AgentTraffic | AccessLog | None, chunk_size: int, speed: float) -> None:
-        """No request yet; see `until`.
+        """Start without requests. See `until`.
 
         Args:
-            workload: Traffic to generate without end, or a recorded log, or nothing but what is sent.
+            workload: Traffic to generate without end, a recorded log, or ``None`` for sent requests only.
             chunk_size: Tokens per chunk of the cache.
-            speed: How many times faster than it says the workload comes.
+            speed: How many times faster than recorded the workload runs.
 
         Raises:
-            WorkloadError: It is recorded in chunks that do not make up those of the cache.
+            WorkloadError: The cache's chunk size is not a multiple of the recorded one.
         """
         self._generated = workload if isinstance(workload, AgentTraffic) else None
         self._workload = _at(workload, speed) if isinstance(workload, AccessLog) else None
@@ -47,35 +47,40 @@ class Traffic:
             raise WorkloadError(why)
 
     def obstacle(self, chunk_size: int, instant: float = -np.inf) -> str | None:
-        """Why the requests after an instant cannot be told in chunks of so many tokens; ``None`` when they can."""
+        """Return why the requests after an instant cannot be cut into chunks of this size, or ``None`` if they can."""
         recorded = [*self._sent, *([] if self._generated or self._workload is None else [self._workload])]
         odd = next((log.chunk_size for log in recorded if _lasts(log, instant) and chunk_size % log.chunk_size), None)
-        return None if odd is None else f"requests recorded in chunks of {odd} tokens can only be told in multiples of these"
+        return (
+            None if odd is None else f"requests recorded in chunks of {odd} tokens need a chunk size that is a multiple of {odd}"
+        )
 
     def restart(self, chunk_size: int, instant: float) -> None:
-        """From now on there are only the requests after an instant, in chunks of so many tokens."""
+        """Keep only the requests after an instant, in chunks of `chunk_size` tokens."""
         self._begin, self._chunk_size, self._log = instant, chunk_size, None
         self._sent = [log for log in self._sent if _lasts(log, instant)]
         if self._generated or (self._workload is not None and not _lasts(self._workload, instant)):
             self._workload = None
 
     def send(self, log: AccessLog, instant: float, pace: float, model: str = MODEL) -> None:
-        """Add requests, the first one right after an instant that is not past.
+        """Add requests. The first one comes right after an instant, which must not be in the past.
 
         Args:
             log: The requests.
-            instant: When the first comes.
-            pace: How many times faster than the log says.
-            model: Name for those of a log that names none.
+            instant: When the first request comes, seconds.
+            pace: How many times faster than recorded the requests come.
+            model: Model name for requests of a log without one.
+
+        Raises:
+            WorkloadError: The cache's chunk size is not a multiple of the log's. Nothing was sent.
         """
         self._sent.append(_named(_at(log, pace, instant), model))
         self._log = None
         if (why := self.obstacle(self._chunk_size)) is not None:
             self._sent.pop()
-            raise WorkloadError(f"{why}, and this cache has chunks of {self._chunk_size}. Nothing was sent")
+            raise WorkloadError(f"{why}, but this cache has chunks of {self._chunk_size} tokens. Nothing was sent")
 
     def until(self, instant: float) -> AccessLog:
-        """The log of all requests since the restart, which reaches to an instant at least; ids are apart where KV is."""
+        """Return the log of all requests since the restart, up to `instant` or later. Separate KV has separate ids."""
         if self._generated is not None and self._generate(self._generated, instant):
             self._log = None
         if self._log is None:
@@ -83,10 +88,10 @@ class Traffic:
         return self._log
 
     def _generate(self, traffic: AgentTraffic, instant: float) -> bool:
-        """More of the same traffic if it does not reach so far; whether there is more now."""
+        """Generate more of the same traffic if it does not reach `instant`. Return whether there is more now."""
         have = self._workload
         while have is None or (have.timestamps[-1] <= instant and len(have) < MOST_REQUESTS):
-            # The first requests of more requests of the same seed are the same ones.
+            # With the same seed, a longer generation starts with the same requests.
             requests = traffic.requests if have is None else min(2 * len(have), MOST_REQUESTS)
             log = traffic.model_copy(update={"requests": requests, "chunk_size": self._chunk_size}).generate()
             have = _at(log, self._speed)
@@ -104,7 +109,7 @@ class Traffic:
 
 
 def _at(log: AccessLog, pace: float, begin: float = 0.0) -> AccessLog:
-    """The log with its first request at `begin`, `pace` times as fast."""
+    """Return the log with its first request at `begin`, `pace` times as fast."""
     return replace(log, timestamps=begin + (log.timestamps - log.timestamps[:1]) / pace)
 
 
@@ -113,7 +118,7 @@ def _lasts(log: AccessLog, instant: float) -> bool:
 
 
 def _named(log: AccessLog, model: str = MODEL) -> AccessLog:
-    """The log with a hash for each chunk, chained as LMCache's, and a name for its model if it has none."""
+    """Return the log with a hash for each chunk, chained like LMCache's, and with a model name if it has none."""
     first = np.flatnonzero(np.diff(np.maximum.accumulate(log.chunk_ids), prepend=-1))  # ids are numbered by first appearance
     parents = np.where(np.isin(first, log.offsets[:-1]), -1, log.chunk_ids[first - 1])
     hashes: list[bytes] = []

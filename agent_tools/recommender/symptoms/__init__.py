@@ -1,7 +1,7 @@
-"""What is wrong with a cache: one rule per symptom, in the room of what it is about, each with the figures it rests on.
+"""The rules that find what is wrong with a cache. Each rule finds one symptom and reports the figures behind it.
 
-To add a symptom: give it a code in `models.SymptomCode`, write its rule in `server`, `traffic`, `l1`, `l2` or `engine`, and
-list it here.
+To add a symptom: add a code to `models.SymptomCode`, write its rule in `server`, `traffic`, `l1`, `l2` or `engine`, and
+list the rule here.
 """
 
 from agent_tools.models import Severity, Symptom, SymptomCode
@@ -38,19 +38,23 @@ RULES: tuple[Rule, ...] = (
     l2.tenant_without_quota,
     engine.engine_queues,
     engine.engine_decodes,
+    engine.lmcache_saves_nothing,
     engine.engine_cache_serves,
+    engine.l1_smaller_than_engine_cache,
 )
 
 
 def diagnose(seen: Observation) -> tuple[Symptom, ...]:
-    """All symptoms, worst first; `nothing_wrong` when there is none."""
+    """Return all symptoms, the most severe first. Without a symptom, return the one symptom `nothing_wrong`."""
     order = list(Severity)
     found = [symptom for rule in RULES if (symptom := rule(seen)) is not None]
     if not found:
         rate = seen.metrics.tokens.hit_rate or 0.0
         found = [
             Symptom(
-                code=SymptomCode.NOTHING_WRONG, severity=Severity.INFO, summary=f"nothing is wrong: token hit rate {rate:.1%}"
+                code=SymptomCode.NOTHING_WRONG,
+                severity=Severity.INFO,
+                summary=f"Nothing is wrong: the token hit rate is {rate:.1%}",
             )
         ]
     return tuple(sorted(found, key=lambda symptom: -order.index(symptom.severity)))

@@ -1,6 +1,6 @@
-"""What a rule is, and what rules have in common.
+"""What a rule is, and what all rules share.
 
-A rule looks at one observation and names one symptom, with the figures it rests on, or says nothing.
+A rule looks at one observation. It returns one symptom with the figures behind it, or ``None``.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from agent_tools.recommender.observation import Observation
 Rule = Callable[[Observation], Symptom | None]
 
 ENOUGH_LOOKUPS = 20
-"""Fewer lookups than this say nothing about a cache."""
+"""Fewest lookups from which a rule judges a cache."""
 NOTICEABLE = 0.02
-"""Share of the requested tokens below which a loss is not worth a word."""
+"""Smallest loss that a rule reports, as a share of the requested tokens."""
 
 
 def figure(metric: str, value: float, unit: str) -> Evidence:
-    """One figure of the evidence."""
+    """Return one figure of a symptom's evidence."""
     return Evidence(metric=metric, value=float(value), unit=unit)

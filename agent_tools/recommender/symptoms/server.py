@@ -1,53 +1,54 @@
-"""Symptoms of the server itself: what is broken, or started in a way that will break, whatever the traffic."""
+"""Symptoms of the server itself: parts that are broken, and start options that break the cache under any traffic."""
 
 from agent_tools.models import EvictionPolicy, Severity, Symptom, SymptomCode
+from agent_tools.plain import plain
 from agent_tools.recommender.observation import Observation
 
 from .rule import figure
 
 ENGINES_DEFAULT_HASH = "builtin"
-"""What an engine is started with unless its operator says otherwise; its environment, which holds the seed, is never read."""
+"""vLLM's default hash algorithm. We never read the engine's environment, which holds the hash seed."""
 
 
 def eviction_dead(seen: Observation) -> Symptom | None:
-    """A thread of the server is dead; it has to be restarted whatever the figures say."""
+    """Report that a thread of the server is dead. Only a restart helps."""
     if seen.health.healthy:
         return None
     return Symptom(
         code=SymptomCode.EVICTION_DEAD,
         severity=Severity.CRITICAL,
         summary="; ".join(seen.health.problems),
-        evidence=(figure("parts of the server that are broken (/status)", len(seen.health.problems), "parts"),),
+        evidence=(figure("broken parts of the server (/status)", len(seen.health.problems), "parts"),),
     )
 
 
 def isolated_lru_on_l1(seen: Observation) -> Symptom | None:
-    """The eviction thread will die at the first watermark crossing (0.5.6)."""
+    """Report an L1 with policy IsolatedLRU: its eviction thread dies when L1 first reaches the watermark (0.5.6)."""
     if seen.config.eviction_policy is not EvictionPolicy.ISOLATED_LRU:
         return None
     return Symptom(
         code=SymptomCode.ISOLATED_LRU_ON_L1,
         severity=Severity.CRITICAL,
-        summary="L1 was started with policy IsolatedLRU, which is for L2 only: LMCache 0.5.6 accepts it, and its eviction thread"
-        " dies as soon as L1 is filled to its watermark; restart the server with LRU",
+        summary="L1 runs with policy IsolatedLRU, which is for L2 only. LMCache 0.5.6 accepts it, but the eviction thread dies"
+        " when L1 reaches its watermark; restart the server with policy LRU",
         evidence=(figure("L1 used (l1_usage_ratio)", (seen.metrics.utilization_percent or 0) / 100, "share"),),
     )
 
 
 def hashes_unstable(seen: Observation) -> Symptom | None:
-    """Chunks have other names in every process, so what is in L2 cannot be found after a restart, nor by another server."""
+    """Report that every process gives chunks other hashes. After a restart, or on another server, nothing in L2 is found."""
     if seen.config.stable_hashes or not seen.config.l2_adapters:
         return None
     if seen.config.hash_algorithm == ENGINES_DEFAULT_HASH:
         how = (
-            "the engine names chunks by Python's own hash (pre_caching_hash_algorithm builtin): what is in L2 is found by other"
-            " engines, and after a restart, only if all of them run with the same PYTHONHASHSEED; set it"
+            "The engine hashes chunks with Python's own hash (pre_caching_hash_algorithm builtin). Other engines, and the same"
+            " engine after a restart, find the chunks in L2 only if all run with the same PYTHONHASHSEED; set it"
         )
     else:
         how = (
-            f"the server was started with --hash-algorithm {seen.config.hash_algorithm}, which LMCache does not know: it names"
-            " chunks by Python's own hash instead, which differs from process to process, so that L2 is useless to other servers"
-            " and after a restart; use blake3"
+            f"The server runs with --hash-algorithm {plain(seen.config.hash_algorithm)}, which LMCache does not know, so it"
+            " hashes chunks with Python's own hash. That hash differs between processes: other servers, and this server after a"
+            " restart, find nothing in L2; use blake3"
         )
     return Symptom(
         code=SymptomCode.HASHES_UNSTABLE,
@@ -58,9 +59,9 @@ def hashes_unstable(seen: Observation) -> Symptom | None:
 
 
 def counters_incomplete(seen: Observation) -> Symptom | None:
-    """LMCache dropped events before counting them, or exports no counters at all."""
+    """Report that LMCache dropped events before it counted them, or that it exports no counters at all."""
     dropped = seen.metrics.dropped_events
-    if not dropped and seen.metrics.total_requests is not None:  # an engine counts its lookups, and has no events to drop
+    if not dropped and seen.metrics.total_requests is not None:  # in-process LMCache has no events to drop
         return None
     why = seen.metrics.unavailable.get("total_requests", "LMCache dropped events, so all its counters are too low")
     evidence = () if dropped is None else (figure("events dropped (event_bus_dropped_events)", dropped, "events"),)
@@ -68,13 +69,13 @@ def counters_incomplete(seen: Observation) -> Symptom | None:
 
 
 def restarted(seen: Observation) -> Symptom | None:
-    """The process is another than at the start of the window: L1 began empty, and some of its accounts at zero."""
+    """Report that the server restarted during the window. L1 and some of the server's counts started empty."""
     if not seen.metrics.window.counters_reset:
         return None
     return Symptom(
         code=SymptomCode.RESTARTED,
         severity=Severity.INFO,
-        summary=f"the server restarted in the window: L1 began empty {seen.metrics.window.seconds:.0f} s ago, what is in L2 from"
-        " before is found but not counted in its size, and tenants' quotas set on this server are gone",
+        summary=f"The server restarted {seen.metrics.window.seconds:.0f} s ago, within the window. L1 started empty. L2 still"
+        " serves older chunks, but the server does not count them in L2's size. Tenants' quotas are gone; set them again",
         evidence=(figure("time since the process started (process_start_time_seconds)", seen.metrics.window.seconds, "seconds"),),
     )

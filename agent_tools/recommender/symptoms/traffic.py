@@ -1,4 +1,4 @@
-"""Symptoms of the traffic: what the requests themselves rule out, however the cache is set."""
+"""Symptoms of the traffic: hits that the requests themselves rule out, under any cache setting."""
 
 import numpy as np
 
@@ -8,30 +8,31 @@ from agent_tools.recommender.observation import Observation
 from .rule import ENOUGH_LOOKUPS, NOTICEABLE, figure
 
 LARGE_TAILS = 0.25
-"""Share of the prompt tokens in started chunks that is worth a word; 1-12 % is usual at 256 tokens."""
+"""Smallest share of the prompt tokens in incomplete chunks that is reported. With 256 tokens per chunk, 1-12 % is usual."""
 LONG = 8
-"""Chunks of a request from which on a shared beginning is to be expected,"""
+"""Fewest chunks of a long request. Long requests usually share a prefix with an earlier one."""
 EARLY = 1
-"""and how many chunks it has in common with an earlier one, at most, when its prompt differs early."""
+"""Most chunks that a request shares with any earlier request if its prompt diverges early."""
 MOST = 0.9
-"""Share of the long requests that has to differ early."""
+"""Share of the long requests that must diverge early."""
 
 
 def no_data(seen: Observation) -> Symptom | None:
-    """Too few lookups to say anything."""
+    """Report that there were too few lookups to judge the cache."""
     lookups = seen.metrics.total_requests or 0
     if lookups >= ENOUGH_LOOKUPS and (seen.metrics.tokens.requested or seen.metrics.short_prompts):
         return None
     return Symptom(
         code=SymptomCode.NO_DATA,
         severity=Severity.INFO,
-        summary=f"{lookups} lookups in {seen.metrics.window.seconds:.0f} s are too few to judge; {ENOUGH_LOOKUPS} is the least",
+        summary=f"{lookups} lookups in {seen.metrics.window.seconds:.0f} s are too few to judge; at least {ENOUGH_LOOKUPS} are"
+        " needed. Observe for longer",
         evidence=(figure("lookups (lookups_requests)", lookups, "lookups"),),
     )
 
 
 def short_prompts(seen: Observation) -> Symptom | None:
-    """Most prompts are shorter than one chunk and can never be cached; no memory helps."""
+    """Report that most prompts are shorter than one chunk. LMCache never caches these, whatever its size."""
     lookups, short = seen.metrics.total_requests or 0, seen.metrics.short_prompts or 0
     if lookups < ENOUGH_LOOKUPS or short / lookups < 0.5:
         return None
@@ -39,33 +40,33 @@ def short_prompts(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.SHORT_PROMPTS,
         severity=Severity.MEDIUM,
-        summary=f"{short} of {lookups} prompts are shorter than one chunk ({chunk} tokens) and can never be cached;"
+        summary=f"{short:,} of {lookups:,} prompts are shorter than one chunk ({chunk} tokens), and LMCache never caches them;"
         " use smaller chunks",
         evidence=(figure("prompts shorter than a chunk (lookup_early_exit, empty_chunk_hashes)", short, "lookups"),),
     )
 
 
 def nothing_to_reuse(seen: Observation) -> Symptom | None:
-    """The requests share no prefixes: no size and no setting can help."""
+    """Report that requests share no prefixes. No size and no setting can help."""
     metrics = seen.metrics
     if not metrics.tokens.requested or (metrics.total_requests or 0) < ENOUGH_LOOKUPS:
         return None
     if seen.curve is not None:
         ceiling = seen.curve.ceiling()
-        if max(ceiling, metrics.tokens.hit_rate or 0.0) >= NOTICEABLE:  # a log with gaps can say less than was hit
+        if max(ceiling, metrics.tokens.hit_rate or 0.0) >= NOTICEABLE:  # a log with gaps can show fewer hits than LMCache counted
             return None
         evidence = (figure("token hit rate of an unbounded cache (access log)", ceiling, "share"),)
-        summary = f"only {ceiling:.1%} of the tokens repeat an earlier prefix: no cache setting can help"
+        summary = f"Only {ceiling:.1%} of the requested tokens repeat an earlier prefix: no cache setting can help"
     elif metrics.tokens.hit or metrics.evictions or metrics.failed_stores:
         return None
     else:
         evidence = (figure("tokens requested (lookup_requested_tokens)", metrics.tokens.requested, "tokens"),)
-        summary = "nothing was found although nothing was evicted or dropped in the window: no prefix came twice"
+        summary = "There were no hits, although the server evicted and dropped nothing in the window: no prefix came twice"
     return Symptom(code=SymptomCode.NOTHING_TO_REUSE, severity=Severity.INFO, summary=summary, evidence=evidence, rung=seen.rung)
 
 
 def prefix_diverges_early(seen: Observation) -> Symptom | None:
-    """Nearly all long prompts differ from each earlier one in their first chunks, as a timestamp or an id in front makes them."""
+    """Report that nearly all long prompts diverge from every earlier one in the first chunks, as with a timestamp in front."""
     depths, sizes = seen.shared_depths, seen.window_chunks
     long = sizes >= LONG
     if depths is None or long.sum() < ENOUGH_LOOKUPS:
@@ -76,20 +77,20 @@ def prefix_diverges_early(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.PREFIX_DIVERGES_EARLY,
         severity=Severity.LOW,
-        summary=f"{early:.0%} of the {int(long.sum())} prompts of {LONG} chunks or more have at most {EARLY} chunk in common with"
-        " any earlier one; if they are meant to share a system prompt or a history, something in front of it (a timestamp, a"
-        " request id, another template) makes each of them new: move it to the end",
+        summary=f"{early:.0%} of the {int(long.sum()):,} prompts of {LONG} chunks or more share at most {EARLY} chunk with any"
+        " earlier prompt. If they should share a system prompt or a history, something in front of it (a timestamp, a request"
+        " id, another template) makes each prompt new: move it to the end",
         evidence=(
-            figure("long prompts that differ in their first two chunks (access log)", early, "share"),
+            figure("long prompts that diverge in their first two chunks (access log)", early, "share"),
             figure("median chunks shared with an earlier prompt (access log)", float(np.median(depths[long])), "chunks"),
-            figure("median chunks of these prompts (access log)", float(np.median(sizes[long])), "chunks"),
+            figure("median chunks of the long prompts (access log)", float(np.median(sizes[long])), "chunks"),
         ),
         rung=Rung.ACCESS_LOG,
     )
 
 
 def under_stored(seen: Observation) -> Symptom | None:
-    """Engines compute chunks and do not store them, so they are missed again and again."""
+    """Report that engines compute chunks but do not store them, so that requests miss them repeatedly."""
     metrics, chunk = seen.metrics, seen.config.chunk_size
     missed = (metrics.tokens.requested - metrics.tokens.hit) / chunk if chunk else 0
     offered = (metrics.stored_chunks or 0) + (metrics.failed_stores or 0)
@@ -98,17 +99,17 @@ def under_stored(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.UNDER_STORED,
         severity=Severity.HIGH,
-        summary=f"{missed:.0f} chunks were missed and only {offered} were handed over to be stored: the engines keep what they"
-        " compute to themselves; look at the connector's settings (kv_role, save_decode_cache)",
+        summary=f"Requests missed {missed:,.0f} chunks, but the engines sent only {offered:,} to the server to store; check the"
+        " connector's settings (kv_role, save_decode_cache)",
         evidence=(
             figure("chunks missed (lookup_requested_tokens - lookup_hit_tokens)", missed, "chunks"),
-            figure("chunks handed over (l1_write_chunks + l1_allocation_failure_chunks)", offered, "chunks"),
+            figure("chunks sent to be stored (l1_write_chunks + l1_allocation_failure_chunks)", offered, "chunks"),
         ),
     )
 
 
 def tails_not_cached(seen: Observation) -> Symptom | None:
-    """Much of the prompts lies in their last, started chunk, which is never cached."""
+    """Report that many prompt tokens lie in the last, incomplete chunk. LMCache never caches an incomplete chunk."""
     if seen.log is None or not seen.in_window.any():
         return None
     tokens = int(seen.log.tokens[seen.in_window].sum())
@@ -118,8 +119,8 @@ def tails_not_cached(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.TAILS_NOT_CACHED,
         severity=Severity.LOW,
-        summary=f"{tails / tokens:.0%} of the prompt tokens lie in started chunks of {seen.log.chunk_size} tokens, which are"
-        " never cached; a smaller chunk size would cache more of them",
-        evidence=(figure("tokens in started chunks (access log)", tails, "tokens"),),
+        summary=f"{tails / tokens:.0%} of the prompt tokens lie in incomplete chunks (fewer than {seen.log.chunk_size} tokens),"
+        " which LMCache never caches; a smaller chunk size would cache more of them",
+        evidence=(figure("tokens in incomplete chunks (access log)", tails, "tokens"),),
         rung=Rung.ACCESS_LOG,
     )

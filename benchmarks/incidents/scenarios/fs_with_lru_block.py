@@ -17,5 +17,7 @@ INCIDENT = Incident(
     ),
     traffic=lambda: mixed(600, (in_turn(Documents(), at_once=4, times=8, chunks=12), 1)),
     bounds=Bounds(max_size_mb=64, max_l2_size_mb=1024),
-    expected=Expected(symptoms=frozenset({SymptomCode.L2_UNBOUNDED}), action=Action.OPERATOR, told="keeps to no eviction block"),
+    expected=Expected(
+        symptoms=frozenset({SymptomCode.L2_UNBOUNDED}), action=Action.OPERATOR, told="ignores every eviction block"
+    ),
 )

@@ -12,7 +12,7 @@ INCIDENT = Incident(
     expected=Expected(
         symptoms=frozenset({SymptomCode.ISOLATED_LRU_ON_L1}),
         action=Action.OPERATOR,
-        told="restart the server with LRU",
+        told="restart the server with policy LRU",
         never=frozenset({SymptomCode.EVICTION_DEAD}),
     ),
 )

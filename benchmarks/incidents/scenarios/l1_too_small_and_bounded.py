@@ -13,6 +13,6 @@ INCIDENT = Incident(
     expected=Expected(
         symptoms=frozenset({SymptomCode.L1_TOO_SMALL}),
         action=Action.OPERATOR,
-        told="outside the operator's bounds",
+        told="The operator's bounds forbid",
     ),
 )

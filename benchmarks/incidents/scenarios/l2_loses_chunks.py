@@ -29,7 +29,7 @@ INCIDENT = Incident(
         },
     ),
     traffic=_log,
-    expected=Expected(symptoms=frozenset({SymptomCode.L2_LOSES_CHUNKS}), action=Action.OPERATOR, told="look at the storage"),
+    expected=Expected(symptoms=frozenset({SymptomCode.L2_LOSES_CHUNKS}), action=Action.OPERATOR, told="check the storage"),
     remark="this code came with the bench: l2_loads_fail was expected at first, which speaks of room in L1 and was not named"
     " either, since the product did not read that counter.",
 )

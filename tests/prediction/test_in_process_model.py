@@ -1,4 +1,4 @@
-"""The embedded engine's model against LMCache's own cache policies."""
+"""The model of in-process LMCache against LMCache's own cache policies."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from random_logs import log_of, logs, trace
 from real_policy import lmcache_module
 
-from agent_tools.prediction.engine_model import EnginePolicy, simulate_engine
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
+from agent_tools.prediction.in_process_model import InProcessPolicy, simulate_in_process
 from agent_tools.workload.access_log import AccessLog
 
-POLICIES: list[EnginePolicy] = ["LRU", "LFU", "FIFO", "MRU"]
+POLICIES: list[InProcessPolicy] = ["LRU", "LFU", "FIFO", "MRU"]
 
 
 class _Free:
@@ -47,33 +47,33 @@ def drive(policy: Any, log: AccessLog, capacity: int) -> tuple[list[int], list[i
 
 
 @pytest.fixture(scope="module", params=POLICIES)
-def policy_name(request: pytest.FixtureRequest) -> EnginePolicy:
+def policy_name(request: pytest.FixtureRequest) -> InProcessPolicy:
     lmcache_module("lmcache.v1.storage_backend.cache_policy")
     return request.param  # type: ignore[no-any-return]
 
 
-def _real(name: EnginePolicy) -> Any:
+def _real(name: InProcessPolicy) -> Any:
     return lmcache_module("lmcache.v1.storage_backend.cache_policy").get_cache_policy(name)
 
 
 @given(log=logs(), capacity=st.integers(0, 16))
-def test_the_engine_equals_lmcaches_policy_object(policy_name: EnginePolicy, log: AccessLog, capacity: int) -> None:
-    run = simulate_engine(log, capacity, policy_name)
+def test_the_model_equals_lmcaches_policy_object(policy_name: InProcessPolicy, log: AccessLog, capacity: int) -> None:
+    run = simulate_in_process(log, capacity, policy_name)
     expected = drive(_real(policy_name), log, capacity)
     assert (run.l1_hit_chunks.tolist(), run.dropped_chunks.tolist(), run.evicted_chunks) == expected
 
 
 @pytest.mark.parametrize(("name", "share"), [("mooncake_conversation", 0.1), ("lmcache_agent_miniswe", 0.1)])
-def test_recorded_traffic_equals_lmcaches_policy_object(policy_name: EnginePolicy, name: str, share: float) -> None:
+def test_recorded_traffic_equals_lmcaches_policy_object(policy_name: InProcessPolicy, name: str, share: float) -> None:
     log = trace(name).select(slice(0, 2000))
     capacity = int(share * log.unique_chunks)
-    run = simulate_engine(log, capacity, policy_name)
+    run = simulate_in_process(log, capacity, policy_name)
     expected = drive(_real(policy_name), log, capacity)
     assert (run.l1_hit_chunks.tolist(), run.dropped_chunks.tolist(), run.evicted_chunks) == expected
 
 
 def test_a_prompt_larger_than_the_memory_is_stored_in_part() -> None:
-    run = simulate_engine(log_of([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]), 3)
+    run = simulate_in_process(log_of([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]), 3)
     assert run.l1_hit_chunks.tolist() == [0, 3]
     assert run.dropped_chunks.tolist() == [2, 0]
     assert run.evicted_chunks == 2
@@ -82,17 +82,17 @@ def test_a_prompt_larger_than_the_memory_is_stored_in_part() -> None:
 @given(logs())
 def test_a_memory_that_never_fills_gives_what_the_curve_gives(log: AccessLog) -> None:
     for policy in POLICIES:
-        run = simulate_engine(log, log.unique_chunks, policy)
+        run = simulate_in_process(log, log.unique_chunks, policy)
         assert run.hit_tokens == hit_rate_curve(log).hit_tokens(log.unique_chunks)
         assert run.evicted_chunks == 0
 
 
 def test_nothing_asked_and_nothing_to_hold_give_zeros() -> None:
     for policy in POLICIES:
-        assert simulate_engine(log_of([]), 10, policy).hit_rate == 0.0
-        assert simulate_engine(log_of([[1, 2], [1, 2]]), 0, policy).failed_chunks == 4
+        assert simulate_in_process(log_of([]), 10, policy).hit_rate == 0.0
+        assert simulate_in_process(log_of([[1, 2], [1, 2]]), 0, policy).failed_chunks == 4
 
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="LRU, LFU, FIFO, MRU"):
-        simulate_engine(log_of([[1]]), 3, "ARC")  # type: ignore[arg-type]
+        simulate_in_process(log_of([[1]]), 3, "ARC")  # type: ignore[arg-type]

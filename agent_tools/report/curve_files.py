@@ -1,0 +1,23 @@
+"""Hit-rate curves as files: one picture for each model of a log."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent_tools.plain import plain
+from agent_tools.prediction.forecast import Forecast
+
+from .canvas import write
+from .pictures import hit_rate_picture
+
+
+def write_hit_rate_pictures(forecasts: Mapping[str, Forecast], path: Path) -> None:
+    """Write a picture for each model. The name of the model, if there is one, goes into the name of the file.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed, the suffix is neither .png nor .svg, or the file cannot be written.
+    """
+    for model, forecast in forecasts.items():
+        # A model's name usually has a slash.
+        name = re.sub(r"[^\w.-]", "_", plain(model))
+        write(hit_rate_picture(forecast), path.with_stem(f"{path.stem}-{name}") if model else path)

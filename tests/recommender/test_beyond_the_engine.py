@@ -1,0 +1,199 @@
+"""Claims about advice for an LMCache behind an engine whose own prefix cache (L0) is on: only what L0 lacks is worth anything."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from observed import BYTES_PER_TOKEN, CHUNK_BYTES, CHUNK_SIZE, CONFIG, as_served
+
+from agent_tools.models import MB, Confidence, SymptomCode, TokenCounts, Verdict, VerificationVerdict
+from agent_tools.models.change import Baseline
+from agent_tools.models.cost import Economics, Prefill
+from agent_tools.models.engine import EngineMetrics, EngineSpeed
+from agent_tools.prediction.engine_cache import engine_caches
+from agent_tools.recommender.modelled import predicted_hits, server_setting
+from agent_tools.recommender.observation import Observation
+from agent_tools.recommender.proposals import propose
+from agent_tools.recommender.recommend import recommend
+from agent_tools.recommender.symptoms import diagnose
+from agent_tools.recommender.verify import verify
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.generate import AgentTraffic
+
+LOG: AccessLog = AgentTraffic(requests=600, seed=3).generate()
+FOOTPRINT = LOG.unique_chunks * CHUNK_SIZE
+"""Distinct tokens of the workload."""
+SMALL = CONFIG.model_copy(update={"max_size_mb": 0.25 * LOG.unique_chunks * CHUNK_BYTES / MB})
+"""An L1 of a quarter of the workload, which evicts what is asked for again."""
+
+
+def behind(own_tokens: int, *, usable: float = 1.0, stated: bool = False, size_known: bool = True) -> Observation:
+    """Return what a small L1 shows behind an engine whose own cache has this size, and what that engine counted.
+
+    Args:
+        own_tokens: Size of the engine's own cache, tokens.
+        usable: Share of it that the engine really uses for what is asked again.
+        stated: Whether the operator states the size, and the engine cannot be read.
+        size_known: Whether the engine's metrics give the size.
+    """
+    seen = as_served(LOG, config=SMALL, economics=Economics(prefill=Prefill(tokens_per_second=5_000)))
+    if stated:
+        return replace(seen, own_cache_tokens=own_tokens)
+    (own,) = engine_caches(LOG, [int(usable * own_tokens)])
+    setting = server_setting(seen)
+    assert setting is not None
+    hits = predicted_hits(seen, setting)
+    prompts, asked = int(LOG.tokens.sum()), hits.asked.sum()
+    loaded = int(np.maximum((hits.l1 + hits.l2) - own.hits, 0).sum(axis=1).mean() * CHUNK_SIZE)
+    served = int(own.hits.sum() * CHUNK_SIZE)
+    assert asked
+    engine = EngineMetrics(
+        seconds=600,
+        requests=len(LOG),
+        prompt_tokens=prompts,
+        computed_tokens=prompts - served - loaded,
+        own_cache_tokens=served,
+        lmcache_tokens=loaded,
+        own_cache_size_tokens=own_tokens if size_known else None,
+    )
+    return replace(seen, metrics=seen.metrics.model_copy(update={"engine": engine}), predicted={})
+
+
+def test_without_a_cache_of_the_engines_own_the_gain_is_that_of_the_hit_rate() -> None:
+    plain, off = as_served(LOG, config=SMALL), behind(0)
+    assert [p.gain.estimate for p in propose(off)] == [p.gain.estimate for p in propose(plain)]
+    assert off.ceiling == plain.ceiling
+
+
+def test_behind_an_engine_that_holds_everything_nothing_is_proposed_and_it_says_why() -> None:
+    seen = behind(2 * FOOTPRINT)
+    assert seen.metrics.tokens.hit_rate is not None
+    assert seen.metrics.tokens.hit_rate > 0.1
+    advice = recommend(seen)
+    assert advice.verdict is Verdict.DO_NOTHING
+    assert "LMCache saves nothing here" in advice.why
+    assert "No L1 size would change that" in advice.why
+    assert all(one.gain is not None and one.gain.upper < 0.01 for one in advice.recommendations)
+    assert all(one.saving is None or one.saving.gpu_seconds_per_hour.estimate < 1 for one in advice.recommendations)
+    assert SymptomCode.LMCACHE_SAVES_NOTHING in {symptom.code for symptom in advice.symptoms}
+
+
+def test_an_engine_that_holds_little_leaves_a_gain_that_is_smaller_than_the_hit_rates() -> None:
+    alone, behind_small = recommend(behind(0)).best, recommend(behind(int(0.3 * FOOTPRINT))).best
+    assert alone is not None
+    assert behind_small is not None
+    assert alone.gain is not None
+    assert behind_small.gain is not None
+    assert 0.01 < behind_small.gain.estimate < alone.gain.estimate
+    assert "beyond the engine's own cache" in behind_small.expected_impact
+    assert behind_small.ceiling is not None
+    assert alone.ceiling is not None
+    assert behind_small.ceiling < alone.ceiling
+
+
+def test_the_predicted_savings_are_those_of_the_model_less_what_the_engine_has() -> None:
+    seen = behind(int(0.4 * FOOTPRINT))
+    setting = server_setting(seen)
+    assert setting is not None
+    hits = predicted_hits(seen, setting)
+    assert hits.saved_rate < hits.rate
+    assert hits.saved_rate == pytest.approx(seen.saved_rate, abs=0.02)
+
+
+def test_what_running_requests_take_of_the_engines_cache_is_found_from_what_it_counted() -> None:
+    seen = behind(FOOTPRINT // 2, usable=0.7)
+    assert seen.own_cache is not None
+    assert seen.own_cache.tokens == pytest.approx(0.7 * FOOTPRINT / 2, rel=0.05)
+    assert seen.savings_known
+
+
+def test_a_count_that_no_size_explains_withholds_the_predictions() -> None:
+    seen = behind(FOOTPRINT // 2)
+    engine = seen.metrics.engine
+    assert engine is not None
+    odd = engine.model_copy(update={"own_cache_tokens": 0, "computed_tokens": engine.prompt_tokens - engine.lmcache_tokens})
+    seen = replace(seen, metrics=seen.metrics.model_copy(update={"engine": odd}))
+    assert not seen.savings_known
+    advice = recommend(seen)
+    assert (advice.verdict, advice.recommendations) == (Verdict.DO_NOTHING, ())
+    assert "the model does not explain" in advice.why
+
+
+def test_an_engine_cache_of_unknown_size_withholds_them_too_until_its_size_is_stated() -> None:
+    seen = behind(FOOTPRINT // 8, size_known=False)
+    assert not seen.savings_known
+    assert "engine_cache_tokens" in recommend(seen).why
+    stated = replace(seen, own_cache_tokens=FOOTPRINT // 8)
+    assert stated.savings_known
+    assert recommend(stated).recommendations
+
+
+def test_a_stated_size_is_enough_without_an_engine_to_read() -> None:
+    whole = behind(2 * FOOTPRINT, stated=True)
+    assert recommend(whole).verdict is Verdict.DO_NOTHING
+    assert whole.ceiling == pytest.approx(0)
+
+
+def test_without_an_engine_the_hit_rate_is_called_an_upper_bound_and_confidence_is_at_most_medium() -> None:
+    best = recommend(as_served(LOG, config=SMALL)).best
+    assert best is not None
+    assert best.confidence in {Confidence.MEDIUM, Confidence.LOW}
+    assert any("upper bound" in reason for reason in best.confidence_reasons)
+
+
+def test_an_l1_smaller_than_the_engines_cache_is_named() -> None:
+    codes = {symptom.code: symptom for symptom in diagnose(behind(FOOTPRINT // 2))}
+    told = codes[SymptomCode.L1_SMALLER_THAN_ENGINE_CACHE]
+    assert told.evidence[1].value == FOOTPRINT // 2
+    assert SymptomCode.L1_SMALLER_THAN_ENGINE_CACHE not in {symptom.code for symptom in diagnose(behind(FOOTPRINT // 10))}
+
+
+def test_time_to_first_token_counts_what_the_engine_serves_itself() -> None:
+    speed = EngineSpeed(per_request=0.01, per_computed_token=1e-3, per_loaded_token=1e-5, requests=20, intervals=9)
+    alone, shared = (
+        recommend(replace(behind(tokens), engine_speed=speed)).recommendations[0].ttft for tokens in (0, FOOTPRINT // 3)
+    )
+    assert alone is not None
+    assert shared is not None
+    assert shared.now.mean < alone.now.mean
+    assert shared.now.mean - shared.then.mean < alone.now.mean - alone.then.mean
+
+
+def window(hit: int, saved: int, own: int = 6_000) -> Baseline:
+    """Return a window of 10,000 prompt tokens, of which LMCache counted `hit` as hits and the engine loaded `saved`."""
+    computed = 10_000 - own - saved
+    engine = EngineMetrics(
+        seconds=60,
+        requests=50,
+        prompt_tokens=10_000,
+        computed_tokens=computed,
+        own_cache_tokens=own,
+        lmcache_tokens=saved,
+    )
+    tokens = TokenCounts(requested=10_000, hit_l1=hit)
+    metrics = as_served(LOG, config=SMALL).metrics.model_copy(update={"tokens": tokens, "engine": engine})
+    return Baseline(metrics=metrics, intervals=((500, hit // 20),) * 20)
+
+
+def judged(before: Baseline, after: Baseline) -> tuple[VerificationVerdict, str]:
+    seen = as_served(LOG, config=SMALL)
+    done = verify(before, after, in_force=True, seen=replace(seen, metrics=after.metrics, log=None), old=None)
+    return done.verdict, done.why
+
+
+def test_a_change_that_raised_the_counter_and_saved_nothing_is_no_gain_for_the_engine() -> None:
+    verdict, why = judged(window(3_000, 0), window(8_000, 0))
+    assert verdict is VerificationVerdict.UNDECIDED
+    assert why.startswith("No gain for the engine: it loaded 0.0% of its prompt tokens from LMCache before the change and 0.0%")
+
+
+def test_a_change_that_saved_something_is_better() -> None:
+    assert judged(window(3_000, 0), window(8_000, 2_000))[0] is VerificationVerdict.BETTER
+
+
+def test_with_the_engines_cache_off_the_counter_is_what_is_saved() -> None:
+    assert judged(window(3_000, 3_000, own=0), window(8_000, 8_000 - 6_000, own=0))[0] is VerificationVerdict.BETTER
+
+
+def test_the_small_l1_is_small() -> None:
+    assert (SMALL.max_size_mb or 0) * MB / BYTES_PER_TOKEN < FOOTPRINT / 2
