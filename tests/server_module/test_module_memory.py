@@ -18,8 +18,9 @@ def test_hundreds_of_changes_leave_no_memory_in_use(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     primary = arena_folder / "primary"
     primary.write_bytes(bytes(16 * 2**20))
-    bounds = {"arena_folder": str(arena_folder), "max_l1_mb": 64}
-    specs = [{"module_path": "agent_tools.server_module", "config": bounds}, {"module_path": "server_memory"}]
+    listed = [{"type": "fs", "base_path": str(tmp_path)}]
+    config = {"arena_folder": str(arena_folder), "max_l1_mb": 64, "l2_adapters": listed}
+    specs = [{"module_path": "agent_tools.server_module", "config": config}, {"module_path": "server_memory"}]
     devdax: Flags = {"--l1-devdax-path": str(primary), "--no-l1-use-lazy": True, "--shm-name": ""}
     server = launch(devdax | {"--server-module": [json.dumps(spec) for spec in specs]})
     primary.unlink()

@@ -10,7 +10,7 @@ from module_client import ModuleClient
 
 
 def test_twenty_random_changes_under_traffic_of_four_clients_fail_nothing_and_lose_no_key(
-    module: ModuleClient, tmp_path: Path
+    module: ModuleClient, l2_folder: Path
 ) -> None:
     # Room for everything and no watermark that is reached: what is missing afterwards, a change has lost.
     module.ask("PUT", "arenas", json={"total_mb": 64})
@@ -19,7 +19,7 @@ def test_twenty_random_changes_under_traffic_of_four_clients_fail_nothing_and_lo
     with ThreadPoolExecutor(1) as pool:
         traffic = pool.submit(traffic_until, done, module)
         try:
-            seconds = [timed(change) for change in random_changes(module, tmp_path, 20)]
+            seconds = [timed(change) for change in random_changes(module, l2_folder, 20)]
         finally:
             done.set()
         asked = traffic.result()

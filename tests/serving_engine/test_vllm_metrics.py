@@ -71,8 +71,8 @@ def test_who_waits_for_a_load_does_not_wait_for_room() -> None:
         ("sglang:num_running_reqs 3.0\n", "metrics are missing: vllm:"),
         ("<html>", "metrics are missing: vllm:"),
         (PAGE.replace("vllm:request_prompt_tokens_sum", "vllm:was_renamed_sum"), "missing: vllm:request_prompt_tokens_sum"),
-        (PAGE.replace("} 6015.0", "} NaN"), "which is no count"),
-        (PAGE.replace("} 6015.0", "} -1.0"), "which is no count"),
+        (PAGE.replace("} 6015.0", "} NaN"), "which is not a count"),
+        (PAGE.replace("} 6015.0", "} -1.0"), "which is not a count"),
     ],
 )
 def test_what_is_no_vllm_is_refused(text: str, why: str) -> None:
