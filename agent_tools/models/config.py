@@ -3,12 +3,22 @@
 Sizes are MB = 2**20 bytes, lengths are tokens, shares are in (0, 1]. A setting that a deployment cannot know is ``None``.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from agent_tools.errors import OutOfBoundsError
 from agent_tools.plain import names_cut, plain, sentence
@@ -61,6 +71,16 @@ class L2Adapter(Frozen):
     """LMCache's adapter type, e.g. ``fs``, ``fs_native``, ``resp``, ``dax``."""
     settings: dict[str, Any] = {}
     """The adapter's other fields as LMCache reports them; secrets are replaced by ``***`` in all that is shown."""
+
+    @field_validator("settings")
+    @classmethod
+    def _finite(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Refuse NaN and infinities: JSON has neither, and an adapter could not be told from itself."""
+        try:
+            json.dumps(settings, allow_nan=False, default=str)
+        except ValueError as error:
+            raise ValueError("settings hold a number that is not finite") from error
+        return settings
 
     @field_serializer("settings")
     def _shown(self, settings: dict[str, Any]) -> dict[str, Any]:

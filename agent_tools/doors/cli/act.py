@@ -22,6 +22,7 @@ from .running import ACTOR, agreed, opened, show
 
 
 def _each_once(assignments: list[str]) -> list[str]:
+    """Refuse what is no assignment, and a setting given twice. Not a typer callback: typer on Python 3.10 refuses `list[str]` there."""
     names = [assignment.partition("=")[0] for assignment in assignments]
     for name, assignment in zip(names, assignments, strict=True):
         if not name or "=" not in assignment:
@@ -34,7 +35,6 @@ def _each_once(assignments: list[str]) -> list[str]:
 Assignments = Annotated[
     list[str],
     typer.Argument(
-        callback=_each_once,
         metavar="NAME=VALUE...",
         help="Settings to change, e.g. max_size_mb=2048. A list or a mapping is written as JSON.",
         show_default=False,
@@ -57,7 +57,7 @@ def plan(
         from agent_tools.models.assignments import update_of
         from agent_tools.tools.changes import describe_plan
 
-        found = io_loop.run(operations.plan, name, update_of(assignments), reason)
+        found = io_loop.run(operations.plan, name, update_of(_each_once(assignments)), reason)
         show(found.model_dump(mode="json"), describe_plan(found), as_json)
 
 
@@ -89,7 +89,7 @@ def set_(  # noqa: PLR0913, PLR0917  the options of a command
         from agent_tools.tools.changes import describe_plan
         from agent_tools.tuning.terminal import Steps, err, say
 
-        found = io_loop.run(operations.plan, name, update_of(assignments), reason)
+        found = io_loop.run(operations.plan, name, update_of(_each_once(assignments)), reason)
         say(describe_plan(found), err)
         if found.command is not None:
             raise typer.Exit(ExitCode.A_PERSON_MUST_ACT)
