@@ -22,7 +22,7 @@ from .running import ACTOR, agreed, opened, show
 
 
 def _each_once(assignments: list[str]) -> list[str]:
-    """Refuse what is no assignment, and a setting given twice. Not a typer callback: typer on Python 3.10 refuses `list[str]` there."""
+    """Refuse what is no assignment, and a setting given twice. No typer callback: Python 3.10 refuses `list[str]` in one."""
     names = [assignment.partition("=")[0] for assignment in assignments]
     for name, assignment in zip(names, assignments, strict=True):
         if not name or "=" not in assignment:
