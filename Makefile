@@ -17,7 +17,7 @@ demo-engine: $(ENGINE)/ready  ## The same under a real vLLM on the CPU, in time 
 	@$(ENGINE)/bin/lmcache-agent demo-engine $(DEMO_ARGS)
 
 # Three at a time on two cores, since much of it waits for LMCache's clock.
-test: $(READY)  ## The whole test suite, with real servers: under ten minutes
+test: $(READY)  ## The whole test suite, with real servers: ten to twelve minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TEST_ARGS)
 
 test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra is installed, on a simulated cache
