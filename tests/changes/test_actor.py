@@ -9,6 +9,7 @@ import anyio
 import blockbuster
 import psutil
 import pytest
+from change_under_way import change_under_way
 from real_logs import conversations, log_of
 
 from agent_tools.caches.registry import Cache, Registry
@@ -287,18 +288,9 @@ def test_two_changes_of_one_server_at_the_same_time_are_refused(server: ServerPr
     made = plan(other, cache="prod")
 
     async def both() -> None:
-        under_way, may_end = anyio.Event(), anyio.Event()
-
-        async def slow() -> None:
-            under_way.set()
-            await may_end.wait()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(one.actor.drop, one.registry.get("prod"), "clear", "test", "", slow)
-            await under_way.wait()
+        async with change_under_way(one, "prod"):
             with pytest.raises(BusyError, match="another change of prod is under way"):
                 await other.apply(made, "test")
-            may_end.set()
         await other.apply(made, "test")
 
     io_loop.run(both)

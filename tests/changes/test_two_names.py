@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
+from change_under_way import change_under_way
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
@@ -38,18 +38,9 @@ def test_two_changes_at_the_same_time_are_refused(named_twice: Operations) -> No
     made = io_loop.run(named_twice.plan, "word", GROW, "a test")
 
     async def both() -> None:
-        under_way, may_end = anyio.Event(), anyio.Event()
-
-        async def slow() -> None:
-            under_way.set()
-            await may_end.wait()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(named_twice.actor.drop, named_twice.registry.get("number"), "clear", "test", "", slow)
-            await under_way.wait()
+        async with change_under_way(named_twice, "number"):
             with pytest.raises(BusyError, match="another change of word is under way"):
                 await named_twice.apply(made, "test")
-            may_end.set()
 
     io_loop.run(both)
 
