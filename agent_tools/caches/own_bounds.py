@@ -1,18 +1,17 @@
 """Bounds of a cache of our own for which the operator stated none: it may grow to half of the machine's free memory."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
 from agent_tools.deployments.start_options import SimulatedOptions
 from agent_tools.models import MB, Bounds
+from agent_tools.workload.memory import kernel_available_bytes
 
 from .settings import CacheSettings
 
 SHARE = 0.5
 """Share of the free memory that our own cache may take."""
-_MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _SIMULATED_MB = SimulatedOptions().l1_size_mb
 """A simulated cache takes no memory, so it may always have its default size."""
@@ -39,20 +38,10 @@ def free_mb(folder: Path | None = None) -> float | None:
     Args:
         folder: A folder in shared memory, whose free space limits the answer too.
     """
-    known = [_available(), _left_in_group()]
+    known: list[float | None] = [kernel_available_bytes(), _left_in_group()]
     if folder is not None and folder.is_dir():
         known.append(shutil.disk_usage(folder).free)
     return min((one / MB for one in known if one is not None), default=None)
-
-
-def _available() -> float | None:
-    """Return the machine's available memory, bytes: Linux counts what its caches would give back."""
-    with contextlib.suppress(OSError, LookupError, ValueError):
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        return float(lines["MemAvailable"].split()[0]) * 1024
-    with contextlib.suppress(OSError, ValueError):
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return None
 
 
 def _left_in_group() -> float | None:

@@ -31,11 +31,12 @@ def check_fits(files: Iterable[Path], memory_per_byte: float) -> None:
 
 def available_bytes() -> int | None:
     """Return the bytes of memory available now: what the kernel has, or what a container's limit leaves; ``None`` if unknown."""
-    limits = [value for value in (_meminfo(), *map(_number, _LIMITS)) if value is not None]
+    limits = [value for value in (kernel_available_bytes(), *map(_number, _LIMITS)) if value is not None]
     return min(limits, default=None)
 
 
-def _meminfo() -> int | None:
+def kernel_available_bytes() -> int | None:
+    """Return what the kernel could give to a new process, whatever a container's limit is; ``None`` if it does not say."""
     if not _MEMINFO.exists():
         return None
     lines = _MEMINFO.read_text(encoding="ascii").splitlines()

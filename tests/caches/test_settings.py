@@ -12,6 +12,7 @@ from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.errors import SettingsError, UnknownCacheError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds
+from agent_tools.workload import memory
 
 FILE = """
 state_folder = "/var/lib/agent"
@@ -48,7 +49,7 @@ def test_a_private_cache_without_stated_bounds_may_grow_to_half_of_what_is_free(
 ) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:       99 kB\nMemAvailable:   102400000 kB\n")
-    monkeypatch.setattr(own_bounds, "_MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
     monkeypatch.setattr(own_bounds, "_CGROUP", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=80_000 * MB))
     stated = Bounds(max_size_mb=64)
