@@ -143,11 +143,11 @@ def test_it_shows_status_curve_advice_and_history(open_page: Open, watched: Watc
 
 
 @pytest.mark.parametrize(
-    ("summary", "inside"), [("evidence: access log", "distinct chunks asked for"), ("the figures", "always-full LRU")]
+    ("summary", "inside"), [("evidence: access log", "distinct chunks requested"), ("the figures", "always-full LRU")]
 )
 def test_a_click_unfolds_what_a_statement_rests_on(open_page: Open, summary: str, inside: str) -> None:
     page = open_page()
-    detail = page.locator("details", has=page.get_by_text(summary, exact=True)).first
+    detail = page.locator("details", has=page.get_by_text(summary, exact=True)).filter(has_text=inside).first
     expect(detail.get_by_text(inside)).to_be_hidden()
     detail.get_by_text(summary, exact=True).click()
     expect(detail.get_by_text(inside)).to_be_visible()
