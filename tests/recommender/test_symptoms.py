@@ -45,6 +45,16 @@ def served(**figures: object) -> Observation:
     return replace(observation(engine=EngineMetrics(seconds=60, **quiet | times | figures)), engine_speed=speed)
 
 
+def beside_own_cache(own_tokens: int, own_share: float, **figures: object) -> Observation:
+    """Every prefix twice, an L1 that lost all, and an engine with an own cache of that size that served that share."""
+    prompts = int(AGAIN.tokens.sum())
+    sources = {"computed_tokens": int(prompts * (1 - own_share)), "own_cache_tokens": int(prompts * own_share)}
+    engine = EngineMetrics(
+        seconds=36_000, requests=100, prompt_tokens=prompts, lmcache_tokens=0, own_cache_size_tokens=own_tokens, **sources
+    )
+    return observation(AGAIN, tokens=TokenCounts(requested=prompts), evictions=1, engine=engine, **figures)
+
+
 def windows(*, reset: bool) -> dict[str, object]:
     return {"window": QUIET.window.model_copy(update={"counters_reset": reset})}
 
@@ -110,6 +120,13 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             SymptomCode.L1_TOO_SMALL,
             Severity.HIGH,
             [0.0, 0.5, 400.0, 0.0],
+        ),
+        (
+            l1.l1_too_small,
+            beside_own_cache(CHUNK_SIZE, 0.0),
+            SymptomCode.L1_TOO_SMALL,
+            Severity.HIGH,
+            [0.0, 0.5, 400.0, 1.0],
         ),
         (l1.evicts_unjudged, observation(evictions=1), SymptomCode.EVICTS_UNJUDGED, Severity.LOW, [1.0]),
         (
@@ -285,6 +302,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (l1.returns_too_late, observation(NEW, tokens=NO_HITS, evictions=1, stored_chunks=360_000)),
         (engine.engine_figures_do_not_fit, served()),
         (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
+        (l1.l1_too_small, beside_own_cache(10_000_000, 0.5)),  # the engine's own cache had all that L1 lost
         (l1.l1_too_small, observation(tokens=NO_HITS, evictions=1)),
         (l1.evicts_unjudged, observation(NEW, evictions=1)),
         (l1.evicts_unjudged, observation()),
@@ -328,6 +346,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (engine.engine_decodes, served(decode_ms=4_400.0)),
         (engine.engine_decodes, served(decode_ms=None)),
         (engine.engine_cache_serves, served(own_cache_tokens=4_000)),
+        (engine.engine_cache_serves, beside_own_cache(10_000_000, 0.5)),  # LMCache counts no hits that could be overstated
         (engine.engine_cache_serves, served(own_cache_tokens=60_000, lmcache_tokens=0)),  # a finding of its own
         (engine.lmcache_saves_nothing, served(own_cache_tokens=60_000, lmcache_tokens=500)),
         (engine.lmcache_saves_nothing, served(own_cache_tokens=4_000, lmcache_tokens=0)),

@@ -67,7 +67,7 @@ def engine_cache_serves(seen: Observation) -> Symptom | None:
     if engine is None or engine.doubt or lmcache_saves_nothing(seen) is not None:
         return None
     own, loaded = engine.own_cache_share, engine.lmcache_tokens
-    if own is None or loaded is None or own < OVERLAP:
+    if own is None or loaded is None or own < OVERLAP or not seen.metrics.tokens.hit:
         return None
     return Symptom(
         code=SymptomCode.ENGINE_CACHE_SERVES,

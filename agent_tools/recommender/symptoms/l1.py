@@ -95,7 +95,7 @@ def l1_too_small(seen: Observation) -> Symptom | None:
     if measured is None or curve is None or not lossy:
         return None
     lost = curve.ceiling() - measured
-    if lost < NOTICEABLE:
+    if lost < NOTICEABLE or _served_by_engine(seen, curve.ceiling()):
         return None
     return Symptom(
         code=SymptomCode.L1_TOO_SMALL,
@@ -110,6 +110,17 @@ def l1_too_small(seen: Observation) -> Symptom | None:
         ),
         rung=Rung.ACCESS_LOG,
     )
+
+
+def _served_by_engine(seen: Observation, unbounded: float) -> bool:
+    """Return whether the engine found as much in its own prefix cache and in LMCache as an unbounded L1 would hold.
+
+    Then nothing that L1 lost was computed again. This is counted, not modelled.
+    """
+    engine, requested = seen.metrics.engine, seen.metrics.tokens.requested
+    if engine is None or engine.own_cache_tokens is None or seen.other_figures is not None:
+        return False
+    return (unbounded - NOTICEABLE) * requested < engine.own_cache_tokens + (engine.lmcache_tokens or 0)
 
 
 def returns_too_late(seen: Observation) -> Symptom | None:
