@@ -67,6 +67,7 @@ load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for
 bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: an hour on a machine that does nothing else
 	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine.py
 	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine_cache.py
+	$(ENGINE)/bin/python -m benchmarks.incidents --vllm
 
 setup: $(READY)
 

@@ -1,5 +1,6 @@
 """The processes of an incident, as they run: real servers and engines, and the traffic into them."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -14,6 +16,9 @@ from unittest import mock
 import httpx
 import numpy as np
 
+from agent_tools.demo.engine.chat_traffic import ChatAnswer, client, send
+from agent_tools.demo.engine.tiny_model import Shape
+from agent_tools.demo.engine.vllm_server import MODEL, VllmServer, require_vllm
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.errors import LMCacheToolError
@@ -22,12 +27,18 @@ from agent_tools.models import MB
 from agent_tools.workload.replay import _kv_client, replay
 from agent_tools.workload.schedule import ReplaySettings
 
-from .incident import Engines, Incident, Server
+from .incident import Engines, Incident, Server, Vllm
 
 if TYPE_CHECKING:
     from engine_process import EngineProcess
 
 KV_BYTES_PER_TOKEN = 128
+SMALL_MODEL = Shape(hidden=512, intermediate=1024, layers=2, heads=4, kv_heads=1)
+"""The model of a `Vllm`: 1 KB of KV a token, and so little computation that its requests are many."""
+PAUSE = 0.1
+"""Seconds between an answer of that model and the client's next request."""
+ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+"""The agents and the server need a core too."""
 MAX_L1_MB = 96
 """Most L1 that the module of a server lets anyone ask for."""
 
@@ -97,8 +108,8 @@ class RunningServer(Running):
         settings = ReplaySettings(clients=self._clients, pace=pace, kv_bytes_per_token=KV_BYTES_PER_TOKEN)
         result = replay(self.log, self.process.rpc_url, settings, stop=self._halt)
         for what in ("corrupt_chunks", "failed_retrieves", "refused_stores"):
-            if count := getattr(result, what):
-                self.failures.append(f"{count} {what}")
+            if times := getattr(result, what):
+                self.failures.append(f"{times} {what}")
 
     def restart(self) -> None:
         """As an operator would: the traffic is held back, the server stopped and started on the same ports."""
@@ -148,6 +159,44 @@ class RunningServer(Running):
         return ServerProcess.launch(flags | dict(stage.flags), self._folder / "logs", ports)
 
 
+class RunningVllm(RunningServer):
+    """One server, a real vLLM in front of it, and agents who talk to it round after round."""
+
+    def __init__(self, incident: Incident, seconds: float, folder: Path, stack: ExitStack) -> None:
+        require_vllm()
+        super().__init__(incident, seconds, folder, stack)
+        assert isinstance(incident.stage, Vllm)  # noqa: S101
+        self._chats, self.senders = incident.stage.chats, incident.clients
+        with mock.patch.dict(os.environ, ONE_THREAD):
+            self.vllm = VllmServer.launch(
+                self.process.rpc_url,
+                folder / "logs",
+                free_port(),
+                incident.stage.connector,
+                incident.stage.own_cache_tokens,
+                SMALL_MODEL,
+            )
+        stack.callback(lambda: io_loop.run(self.vllm.stop))
+        io_loop.run(self.vllm.wait_ready)
+        self.settings["engine"] = self.vllm.url
+
+    def send(self, number: int) -> None:
+        answers = asyncio.run(self._talk(number))
+        self.failures += [answer.error for answer in answers if answer.error is not None]
+
+    async def _talk(self, number: int) -> list[ChatAnswer]:
+        """Send this client's share of round after round until `halt`."""
+        answers: list[ChatAnswer] = []
+        async with client(self.vllm.url) as openai:
+            for seed in count():
+                for request in self._chats.with_seed(seed).requests():
+                    if self._halt.is_set():
+                        return answers
+                    if request.conversation % self.senders == number:
+                        answers += await send(openai, MODEL, [request], pause=PAUSE)
+        return answers
+
+
 class RunningEngines(Running):
     """Engine workers; each serves the same prompts, over and over."""
 
@@ -190,8 +239,10 @@ def staged(incident: Incident, seconds: float) -> Iterator[tuple[Running, list[s
     with tempfile.TemporaryDirectory(prefix="lmcache-incident-", dir="/dev/shm") as name:
         folder = Path(name)
         with ExitStack() as stack:
-            if isinstance(incident.stage, Server):
-                running: Running = RunningServer(incident, seconds, folder, stack)
+            if isinstance(incident.stage, Vllm):
+                running: Running = RunningVllm(incident, seconds, folder, stack)
+            elif isinstance(incident.stage, Server):
+                running = RunningServer(incident, seconds, folder, stack)
             else:
                 running = RunningEngines(incident, folder, stack)
             stack.callback(running.halt)

@@ -83,6 +83,11 @@ class ChatTraffic:
         own = self.document_words + self.turns * (self.turn_words + self.answer_words)
         return self.system_words + self.conversations * own
 
+    @property
+    def longest_prompt(self) -> int:
+        """Return about how many tokens the last prompt of a conversation has."""
+        return self.system_words + self.document_words + self.turns * (self.turn_words + self.answer_words)
+
     def with_seed(self, seed: int) -> "ChatTraffic":
         """Return the same traffic with other documents, in another order."""
         return replace(self, seed=seed)

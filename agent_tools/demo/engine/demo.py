@@ -26,7 +26,7 @@ from agent_tools.tuning.tune_cache import build_tune_cache
 
 from .chat_traffic import ChatAnswer, ChatRequest, ChatTraffic, client, send
 from .tiny_model import Shape
-from .vllm_server import LMCACHES_OWN, MODEL, SHAPE, Connector, VllmServer, require_vllm
+from .vllm_server import BLOCK, LMCACHES_OWN, MODEL, SHAPE, Connector, VllmServer, require_vllm
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -113,6 +113,12 @@ def settings_for(traffic: ChatTraffic, state_folder: Path) -> Settings:
         cooldown_seconds=0,
     )
     return Settings(caches={DEFAULT: cache}, state_folder=state_folder)
+
+
+def own_cache_tokens(traffic: ChatTraffic) -> int:
+    """Return the size of the engine's own prefix cache, tokens: a share of the workload, but never less than a prompt needs."""
+    longest = max(one.longest_prompt for one in (traffic, WARM_UP))
+    return max(int(OWN * traffic.tokens), longest + 4 * BLOCK)
 
 
 @asynccontextmanager
@@ -231,7 +237,7 @@ async def run_demo(traffic: ChatTraffic, settings: Settings, say: Say, on_answer
         say: Called with one sentence for each thing that happens.
         on_answer: Called with each answer.
     """
-    async with engine_on_a_cache(settings, say, own_cache_tokens=int(OWN * traffic.tokens)) as engine:
+    async with engine_on_a_cache(settings, say, own_cache_tokens=own_cache_tokens(traffic)) as engine:
         began = time.time()
         before = await engine.send("before", traffic.requests(), on_answer)
         run = _Tuning(engine, traffic, say, on_answer)

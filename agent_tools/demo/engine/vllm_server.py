@@ -107,7 +107,7 @@ class VllmServer:
                     folder,
                     *command,
                     *FLAGS,
-                    *_own_cache(own_cache_tokens),
+                    *own_cache_flags(own_cache_tokens),
                     "--kv-transfer-config",
                     json.dumps(transfer_config(rpc_url, connector)),
                 ],
@@ -125,8 +125,8 @@ class VllmServer:
         """Return whether vLLM still runs."""
         return self._guard.poll() is None
 
-    async def wait_ready(self, patience: float = 300.0) -> None:
-        """Return when ``/health`` answers. This takes about 40 s on two cores.
+    async def wait_ready(self, patience: float = 900.0) -> None:
+        """Return when ``/health`` answers. This takes about 40 s on two idle cores, and many times as long on busy ones.
 
         Raises:
             RefusedError: vLLM ended while starting; the message holds the end of its log.
@@ -174,12 +174,12 @@ class VllmServer:
             await anyio.to_thread.run_sync(partial(shutil.rmtree, self._folder, ignore_errors=True))
 
 
-def _own_cache(tokens: int | None) -> tuple[str, ...]:
-    """Return the flags for vLLM's own prefix cache, which must hold the longest prompt."""
+def own_cache_flags(tokens: int | None) -> tuple[str, ...]:
+    """Return the flags for vLLM's own prefix cache. vLLM keeps one block for itself; the others must hold the longest prompt."""
     if tokens is None:
         return ("--no-enable-prefix-caching", "--max-model-len", str(CONTEXT))
     blocks = tokens // BLOCK
-    longest = min(CONTEXT, blocks * BLOCK)
+    longest = min(CONTEXT, (blocks - 1) * BLOCK)
     return ("--enable-prefix-caching", "--num-gpu-blocks-override", str(blocks), "--max-model-len", str(longest))
 
 
