@@ -170,6 +170,7 @@ class Actor:
             UnknownChangeError: There is no such change of this cache, or nothing of it is left to undo.
             OutOfBoundsError: It takes a restart, which the bounds do not allow.
             BusyError: Another change of this cache, perhaps another undo, is under way.
+            RecordError: The change log cannot be written. The message says whether anything was changed.
         """
         await self._settings_changed(cache, change_id)  # before the lock, which needs a server that answers
         async with self._sole_changer(cache) as server:
@@ -202,7 +203,12 @@ class Actor:
         else:
             plan = await self._plan(cache, ConfigUpdate(**old), config, reason or f"undo {change_id}")
             result = await self._apply(cache, plan, actor, progress, server, undoes=change_id)
-        await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
+        try:
+            await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
+        except RecordError as error:
+            raise RecordError(
+                f"{change_id} was undone by {result.change_id}, which is on record, but no line could be added to it: {error}"
+            ) from error
         return result
 
     async def drop(
