@@ -58,7 +58,7 @@ bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about t
 incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 20 minutes
 	$(BIN)/python -m benchmarks.incidents
 
-faults: $(READY)  ## Over 500 faults at every step of a change, killed agents and servers among them: 50 minutes
+faults: $(READY)  ## Over 1,000 faults at every step of a change, killed agents and servers among them: 50 minutes or more
 	$(BIN)/python benchmarks/faults.py
 
 load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for ten minutes
