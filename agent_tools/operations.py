@@ -14,15 +14,16 @@ import anyio
 import anyio.to_thread
 
 from .caches import observer
+from .caches.kubernetes import drift
 from .caches.observer import READ_EVERY
 from .caches.registry import DEFAULT, Cache, Registry
 from .caches.settings import CacheSettings, Settings
 from .changes.actor import Actor
-from .changes.permission import check_permitted
+from .changes.permission import check_permitted, check_right
 from .changes.read_back import not_in_force
 from .deployments.base import Progress, silent
 from .deployments.snapshot import metrics_between
-from .errors import NothingToChangeError, StalePlanError, UnknownChangeError, UnsupportedError, WorkloadError
+from .errors import NothingToChangeError, SettingsError, StalePlanError, UnknownChangeError, UnsupportedError, WorkloadError
 from .models import (
     Advice,
     Bounds,
@@ -49,6 +50,8 @@ from .models import (
     WarmResult,
 )
 from .models.change import Baseline
+from .models.rights import Right
+from .models.start_configuration import Drift, StartConfiguration, StartForm
 from .plain import plain
 from .recommender.observation import Observation
 from .recommender.symptoms import diagnose
@@ -57,6 +60,7 @@ from .workload.access_log import lookups_since
 
 # A verb that predicts, verifies or draws imports what it needs when it is called, so that `status` starts fast.
 if TYPE_CHECKING:
+    from .caches.kubernetes import Resource
     from .prediction.forecast import Forecast
     from .recommender.quota_advice import TenantQuotas
 
@@ -78,6 +82,12 @@ class Operations:
         self.actor = Actor(registry.settings.state_folder)
         self.approved_by: str | None = None
         """Who approved the changes made with this; ``None`` if nobody was asked. See `approved`."""
+        self.caller: str | None = None
+        """Who asks, as a door authenticated them; see `called_by`."""
+        self.last_advice: dict[str, Advice] = {}
+        """Cache -> the last advice that was given, for our own metrics. Shared with the copies for callers and approvers."""
+        self.program: str | None = None
+        """The program that asks, as it calls itself."""
 
     def approved(self, by: str | None) -> "Operations":
         """Return the same operations for changes that a person approved.
@@ -87,6 +97,17 @@ class Operations:
         approved = copy.copy(self)
         approved.approved_by = by
         return approved
+
+    def called_by(self, caller: str | None, program: str | None = None) -> "Operations":
+        """Return the same operations for one caller: with the rights of their token, and their name in the change log.
+
+        Args:
+            caller: The name that a door authenticated; ``None`` leaves the caller as it is.
+            program: What the caller's program calls itself, e.g. the name of an MCP client. It is recorded, never trusted.
+        """
+        called = copy.copy(self)
+        called.caller, called.program = caller or self.caller, program or self.program
+        return called
 
     async def close(self) -> None:
         """Close all connections and stop embedded servers."""
@@ -112,6 +133,26 @@ class Operations:
         deployment = (await self.registry.find(cache)).deployment
         config, support = await asyncio.gather(deployment.config(), deployment.support())
         return config, support
+
+    async def export(self, cache: str, form: StartForm) -> StartConfiguration:
+        """Return the settings in force as start-up configuration, so that they stay after a restart.
+
+        Raises:
+            UnsupportedError: This kind of cache does not start from that form; the message names the forms.
+        """
+        from .caches.start_configuration import start_configuration
+
+        named = await self.registry.find(cache)
+        config = await named.deployment.config()
+        command = await named.deployment.restart_command(ConfigUpdate(max_size_mb=config.max_size_mb))
+        resource = await anyio.to_thread.run_sync(_resource, named)
+        return start_configuration(named.name, named.settings.kind, config, command, form, resource)
+
+    async def drift(self, cache: str = DEFAULT) -> tuple[Drift, ...]:
+        """Return where the cache's Kubernetes resource differs from the settings in force. Nothing if it has none."""
+        named = await self.registry.find(cache)
+        resource = await anyio.to_thread.run_sync(_resource, named)
+        return () if resource is None else drift(resource, await named.deployment.config())
 
     async def version(self, cache: str = DEFAULT) -> str | None:
         """Return LMCache's version, or ``None`` if the cache does not report it."""
@@ -139,7 +180,9 @@ class Operations:
             health=seen.health,
             top_entries=top_entries,
             symptoms=tuple(symptom.code.value for symptom in symptoms),
-            notes=({} if no_entries is None else {"top_entries": no_entries}) | ({} if read_log else {"symptoms": NO_LOG_READ}),
+            notes=await _drift_note(named, seen.config)
+            | ({} if no_entries is None else {"top_entries": no_entries})
+            | ({} if read_log else {"symptoms": NO_LOG_READ}),
         )
 
     async def metrics(
@@ -238,7 +281,8 @@ class Operations:
         named = await self.registry.find(cache)
         seen = await self._observe(named, await observer.window(named, window_seconds, progress, since), bounds)
         # In a thread: the search takes seconds on a long log.
-        return await anyio.to_thread.run_sync(recommend, seen)
+        self.last_advice[named.name] = advice = await anyio.to_thread.run_sync(recommend, seen)
+        return advice
 
     async def forecast(
         self, cache: str = DEFAULT, instead: ConfigUpdate | None = None, sizes_mb: Sequence[float] | None = None
@@ -314,7 +358,10 @@ class Operations:
             NothingToChangeError: The cache already is as wanted.
             StalePlanError: The cache changed since the earlier plan was made, or that plan was for other settings.
         """
-        plan = await self.actor.plan(await self.registry.find(cache), wanted, reason, bounds)
+        named = await self.registry.find(cache)
+        plan = await self.actor.plan(named, wanted, reason, bounds)
+        if plan.command is not None and named.settings.kubernetes is not None:
+            plan = plan.model_copy(update={"command": await anyio.to_thread.run_sync(_patch_of, named, plan.command)})
         if fingerprint not in (None, plan.fingerprint):
             raise StalePlanError(
                 f"{cache} is not, or no longer, as the plan with fingerprint {fingerprint} found it, or that plan is for other"
@@ -450,7 +497,7 @@ class Operations:
         self, cache: str, target_utilization_percent: float, actor: str, reason: str = ""
     ) -> CacheOptimizationResult:
         """Remove least recently used entries until at most `target_utilization_percent` of L1 is used."""
-        named = await self._changeable(cache)
+        named = await self._changeable(cache, Right.CLEAR)
 
         async def trim() -> None:
             total = (await named.deployment.snapshot()).l1_total_bytes
@@ -460,14 +507,14 @@ class Operations:
 
     async def clear(self, cache: str, actor: str, reason: str = "") -> CacheOptimizationResult:
         """Remove everything from L1 except what requests hold locked. L2 is not touched."""
-        named = await self._changeable(cache)
+        named = await self._changeable(cache, Right.CLEAR)
         return await self.actor.drop(named, "clear", self._who(actor), reason, named.deployment.clear)
 
     async def delete_chunks(
         self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
     ) -> CacheOptimizationResult:
         """Remove chunks from L1 by their hash."""
-        named = await self._changeable(cache)
+        named = await self._changeable(cache, Right.CLEAR)
 
         async def delete() -> None:
             await named.deployment.delete(model, chunk_hashes, tenant)
@@ -478,7 +525,7 @@ class Operations:
         self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str
     ) -> CacheOptimizationResult:
         """Remove all chunks of a prompt prefix, given as token ids."""
-        named = await self._changeable(cache)
+        named = await self._changeable(cache, Right.CLEAR)
         deleted = 0
 
         async def delete() -> None:
@@ -511,14 +558,19 @@ class Operations:
         chunks, record = await self.actor.carry_out(named, verb, self._who(actor), reason, pin)
         return PinResult(chunks=chunks, change_id=record.change_id, message=f"{verb}ned {chunks} chunks of {plain(model)}")
 
-    async def _changeable(self, cache: str) -> Cache:
-        """Find a cache that is about to be changed, if the operator permits that; see `check_permitted`."""
+    async def _changeable(self, cache: str, right: Right = Right.CHANGE) -> Cache:
+        """Find a cache that is about to be changed, if caller and operator permit that; see `check_permitted`."""
+        settings = self.registry.settings
+        check_right(settings.rights_of(self.caller), right, self.caller, self.approved_by)
         named = await self.registry.find(cache)
-        check_permitted(named, self.registry.settings.approvers, self.approved_by)
+        check_permitted(named, settings.approver_names, self.approved_by)
         return named
 
     def _who(self, actor: str) -> str:
-        return actor if self.approved_by is None else f"{actor}, approved by {self.approved_by}"
+        asked = f", asked by {self.caller}" if self.caller not in (None, self.approved_by) else ""
+        program = f", with {plain(self.program)}" if self.program else ""
+        approved = "" if self.approved_by is None else f", approved by {self.approved_by}"
+        return actor + asked + program + approved
 
     async def _record_of(self, change_id: str, cache: str | None = None) -> ChangeRecord:
         """Return the first record of a change.
@@ -546,6 +598,34 @@ class Operations:
         server = (cache.history.latest or await observer.read(cache)).server
         cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name, server)
         return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds, read_log=read_log)
+
+
+def _resource(cache: Cache) -> "Resource | None":
+    """Return the Kubernetes resource of a cache, or ``None`` if the operator named none."""
+    from .caches.kubernetes import read_resource
+
+    return None if cache.settings.kubernetes is None else read_resource(cache.settings.kubernetes)
+
+
+def _patch_of(cache: Cache, command: str) -> str:
+    """Return a restart as a patch of the cache's resource."""
+    from .caches.kubernetes import merge_patch, patch_command
+    from .caches.start_configuration import arguments_of, pairs_of
+
+    resource = _resource(cache)
+    assert resource is not None  # noqa: S101  asked for where the operator named one
+    return patch_command(merge_patch(pairs_of(arguments_of(command)), resource)[0], resource)
+
+
+async def _drift_note(cache: Cache, config: CacheConfig) -> dict[str, str]:
+    """Return a note for the status where the resource is not what is in force, or cannot be read."""
+    try:
+        resource = await anyio.to_thread.run_sync(_resource, cache)
+    except SettingsError as error:
+        return {"kubernetes": str(error)}
+    found = () if resource is None else drift(resource, config)
+    said = "; ".join(f"{one.setting} is {one.in_force} and {one.spec} in the resource" for one in found)
+    return {"kubernetes": f"{said}: the next pod starts with the resource's values; see `export`"} if found else {}
 
 
 async def _top_entries(cache: Cache) -> tuple[tuple[CacheEntry, ...] | None, str | None]:

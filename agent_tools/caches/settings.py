@@ -13,7 +13,7 @@ directory is not read unless it is named, because somebody else may have written
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from platformdirs import user_config_path, user_state_path
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
@@ -25,6 +25,10 @@ from agent_tools.errors import SettingsError
 from agent_tools.models import Bounds, Mode
 from agent_tools.models.config import Frozen
 from agent_tools.models.cost import Economics
+from agent_tools.models.rights import EVERYTHING, Right
+
+from .kubernetes import KubernetesSettings
+from .named_tokens import NamedToken, check_names
 
 FILE_VARIABLE = "LMCACHE_AGENT_SETTINGS"
 FILE_NAME = "caches.toml"
@@ -70,6 +74,9 @@ class CacheSettings(Frozen):
     cooldown_seconds: Annotated[float, Field(ge=0)] | None = None
     """Pause after a change, seconds, before mode ``auto`` makes another change of the same server. The default is the time in
     which its traffic fills L1 once, at least a minute and at most a day."""
+    kubernetes: KubernetesSettings | None = None
+    """The ``LMCacheEngine`` resource of this server. Where it differs from what is in force, `status` says so, and a change that
+    needs a restart is offered as a patch of it."""
     economics: Economics | None = None
     """Speed of the engine, and prices, by which advice is ranked."""
     embedded: EmbeddedOptions = EmbeddedOptions()
@@ -133,15 +140,31 @@ class Settings(BaseSettings):
     """Name -> token of each person who may approve changes on LangGraph's server. If any are named, nobody else may, and an
     approver may answer the questions of a run but not start one."""
 
-    @field_validator("approvers")
+    tokens: dict[str, NamedToken] = {}
+    """Name -> token of a caller with rights of their own. ``ci = "env:CI_TOKEN"`` may only read;
+    ``ops = { token = "env:OPS_TOKEN", rights = ["read", "change"] }`` may change settings too. The change log
+    keeps the name."""
+
+    @field_validator("approvers", "tokens")
     @classmethod
-    def _names_of_people(cls, approvers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        """What a caller without a name of their own is called must not be the name of an approver."""
-        if taken := {"token", "local", "a person"} & approvers.keys():
-            raise ValueError(
-                f"{', '.join(sorted(taken))} is what callers without a name are called; name the approvers otherwise"
-            )
-        return approvers
+    def _names_of_callers(cls, named: dict[str, Any]) -> dict[str, Any]:
+        check_names(named)
+        return named
+
+    @model_validator(mode="after")
+    def _one_owner_for_a_name(self) -> "Settings":
+        if twice := self.approvers.keys() & self.tokens.keys():
+            raise ValueError(f"{', '.join(sorted(twice))} is named in approvers and in tokens; name each caller once")
+        return self
+
+    @property
+    def approver_names(self) -> frozenset[str]:
+        """The people who may approve changes; if there are none, anybody may."""
+        return frozenset(self.approvers) | {name for name, one in self.tokens.items() if Right.APPROVE in one.rights}
+
+    def rights_of(self, caller: str | None) -> frozenset[Right]:
+        """Return what a caller may ask for. A caller without a named token may ask for everything but approval."""
+        return self.tokens[caller].rights if caller in self.tokens else EVERYTHING
 
     @classmethod
     def settings_customise_sources(

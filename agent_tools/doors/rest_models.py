@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from agent_tools.caches.registry import DEFAULT
 from agent_tools.models import CacheConfig
 from agent_tools.models.config import Frozen
+from agent_tools.models.start_configuration import StartForm
 from agent_tools.plain import refuse_halves
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
@@ -61,6 +62,13 @@ class OfWindow(WhichCache):
     window_seconds: Annotated[Seconds | None, WithJsonSchema(TypeAdapter(Seconds).json_schema())] = None
     """Length of the window that ends now, seconds. The answer waits for the part that was not observed yet. Without it, the
     window starts with the cache process."""
+
+
+class OfExport(WhichCache):
+    """Query of the start-up configuration."""
+
+    form: StartForm = StartForm.ARGS
+    """``args`` or ``kubernetes`` for an `lmcache server`; ``env`` or ``yaml`` for in-process LMCache."""
 
 
 class OfHistory(WhichCache):

@@ -8,13 +8,14 @@ from agent_tools.changes.log import stories
 from agent_tools.models import ChangeRecord, ConfigUpdate, Plan
 from agent_tools.plain import MESSAGE, plain
 
+from .schema import Compact
 from .spec import READ, CacheArguments, Operations, ToolSpec
 
 
 class PlanArguments(CacheArguments):
     """The settings to change."""
 
-    update: ConfigUpdate
+    update: Annotated[ConfigUpdate, Compact()]
     """The settings to change and no others, e.g. {"max_size_mb": 512}."""
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from agent_tools.models import ConfigUpdate, Symptom
 
 from .observe import WindowArguments
+from .schema import Compact
 from .spec import READ, CacheArguments, Operations, ToolSpec
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ async def diagnose(operations: Operations, arguments: WindowArguments) -> tuple[
 class PredictArguments(CacheArguments):
     """A cache, and the settings or sizes to predict for."""
 
-    instead: ConfigUpdate | None = None
+    instead: Annotated[ConfigUpdate, Compact()] | None = None
     """Settings that replace the settings in force, e.g. {"eviction_watermark": 0.6} or {"l2_prefetch_policy": "retain"}. A new
     chunk_size must be a multiple of the present one. Leave out to keep all settings."""
     sizes_mb: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=30)] | None = None

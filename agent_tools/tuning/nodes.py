@@ -14,6 +14,7 @@ from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
 
 from .both_ways import Say, both_ways
+from .person import authenticated
 from .state import (
     APPLY,
     Advised,
@@ -58,7 +59,7 @@ def node(step: Step, operations: Callable[[], Operations]) -> RunnableLambda[Any
 
     async def guarded(view: Any, context: object, say: Say, person: str) -> Command[str]:  # noqa: ANN401
         try:
-            return await step(view, Run(operations(), tune_context(context), say, person))
+            return await step(view, Run(operations().called_by(authenticated(person)), tune_context(context), say, person))
         except LMCacheToolError as error:
             return _stop(Outcome.FAILED, str(error))
 

@@ -41,6 +41,7 @@ READING = {
     "lmcache_get_status",
     "lmcache_get_metrics",
     "lmcache_get_config",
+    "lmcache_export_config",
     "lmcache_recommend",
     "lmcache_diagnose",
     "lmcache_predict_hit_rate",
@@ -70,6 +71,7 @@ ELSEWHERE = {
 HERE = sorted((READING | CHANGING) - ELSEWHERE.keys())
 MARKS: dict[str, pytest.MarkDecorator] = {
     "lmcache_plot_hit_rate_curve": pytest.mark.needs("matplotlib"),
+    "lmcache_export_config": pytest.mark.real_cache("a simulated cache starts from no configuration of LMCache"),
     "lmcache_delete_prefix": pytest.mark.real_cache("simulated prompts have no token ids"),
 }
 """What the tests of a tool need."""
@@ -119,7 +121,7 @@ def test_no_two_tools_have_one_name() -> None:
 
 
 def test_a_read_only_toolkit_has_only_the_tools_that_change_nothing() -> None:
-    tools = LMCacheToolkit(read_only=True).get_tools()
+    tools = LMCacheToolkit().read_only().get_tools()
     assert {tool.name for tool in tools} == READING
     assert all(tool.metadata and tool.metadata["readOnlyHint"] for tool in tools)
 
@@ -133,7 +135,7 @@ def test_every_tool_states_all_four_hints() -> None:
 
 
 def test_the_prefix_is_the_hosts_choice_also_in_descriptions() -> None:
-    tools = LMCacheToolkit(prefix="kv_").get_tools()
+    tools = LMCacheToolkit().prefixed("kv_").get_tools()
     assert all(tool.name.startswith("kv_") for tool in tools)
     assert not any("lmcache_" in tool.description for tool in tools)
 

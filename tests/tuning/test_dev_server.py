@@ -303,6 +303,11 @@ def test_with_a_token_only_who_sends_it_is_answered(start: Callable[..., Any]) -
         assert httpx.get(f"{dev.url}/lmcache/caches").status_code == 401
         with get_sync_client(url=dev.url, api_key=None, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
             assert client.assistants.search(graph_id="tune_cache")
+            # Switched off: they would serve each graph as a tool that nobody could be asked about.
+            for route in ("mcp", "mcp/", f"a2a/{client.assistants.search(graph_id='tune_cache')[0]['assistant_id']}"):
+                hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+                answer = httpx.post(f"{dev.url}/{route}", json=hello, headers={"Authorization": f"Bearer {TOKEN}"})
+                assert answer.status_code == 404, route
         # What stays open says nothing of a cache; docs/production.md says how to close it.
         for route in ("ok", "info", "metrics"):
             answer = httpx.get(f"{dev.url}/{route}")
