@@ -52,6 +52,7 @@ bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; 
 bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about two hours; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py
 	$(BIN)/python benchmarks/prediction_live.py --l2
+	PYTHONPATH=. $(BIN)/python benchmarks/shapes.py
 	$(BIN)/python benchmarks/advice_live.py
 	$(BIN)/python benchmarks/server_module_soak.py
 

@@ -22,7 +22,7 @@ from .changes.permission import check_permitted
 from .changes.read_back import not_in_force
 from .deployments.base import Progress, silent
 from .deployments.snapshot import metrics_between
-from .errors import NothingToChangeError, StalePlanError, UnknownChangeError, UnsupportedError, WorkloadError
+from .errors import NothingToChangeError, OutcomeUnknownError, StalePlanError, UnknownChangeError, UnsupportedError, WorkloadError
 from .models import (
     Advice,
     Bounds,
@@ -466,27 +466,47 @@ class Operations:
     async def delete_chunks(
         self, cache: str, model: str, chunk_hashes: Sequence[str], tenant: str, actor: str
     ) -> CacheOptimizationResult:
-        """Remove chunks from L1 by their hash."""
-        named = await self._changeable(cache)
-
-        async def delete() -> None:
-            await named.deployment.delete(model, chunk_hashes, tenant)
-
-        return await self.actor.drop(named, "delete", self._who(actor), f"{len(chunk_hashes)} chunks of {plain(model)}", delete)
-
-    async def delete_prefix(
-        self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str
-    ) -> CacheOptimizationResult:
-        """Remove all chunks of a prompt prefix, given as token ids."""
+        """Remove chunks from L1 by their hash. A result with ``success=False`` says that no such chunk was there."""
         named = await self._changeable(cache)
         deleted = 0
 
         async def delete() -> None:
             nonlocal deleted
+            deleted = await named.deployment.delete(model, chunk_hashes, tenant)
+
+        dropped = await self.actor.drop(
+            named, "delete", self._who(actor), f"{len(chunk_hashes)} chunks of {plain(model)}", delete
+        )
+        return dropped.model_copy(update={"success": deleted > 0, "message": f"{deleted} chunks were deleted from L1"})
+
+    async def delete_prefix(
+        self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str
+    ) -> CacheOptimizationResult:
+        """Remove all chunks of a prompt prefix, given as token ids, from L1 and L2, and look whether they are gone.
+
+        A result with ``success=False`` says that nothing of the prefix was there.
+
+        Raises:
+            OutcomeUnknownError: A lookup still finds the prefix.
+        """
+        named = await self._changeable(cache)
+        message, deleted = "", 0
+
+        async def delete() -> None:
+            nonlocal message, deleted
             deleted = await named.deployment.delete_prefix(model, tokens, tenant)
+            found, why = await named.deployment.still_found(model, tokens, tenant)
+            if found:
+                raise OutcomeUnknownError(
+                    f"{deleted} chunks of the prefix were deleted, and a lookup still finds {found}: requests lock them, store"
+                    " them again, or an L2 adapter kept them. Delete again when no request uses the prefix"
+                )
+            what = f"{deleted} chunks of the prefix were deleted" if deleted else "nothing of the prefix was in L1"
+            unchecked = f"whether a lookup still finds it could not be checked ({why})"
+            message = f"{what}; " + (unchecked if found is None else "a lookup no longer finds it, in any tier")
 
         dropped = await self.actor.drop(named, "delete", self._who(actor), reason, delete)
-        return dropped.model_copy(update={"message": f"{deleted} objects of the prefix were deleted; in L1: {dropped.message}"})
+        return dropped.model_copy(update={"success": deleted > 0, "message": message})
 
     async def warm(self, cache: str, model: str, tokens: Sequence[int], tenant: str, actor: str, reason: str = "") -> WarmResult:
         """Load a known prompt prefix from L2 into L1. Recorded in the change log, since it takes room from other entries."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from statistics import median
 
+from agent_tools.deployments.chunk_counts import in_chunks, saved_mb
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, Unlisted
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, MoreNames, Spread, TokenCounts, Window
 from agent_tools.models.metrics import utc
@@ -39,6 +40,12 @@ class Snapshot:
     chunk_size: int
     """Tokens per chunk."""
     health: Health
+    objects_by_model: Mapping[str, float] = field(default_factory=dict)
+    """Objects of a chunk of each model. If given, `counters` counts objects where its names say chunks."""
+    incomplete_chunks: int | None = None
+    """Chunks in L1 that lack the object of some rank or object group: they cannot be hit. ``None``: not counted."""
+    bytes_by_model: Mapping[str, int] = field(default_factory=dict)
+    """L1 bytes of a chunk of each model, as far as they are known."""
     unlisted: Unlisted = field(default_factory=Unlisted)
     """How many models and tenants `tokens` holds together, under ``None``."""
     locked_objects: int | None = None
@@ -55,6 +62,8 @@ class Snapshot:
     """Why there is none."""
     simulated: bool = False
     """Whether a model made the figures, and no LMCache."""
+    repeats: bool = False
+    """Whether another member of the same cache counts the same requests: a further rank of one engine. It counts once in sums."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -74,7 +83,8 @@ class Snapshot:
         """How long stores at the rate since the process started take to fill L1 once; ``None`` when nothing was stored."""
         if self.counters is None or self.process_start is None or not self.counters.stored_chunks or not self.resident_objects:
             return None
-        stored_bytes = self.counters.stored_chunks * self.l1_used_bytes / self.resident_objects
+        counted = self.resident_objects / (1.0 if self.objects_by_model else self.objects_per_chunk or 1.0)
+        stored_bytes = self.counters.stored_chunks * self.l1_used_bytes / counted
         return self.l1_total_bytes / stored_bytes * (self.taken_at - self.process_start) if stored_bytes else None
 
     def follows(self, earlier: "Snapshot") -> bool:
@@ -102,6 +112,7 @@ NO_TRAFFIC = "no tokens were requested in the window"
 NO_CHUNKS = "no chunk is resident, so bytes per token cannot be measured"
 NO_L2_LOADS = "nothing was loaded from L2 in the window"
 NO_L2_ACCOUNT = "there is no L2, or one that declares no capacity"
+NOT_COUNTED = "only agent_tools.server_module counts chunks that lack objects; start the server with --server-module"
 NO_HITS = (
     "LMCache counts objects (a chunk's part of one rank); until the first hit or with no worker registered, nothing tells how"
     " many make a chunk"
@@ -149,7 +160,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
 def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None, dict[Labels, TokenCounts]]:
     """What was counted between two readings, or since the process of the later one started."""
     if after.members:
-        parts = [_counted(then, now) for then, now in _pairs(before, after).values()]
+        parts = [_counted(then, now) for then, now in _pairs(before, after).values() if not now.repeats]
         counted = [counters for counters, _ in parts if counters is not None]
         by_labels: dict[Labels, list[TokenCounts]] = {}
         for label, counts in (one for _, tokens in parts for one in tokens.items()):
@@ -159,7 +170,8 @@ def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None,
         return None, {}
     start = _start(before, after)
     counters = _difference(after.counters, start.counters if start and start.counters else Counters())
-    return counters, _token_counts(after.tokens, start.tokens if start else {})
+    tokens = _token_counts(after.tokens, start.tokens if start else {})
+    return in_chunks(counters, after.objects_by_model, tokens), tokens
 
 
 def _start(before: Snapshot | None, after: Snapshot) -> Snapshot | None:
@@ -204,6 +216,7 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
         kv_bytes_per_token=per_token,
         avg_latency_ms=lookup_ms,
         locked_chunks=_chunks(now, now.locked_objects),
+        incomplete_chunks=now.incomplete_chunks,
         l2_used_mb=None if now.l2_used_bytes is None else now.l2_used_bytes / MB,
         l2_size_mb=now.l2_total_bytes / MB if now.l2_total_bytes else None,
     )
@@ -218,7 +231,7 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "hit_rate_percent": None if total.hit_rate is None else 100 * total.hit_rate,
             "tokens_served": total.hit,
             "tokens_computed": total.requested - total.hit,
-            "memory_saved_mb": None if per_token is None else total.hit * per_token / MB,
+            "memory_saved_mb": saved_mb(now.bytes_by_model, now.chunk_size, by_model, per_token),
             "memory_savings_percent": None if total.hit_rate is None or per_token is None else 100 * total.hit_rate,
             "tokens": total,
             "by_model": _named(by_model),
@@ -263,8 +276,17 @@ def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
         "l2_used_mb": NO_L2_ACCOUNT,
         "l2_size_mb": NO_L2_ACCOUNT,
         "locked_chunks": NO_HITS,
+        "incomplete_chunks": NOT_COUNTED,
     }
-    sized = {"kv_bytes_per_token", "tokens_cached", "resident_chunks", "l2_used_mb", "l2_size_mb", "locked_chunks"}
+    sized = {
+        "kv_bytes_per_token",
+        "tokens_cached",
+        "resident_chunks",
+        "l2_used_mb",
+        "l2_size_mb",
+        "locked_chunks",
+        "incomplete_chunks",
+    }
     missing = [name for name in type(metrics).model_fields if name != "engine" and getattr(metrics, name) is None]
     return {name: NO_COUNTERS if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
 

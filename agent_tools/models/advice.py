@@ -54,6 +54,8 @@ class SymptomCode(str, Enum):
     WATERMARK_TOO_HIGH = "watermark_too_high"
     REQUEST_LARGER_THAN_L1 = "request_larger_than_l1"
     UNDER_STORED = "under_stored"
+    CHUNKS_INCOMPLETE = "chunks_incomplete"
+    MODEL_STARVES = "model_starves"
     TAILS_NOT_CACHED = "tails_not_cached"
     PREFIX_DIVERGES_EARLY = "prefix_diverges_early"
     LOCKS_HELD = "locks_held"

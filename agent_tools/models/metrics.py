@@ -170,8 +170,10 @@ class CacheMetrics(Frozen):
     """Declared capacity of L2, MB; ``None`` if an adapter declares none."""
     locked_chunks: Count | None = None
     """Chunks in L1 that requests hold locked now. They cannot be evicted."""
+    incomplete_chunks: Count | None = None
+    """Chunks in L1 that lack the part of some KV rank or object group. No request can hit them."""
     kv_bytes_per_token: float | None = None
-    """KV bytes of one token: L1 bytes used / tokens resident."""
+    """KV bytes of one token, over all ranks and object groups: L1 bytes used / tokens resident."""
     engine: EngineMetrics | None = None
     """Figures of the serving engine in front of the cache; only if caches.toml names an engine."""
     spread: dict[str, Spread] = {}

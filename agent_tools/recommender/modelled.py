@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.models import CacheConfig, ConfigUpdate, Gain
+from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain
 from agent_tools.models.cost import Range
 from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.plain import points
@@ -209,13 +209,21 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
     return forecast(
         seen.log,
         under or DEFAULTS,
-        capacities_chunks=None if sizes_mb is None else chunks_of(sizes_mb, seen.log, seen.metrics.kv_bytes_per_token),
+        capacities_chunks=None if sizes_mb is None else _chunks(seen, sizes_mb),
         including=[] if sizes_mb else sorted({one.capacity_chunks for one in (here, under) if one is not None}),
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
         engine_cache_tokens=[] if seen.own_cache is None else [seen.own_cache.tokens],
     )
+
+
+def _chunks(seen: Observation, sizes_mb: Sequence[float]) -> list[float]:
+    """Return sizes in MB as chunks of the observation's log."""
+    if seen.chunk_bytes is None:
+        assert seen.log is not None  # noqa: S101  callers have a log
+        return chunks_of(sizes_mb, seen.log)
+    return [size * MB / seen.chunk_bytes for size in sizes_mb]
 
 
 def _with_chunks_of(seen: Observation, tokens: int) -> Observation:

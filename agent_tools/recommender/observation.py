@@ -226,10 +226,13 @@ class Observation:
 
     @cached_property
     def chunk_bytes(self) -> float | None:
-        """Return the L1 bytes of one chunk of the log: the measured size, else the size in the log, else ``None``.
+        """Return the L1 bytes of one chunk of the log, or ``None``.
 
-        A chunk of a sampled log also stands for chunks that were not recorded.
+        They are those of an average chunk if the log knows what chunks are made of, else the measured size, else the size in the
+        log. A chunk of a sampled log also stands for chunks that were not recorded.
         """
+        if self.log is not None and self.log.layouts and self.log.chunk_bytes:
+            return self.log.chunk_bytes / self.log.sampling_rate
         if self.metrics.kv_bytes_per_token and self.config.chunk_size:
             stands_for = 1.0 if self.log is None else 1 / self.log.sampling_rate
             return self.metrics.kv_bytes_per_token * self.config.chunk_size * stands_for

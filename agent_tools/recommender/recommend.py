@@ -28,6 +28,7 @@ LIVE = "live, no restart"
 TREATABLE = (
     SymptomCode.REQUEST_LARGER_THAN_L1,
     SymptomCode.WATERMARK_TOO_HIGH,
+    SymptomCode.MODEL_STARVES,
     SymptomCode.L1_TOO_SMALL,
     SymptomCode.L2_TOO_SMALL,
     SymptomCode.STORES_FAIL,

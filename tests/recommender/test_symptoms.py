@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from observed import CHUNK_SIZE, CONFIG, QUIET, observation
 from real_logs import conversations, log_of
@@ -10,9 +11,10 @@ from agent_tools.models import CacheConfig, EvictionPolicy, Health, L2Adapter, R
 from agent_tools.models.cost import Economics, Prefill
 from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
 from agent_tools.recommender.observation import Observation
-from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, server, traffic
+from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, server, shapes, traffic
 from agent_tools.recommender.symptoms.rule import Rule
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.chunk_layout import ChunkLayout, ObjectGroup, with_layouts
 
 NEW = log_of(*conversations(50, 8))
 """No prefix twice."""
@@ -47,6 +49,17 @@ def served(**figures: object) -> Observation:
 
 def windows(*, reset: bool) -> dict[str, object]:
     return {"window": QUIET.window.model_copy(update={"counters_reset": reset})}
+
+
+def two_models(*, big: float, small: float) -> Observation:
+    """Two models ask for every prefix twice, at best half of it is found; `big` and `small` are their measured hit rates."""
+    layouts = (ChunkLayout((ObjectGroup(131_072),), 8, "big"), ChunkLayout((ObjectGroup(4096),), 1, "small"))
+    models = np.tile(np.arange(2, dtype=np.int16), len(AGAIN) // 2)
+    log = with_layouts(replace(AGAIN, models=models, model_names=("big", "small")), layouts)
+    counts = {
+        name: TokenCounts(requested=100_000, hit_l1=round(100_000 * rate)) for name, rate in (("big", big), ("small", small))
+    }
+    return observation(log, by_model=counts)
 
 
 ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
@@ -132,6 +145,21 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             SymptomCode.LOCKS_HELD,
             Severity.MEDIUM,
             [20.0, 100.0],
+        ),
+        (shapes.model_starves, two_models(big=0.02, small=0.5), SymptomCode.MODEL_STARVES, Severity.HIGH, [0.02, 0.5, 0.0]),
+        (
+            shapes.chunks_incomplete,
+            observation(incomplete_chunks=20, resident_chunks=100),
+            SymptomCode.CHUNKS_INCOMPLETE,
+            Severity.MEDIUM,
+            [20.0, 100.0],
+        ),
+        (
+            shapes.chunks_incomplete,
+            observation(incomplete_chunks=51, resident_chunks=100),
+            SymptomCode.CHUNKS_INCOMPLETE,
+            Severity.HIGH,
+            [51.0, 100.0],
         ),
         (server.isolated_lru_on_l1, observation(config=ISOLATED), SymptomCode.ISOLATED_LRU_ON_L1, Severity.CRITICAL, [0.5]),
         (server.hashes_unstable, with_l2(hash_algorithm="md5"), SymptomCode.HASHES_UNSTABLE, Severity.HIGH, [1.0]),
@@ -274,6 +302,12 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (l1.evicted_too_soon, observation(evicted_followed=19, evicted_needed=19, evictions=500)),
         (l1.evicted_too_soon, observation(evicted_followed=100, evicted_needed=1, evictions=500)),
         (l1.l1_too_small, with_l2(log=AGAIN, tokens=NO_HITS, evictions=1)),
+        (shapes.model_starves, two_models(big=0.02, small=0.1)),
+        (shapes.model_starves, two_models(big=0.4, small=0.5)),
+        (shapes.model_starves, observation(AGAIN)),
+        (shapes.chunks_incomplete, observation(incomplete_chunks=19, resident_chunks=50)),
+        (shapes.chunks_incomplete, observation(incomplete_chunks=199, resident_chunks=1000)),
+        (shapes.chunks_incomplete, observation(incomplete_chunks=None)),
         (l1.locks_held, observation(locked_chunks=19, resident_chunks=100)),
         (l1.locks_held, observation(log_of(range(10)), locked_chunks=20, resident_chunks=100)),
         (l1.locks_held, observation(locked_chunks=None, resident_chunks=100)),

@@ -61,7 +61,8 @@ DESTRUCTIVE = {
 CHANGING = {*DESTRUCTIVE, "lmcache_warm_prefix", "lmcache_pin_prefix"}
 PREFIX = {"model": "some-model", "token_ids": list(range(512)), "reason": "test"}
 ELSEWHERE = {
-    "lmcache_warm_prefix": (PREFIX, "no layout registered"),
+    "lmcache_delete_prefix": (PREFIX, "no engine has registered"),
+    "lmcache_warm_prefix": (PREFIX, "no engine has registered"),
     "lmcache_pin_prefix": (PREFIX, "coordinator"),
     "lmcache_recommend_tenant_quotas": ({}, "cannot compute quotas for default"),
     "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
@@ -80,7 +81,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_tune": {"mode": "observe", "window_seconds": 0, "reason": "test"},
     "lmcache_optimize": {"target_utilization_percent": 50, "reason": "test"},
     "lmcache_clear_cache": {"reason": "test"},
-    "lmcache_delete_prefix": PREFIX,
 }
 NEED_A_LOG = {"lmcache_predict_hit_rate", "lmcache_plot_hit_rate_curve"}
 

@@ -174,6 +174,16 @@ class FleetDeployment:
         servers = await self._known.some()
         return await deleted(self._coordinator, servers, await prefix_of(servers, model, tokens, tenant))
 
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:
+        """Return the most chunks of a prefix that a lookup finds on a server, or ``None`` if some could not be checked."""
+        servers = await self._known.some()
+        answers, failures = await side_by_side({n: server.still_found(model, tokens, tenant) for n, server in servers.items()})
+        found = max((chunks for chunks, _ in answers.values() if chunks is not None), default=0)
+        unchecked = {name: why for name, (chunks, why) in answers.items() if chunks is None} | failures
+        if unchecked and not found:
+            return None, "; ".join(f"{name}: {why}" for name, why in sorted(unchecked.items()))
+        return found, ""
+
     async def access_log(self, since: float | None = None) -> AccessLog | None:  # noqa: ARG002
         """Return ``None``, because each server has its own access log."""
         return None

@@ -76,6 +76,8 @@ class Worker:
     def __init__(self, url: str, timeout: float) -> None:
         self._admin = AdminClient(url, timeout)
         self.url = self._admin.base_url
+        self.meta: Json = {}
+        """The answer of ``/meta`` at the last reading."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -113,6 +115,7 @@ class Worker:
         """Return the counters (up to 10 s old) and sizes, or ``None`` for a scheduler, which has neither."""
         asked_at = _now()
         state = await self.state()
+        self.meta = state.meta
         if state.is_scheduler:
             return None
         async with self._asked("/metrics"):

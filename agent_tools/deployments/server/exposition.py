@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from prometheus_client.samples import Sample
 
-from agent_tools.deployments.counters import Counters, Labels, TokenCounters, TokensByLabels, Unlisted
+from agent_tools.deployments.counters import MOST_MODELS, Counters, Labels, TokenCounters, TokensByLabels, Unlisted
 from agent_tools.wire.prometheus import process_start_of, samples_of
 
 
@@ -19,8 +19,8 @@ class Exposition:
     counters: Counters
     tokens: dict[Labels, TokenCounters]
     unlisted: Unlisted
-    objects_per_token: float | None
-    """L1 objects read per token hit, measured over the lifetime: 1 / chunk size with one rank; ``None`` before the first hit."""
+    objects_per_token: dict[str, float]
+    """L1 objects read per token hit of each model with hits, measured over the lifetime: 1 / chunk size with one rank."""
     has_cache_metrics: bool
     """False when the server exports none (``--otlp-endpoint``, ``--disable-metrics`` or ``--disable-observability``)."""
 
@@ -80,16 +80,18 @@ def parse_exposition(text: str) -> Exposition:
     """
     totals: dict[str, float] = {field.name: 0.0 for field in fields(Counters)}
     tokens = TokensByLabels()
-    keys_hit = tokens_hit = 0.0
+    keys_hit: dict[str, float] = {}
+    tokens_hit: dict[str, float] = {}
     has_cache_metrics = False  # the event bus's counter is exported from the first second, long before the first lookup
     process: list[Sample] = []
     for sample in samples_of(text, _wanted):
         labels = sample.labels
         if sample.name in _TOKENS:
             tokens.add(labels.get("model_name", ""), labels.get("cache_salt", ""), _TOKENS[sample.name], int(sample.value))
-            tokens_hit += sample.value if sample.name == "lmcache_mp_lookup_hit_l1_tokens_total" else 0
+            if sample.name == "lmcache_mp_lookup_hit_l1_tokens_total":
+                _add(tokens_hit, labels.get("model_name", ""), sample.value)
         elif sample.name == "lmcache_mp_lookup_hit_l1_keys_total":
-            keys_hit += sample.value
+            _add(keys_hit, labels.get("model_name", ""), sample.value)
         elif (name := _total_of(sample)) is not None:
             totals[name] += sample.value
         elif sample.name in {"process_start_time_seconds", "target_info"}:
@@ -103,9 +105,15 @@ def parse_exposition(text: str) -> Exposition:
         counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
         tokens=tokens.tokens,
         unlisted=tokens.unlisted,
-        objects_per_token=keys_hit / tokens_hit if tokens_hit else None,
+        objects_per_token={model: keys_hit.get(model, 0.0) / hit for model, hit in tokens_hit.items() if hit},
         has_cache_metrics=has_cache_metrics,
     )
+
+
+def _add(sums: dict[str, float], model: str, value: float) -> None:
+    """Add to the sum of a model. Clients choose these names, so only the first ones have a sum."""
+    if model in sums or len(sums) < MOST_MODELS:
+        sums[model] = sums.get(model, 0.0) + value
 
 
 def _wanted(line: str) -> bool:

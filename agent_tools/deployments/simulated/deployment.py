@@ -168,6 +168,10 @@ class SimulatedDeployment:
         """Raise `UnsupportedError`, because prompts have no token ids."""
         raise UnsupportedError(NO_TOKENS.format("delete chunks by their hash instead"))
 
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:  # noqa: ARG002
+        """Say that prompts have no token ids."""
+        return None, "simulated prompts have no token ids"
+
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:  # noqa: ARG002
         """Raise `UnsupportedError`, like an `lmcache server`."""
         raise UnsupportedError("a simulated cache has no pins, like an `lmcache server` without coordinator. Nothing was changed")

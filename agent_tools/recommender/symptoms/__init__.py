@@ -1,13 +1,13 @@
 """The rules that find what is wrong with a cache. Each rule finds one symptom and reports the figures behind it.
 
-To add a symptom: add a code to `models.SymptomCode`, write its rule in `server`, `traffic`, `l1`, `l2` or `engine`, and
+To add a symptom: add a code to `models.SymptomCode`, write its rule in `server`, `traffic`, `l1`, `l2`, `shapes` or `engine`, and
 list the rule here.
 """
 
 from agent_tools.models import Severity, Symptom, SymptomCode
 from agent_tools.recommender.observation import Observation
 
-from . import engine, l1, l2, server, traffic
+from . import engine, l1, l2, server, shapes, traffic
 from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -27,6 +27,8 @@ RULES: tuple[Rule, ...] = (
     l1.stores_fail,
     l1.locks_held,
     l1.l1_too_small,
+    shapes.model_starves,
+    shapes.chunks_incomplete,
     l1.evicted_too_soon,
     l1.evicts_unjudged,
     l2.l2_too_small,
