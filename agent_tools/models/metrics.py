@@ -149,6 +149,15 @@ class CacheMetrics(Frozen):
     """Chunks in L1 now."""
     short_prompts: Count | None = None
     """Lookups of prompts shorter than one chunk. They can never be cached."""
+    unregistered_lookups: Count | None = None
+    """Lookups that ended at once because no engine registered that model with that world size (``lookup_early_exit``,
+    ``no_gpu_context``). The engine computes such a request whole, and its tokens count nowhere."""
+    layoutless_lookups: Count | None = None
+    """Lookups that ended at once because the registered model has no layout (``no_group_layout_descs``)."""
+    unregistered_models: dict[str, Count] = {}
+    """The same lookups as `unregistered_lookups` by model, for models with at least one."""
+    missing_models: tuple[str, ...] = ()
+    """Models that engines asked for since the process started and that no engine has registered now."""
     dropped_events: Count | None = None
     """Events that LMCache dropped before counting them. If above 0, every other counter is too low."""
     evicted_followed: Count | None = None

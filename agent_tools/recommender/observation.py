@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support
+from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.cost import GB, break_even_bandwidth, kv_size, seconds_saved_per_token
@@ -94,6 +94,12 @@ class Observation:
     """The serving engine's speed, fitted to its own metrics."""
     own_cache_tokens: int | None = None
     """Size of the engine's own prefix cache, tokens, as the operator states it. ``None``: as the engine reports it."""
+    age_seconds: float | None = None
+    """How long the cache process has run; ``None`` if that is unknown."""
+    recent: CacheMetrics | None = None
+    """The figures of the last minute, where the window is longer than that and earlier readings cover the minute."""
+    version: str | None = None
+    """The version of LMCache that answered."""
     predicted: dict[ServerSetting, PredictedHits] = field(default_factory=dict)
     """Predictions made so far, so that the model runs each setting only once."""
 
@@ -104,6 +110,27 @@ class Observation:
             return np.zeros(0, dtype=np.bool_)
         start, end = self.metrics.window.start.timestamp(), self.metrics.window.end.timestamp()
         return (self.log.timestamps >= start) & (self.log.timestamps <= end)
+
+    @property
+    def never_evicts(self) -> bool:
+        """Return whether L1 has policy noop."""
+        return self.config.eviction_policy is EvictionPolicy.NOOP
+
+    @property
+    def l1_is_buffer(self) -> bool:
+        """Return whether L1 only passes chunks on: each one moves to L2 when stored, and leaves L1 again after a load.
+
+        Such a design is healthy. LMCache counts each of these removals as an eviction.
+        """
+        config = self.config
+        moves_on = config.l2_store_policy == "skip_l1" and config.l2_prefetch_policy != "retain"
+        return bool(config.l2_adapters) and moves_on
+
+    @property
+    def lookups(self) -> int | None:
+        """Return the lookups of the window: as counted, else as logged. ``None`` if LMCache does neither."""
+        counted = self.metrics.total_requests
+        return int(self.in_window.sum()) if counted is None and self.log is not None else counted
 
     @property
     def rung(self) -> Rung:

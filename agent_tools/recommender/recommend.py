@@ -28,6 +28,7 @@ LIVE = "live, no restart"
 TREATABLE = (
     SymptomCode.REQUEST_LARGER_THAN_L1,
     SymptomCode.WATERMARK_TOO_HIGH,
+    SymptomCode.L1_NEVER_EVICTS,
     SymptomCode.L1_TOO_SMALL,
     SymptomCode.L2_TOO_SMALL,
     SymptomCode.STORES_FAIL,
@@ -39,6 +40,8 @@ TREATABLE = (
 UNTREATABLE = {
     SymptomCode.NO_DATA,
     SymptomCode.EVICTION_DEAD,
+    SymptomCode.MODEL_NOT_REGISTERED,
+    SymptomCode.MODEL_WITHOUT_LAYOUT,
     SymptomCode.ISOLATED_LRU_ON_L1,
     SymptomCode.COUNTERS_INCOMPLETE,
 }

@@ -5,8 +5,9 @@ import time
 import anyio
 import anyio.to_thread
 
-from agent_tools.errors import LMCacheToolError
+from agent_tools.errors import LMCacheToolError, RefusedError
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import MOST_SAID, AdminClient
 from agent_tools.wire.prometheus import parsed
 
@@ -19,13 +20,18 @@ READ_AGAIN = 1.0
 class ServingEngine:
     """The vLLM at one address."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, access: Access = NO_PROXY) -> None:
         """Prepare the client; nothing is read yet.
 
+        Args:
+            url: ``http(s)://host[:port][/prefix]``.
+            timeout: Seconds per call.
+            access: What a proxy in front of the engine asks for.
+
         Raises:
-            SettingsError: `url` is not ``http(s)://host[:port]``.
+            SettingsError: `url` has another form.
         """
-        self._http = AdminClient(url, timeout)
+        self._http = AdminClient(url, timeout, access=access)
         self._reading = anyio.Lock()
         self._latest: EngineReading | None = None
         self.trouble: str | None = None
@@ -47,6 +53,8 @@ class ServingEngine:
         try:
             text, now = await self._http.read_text("/metrics"), time.time()
             return await parsed(parse_vllm_metrics, text, now)
+        except RefusedError as error:
+            self.trouble = plain(error, MOST_SAID)
         except LMCacheToolError:
             self.trouble = f"no engine answers at {self._http.base_url}/metrics: start it, or correct `engine` in caches.toml"
         except (ValueError, KeyError) as error:

@@ -89,15 +89,16 @@ def describe_metrics(metrics: CacheMetrics) -> str:
         f"{_simulated(metrics.window)}window: {metrics.window.seconds:.0f} s {span}"
         + (", the counters were reset in it" if metrics.window.counters_reset else "")
     ]
-    if metrics.total_requests is None:
-        lines.append(f"no counters: {metrics.unavailable.get('total_requests')}")
+    lookups = "lookups that are not counted" if metrics.total_requests is None else f"{metrics.total_requests} lookups"
+    if metrics.tokens_served is None:
+        lines.append(f"no counters: {metrics.unavailable.get('tokens_served')}")
     elif tokens.hit_rate is None:
-        lines.append(f"{metrics.total_requests} lookups, no tokens requested")
+        lines.append(f"{lookups}, no tokens requested")
     else:
         lines += [_saved(metrics.engine)] if metrics.engine and metrics.engine.prompt_tokens else []
         lines.append(
             f"token hit rate {tokens.hit_rate:.1%} (L1 {tokens.hit_l1 / tokens.requested:.1%},"
-            f" L2 {tokens.hit_l2 / tokens.requested:.1%}) of {tokens.requested} tokens in {metrics.total_requests} lookups"
+            f" L2 {tokens.hit_l2 / tokens.requested:.1%}) of {tokens.requested} tokens in {lookups}"
         )
         lines.append(
             f"chunks stored {metrics.stored_chunks}, evicted {metrics.evictions},"

@@ -181,12 +181,13 @@ def test_a_cache_that_the_model_does_not_cover_is_told_no_gain(unknown: dict[str
     assert all(one.gain is None for one in advice.recommendations)
 
 
-def test_a_cache_that_does_not_evict_is_not_told_another_watermark() -> None:
+def test_a_cache_that_does_not_evict_is_told_a_policy_first() -> None:
+    """Another watermark or ratio does nothing without a policy that evicts."""
     seen = as_served(AGENTS)
     noop = seen.config.model_copy(update={"eviction_policy": EvictionPolicy.NOOP, "auto_eviction": False})
     for one in sound(recommend(replace(seen, config=noop, predicted={}))).recommendations:
         assert one.update is not None
-        assert one.update.eviction_watermark is None
+        assert one.update.eviction_policy is EvictionPolicy.LRU
 
 
 def test_the_same_observation_gives_the_same_advice() -> None:

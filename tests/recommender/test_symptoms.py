@@ -1,12 +1,14 @@
 """Claims about symptoms: for each, when it speaks and when it must not."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from observed import CHUNK_SIZE, CONFIG, QUIET, observation
 from real_logs import conversations, log_of
 
 from agent_tools.models import CacheConfig, EvictionPolicy, Health, L2Adapter, Rung, Severity, SymptomCode, TokenCounts
+from agent_tools.models.config import UNKNOWN_SETTINGS
 from agent_tools.models.cost import Economics, Prefill
 from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
 from agent_tools.recommender.observation import Observation
@@ -45,6 +47,26 @@ def served(**figures: object) -> Observation:
     return replace(observation(engine=EngineMetrics(seconds=60, **quiet | times | figures)), engine_speed=speed)
 
 
+NOOP = CONFIG.model_copy(update={"eviction_policy": EvictionPolicy.NOOP, "auto_eviction": False})
+BUFFER: dict[str, object] = {
+    "eviction_policy": EvictionPolicy.NOOP,
+    "l2_store_policy": "skip_l1",
+    "l2_prefetch_policy": "default",
+}
+"""L1 only passes chunks on to L2."""
+
+
+def lately(**figures: object) -> Observation:
+    """A long quiet window whose last minute has these figures."""
+    return replace(observation(), recent=QUIET.model_copy(update=figures))
+
+
+def aged(seconds: float, **figures: object) -> Observation:
+    """A server that has run so long, seen since its start."""
+    window = QUIET.window.model_copy(update={"end": QUIET.window.start + timedelta(seconds=seconds), "lifetime": True})
+    return replace(observation(window=window, **figures), age_seconds=seconds)
+
+
 def windows(*, reset: bool) -> dict[str, object]:
     return {"window": QUIET.window.model_copy(update={"counters_reset": reset})}
 
@@ -71,7 +93,63 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             [],
         ),
         (traffic.no_data, observation(total_requests=19), SymptomCode.NO_DATA, Severity.INFO, [19.0]),
-        (traffic.no_data, observation(total_requests=None), SymptomCode.NO_DATA, Severity.INFO, [0.0]),
+        # Versions up to 0.5.4 count no lookups, so the requested chunks must be enough.
+        (
+            traffic.no_data,
+            observation(total_requests=None, tokens=TokenCounts(requested=199 * CHUNK_SIZE)),
+            SymptomCode.NO_DATA,
+            Severity.INFO,
+            [199.0],
+        ),
+        (
+            server.model_not_registered,
+            observation(total_requests=230, unregistered_lookups=200, missing_models=("toy/m",)),
+            SymptomCode.MODEL_NOT_REGISTERED,
+            Severity.CRITICAL,
+            [200.0, 230.0],
+        ),
+        (
+            server.model_not_registered,  # the total hides it, and the model is not registered now
+            observation(total_requests=100_000, unregistered_lookups=20, missing_models=("toy/m",)),
+            SymptomCode.MODEL_NOT_REGISTERED,
+            Severity.CRITICAL,
+            [20.0, 100_000.0],
+        ),
+        (
+            server.model_not_registered,  # another world size: the model itself is registered
+            lately(total_requests=50, unregistered_lookups=50, unregistered_models={"toy/m": 50}),
+            SymptomCode.MODEL_NOT_REGISTERED,
+            Severity.CRITICAL,
+            [50.0, 50.0],
+        ),
+        (
+            server.model_without_layout,
+            observation(layoutless_lookups=1000),
+            SymptomCode.MODEL_WITHOUT_LAYOUT,
+            Severity.CRITICAL,
+            [1000.0],
+        ),
+        (
+            l1.l1_never_evicts,
+            observation(config=NOOP, failed_stores=9, utilization_percent=99),
+            SymptomCode.L1_NEVER_EVICTS,
+            Severity.HIGH,
+            [9.0, 0.99],
+        ),
+        (
+            l1.l1_never_evicts,  # a buffer that keeps what it loads is none
+            with_l2(**BUFFER | {"l2_prefetch_policy": "retain"}, l2_loads_failed=9, utilization_percent=99),
+            SymptomCode.L1_NEVER_EVICTS,
+            Severity.HIGH,
+            [9.0, 0.99],
+        ),
+        (
+            l1.evicted_too_soon,  # 1000 s of evictions, of which the sample can hold 700 s of those that nobody needed
+            aged(1000, evicted_followed=27, evicted_needed=20, evictions=500),
+            SymptomCode.L1_TOO_SMALL,
+            Severity.MEDIUM,
+            [27.0, 20.0, 20 / 30 * 0.5],
+        ),
         (traffic.no_data, observation(tokens=TokenCounts()), SymptomCode.NO_DATA, Severity.INFO, [1000.0]),
         (
             traffic.short_prompts,
@@ -249,6 +327,23 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (server.counters_incomplete, observation()),
         (server.counters_incomplete, observation(dropped_events=None)),  # an engine, which counts its lookups
         (traffic.no_data, observation(total_requests=20)),
+        (traffic.no_data, observation(total_requests=None, tokens=TokenCounts(requested=200 * CHUNK_SIZE))),
+        (traffic.no_data, observation(total_requests=203, tokens=TokenCounts(), unregistered_lookups=203)),
+        (server.counters_incomplete, observation(total_requests=None, tokens_served=7)),  # an older server
+        (server.model_not_registered, observation()),
+        (server.model_not_registered, observation(unregistered_lookups=1)),  # an engine that was just starting
+        (server.model_not_registered, lately(total_requests=50, unregistered_lookups=0, missing_models=("gone",))),
+        (server.model_without_layout, observation(layoutless_lookups=1)),
+        (l1.l1_never_evicts, observation(config=NOOP, failed_stores=0, utilization_percent=99)),
+        (l1.l1_never_evicts, with_l2(**BUFFER, failed_stores=1, utilization_percent=99)),
+        (l1.l1_never_evicts, observation(failed_stores=9, utilization_percent=99)),
+        (l1.watermark_too_high, observation(config=NOOP, failed_stores=1, evictions=0, utilization_percent=79)),
+        (l1.evicts_unjudged, with_l2(**BUFFER, evictions=1000)),
+        (l1.evicts_unjudged, with_l2(evictions=1000, l2_evictions=0)),  # what L1 drops is in L2
+        (l1.evicted_too_soon, with_l2(evicted_followed=100, evicted_needed=90, evictions=500, l2_evictions=0)),
+        (l1.evicted_too_soon, aged(250, evicted_followed=100, evicted_needed=100, evictions=500)),
+        (l2.l2_not_retained, with_l2(log=AGAIN, tokens=FROM_L2, max_size_mb=64, **BUFFER)),
+        (l2.l2_unbounded, with_l2(L2Adapter(type="fs", settings=UNKNOWN_SETTINGS))),
         (traffic.no_data, observation(total_requests=20, short_prompts=20, tokens=TokenCounts())),
         (traffic.short_prompts, observation(total_requests=20, short_prompts=9)),
         (traffic.short_prompts, observation(total_requests=0, short_prompts=0)),

@@ -12,6 +12,8 @@ from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
     server.eviction_dead,
+    server.model_not_registered,
+    server.model_without_layout,
     server.isolated_lru_on_l1,
     server.counters_incomplete,
     server.hashes_unstable,
@@ -23,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     traffic.under_stored,
     traffic.tails_not_cached,
     l1.request_larger_than_l1,
+    l1.l1_never_evicts,
     l1.watermark_too_high,
     l1.stores_fail,
     l1.locks_held,
