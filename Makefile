@@ -44,6 +44,7 @@ format: $(READY)
 
 bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; results in benchmarks/results
 	$(BIN)/python benchmarks/prediction.py
+	PYTHONPATH=. $(BIN)/python benchmarks/trials.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fleet.py

@@ -55,6 +55,8 @@ class Snapshot:
     """Why there is none."""
     simulated: bool = False
     """Whether a model made the figures, and no LMCache."""
+    after_change: bool = False
+    """Whether this is the first reading after a change of settings, so that a window cannot start earlier."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -89,6 +91,19 @@ class Snapshot:
         return not _went_down(earlier.counters, self.counters) and not any(
             _went_down(counts, self.tokens.get(labels, TokenCounters())) for labels, counts in earlier.tokens.items()
         )
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a cache counted between two successive readings."""
+
+    start: float
+    """Unix time of the first reading, seconds."""
+    end: float
+    requested: int
+    """Tokens that requests asked for, in whole chunks."""
+    hit: int
+    """Tokens that the cache served."""
 
 
 BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}
@@ -133,6 +148,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
             end=max(window.end for window in windows),
             lifetime=any(window.lifetime for window in windows),
             counters_reset=any(window.counters_reset for window in windows),
+            since_change=before is not None and before.after_change,
             simulated=any(window.simulated for window in windows),
         )
     start = _start(before, after)
@@ -142,6 +158,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
         end=utc(after.taken_at),
         lifetime=start is None,
         counters_reset=before is not None and start is None and after.counters is not None,
+        since_change=start is not None and start.after_change,
         simulated=after.simulated,
     )
 

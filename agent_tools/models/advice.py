@@ -56,6 +56,7 @@ class SymptomCode(str, Enum):
     UNDER_STORED = "under_stored"
     TAILS_NOT_CACHED = "tails_not_cached"
     PREFIX_DIVERGES_EARLY = "prefix_diverges_early"
+    CROWDED_OUT = "crowded_out"
     LOCKS_HELD = "locks_held"
     L2_TOO_SMALL = "l2_too_small"
     L2_NOT_RETAINED = "l2_not_retained"
@@ -235,6 +236,9 @@ class Advice(Frozen):
     """One or two sentences: why to act, or why not to."""
     rung: Rung
     """The strongest evidence available."""
+    trial: OptimizationRecommendation | None = None
+    """If nothing is worth a change: a change of small expected gain that is live, keeps what is cached and costs no memory, or no
+    more than the operator's `trial_mb`. It can be tried: kept if it helps, undone if not."""
 
     @property
     def best(self) -> OptimizationRecommendation | None:

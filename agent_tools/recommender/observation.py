@@ -1,13 +1,13 @@
 """The recommender's input: one cache in one window, with its access log if there is one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support
+from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support, Window
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.cost import GB, break_even_bandwidth, kv_size, seconds_saved_per_token
@@ -49,6 +49,8 @@ class PredictedHits:
     """(clocks, requests) further chunks found in L2."""
     own: Floats | float = 0.0
     """(requests,) leading chunks that the engine's own prefix cache holds: hits on them save nothing."""
+    dropped: Floats = field(default_factory=lambda: np.zeros(0))
+    """(requests,) chunks whose store fails, mean over the clocks; empty if the model was not asked for them."""
 
     @property
     def rate(self) -> float:
@@ -104,6 +106,10 @@ class Observation:
             return np.zeros(0, dtype=np.bool_)
         start, end = self.metrics.window.start.timestamp(), self.metrics.window.end.timestamp()
         return (self.log.timestamps >= start) & (self.log.timestamps <= end)
+
+    def during(self, window: Window) -> "Observation":
+        """Return the same cache and log in another window, with the counters of this one: for the model only."""
+        return replace(self, metrics=self.metrics.model_copy(update={"window": window}), predicted={})
 
     @property
     def rung(self) -> Rung:

@@ -1,13 +1,13 @@
 """The rules that find what is wrong with a cache. Each rule finds one symptom and reports the figures behind it.
 
-To add a symptom: add a code to `models.SymptomCode`, write its rule in `server`, `traffic`, `l1`, `l2` or `engine`, and
+To add a symptom: add a code to `models.SymptomCode`, write its rule in `server`, `traffic`, `owners`, `l1`, `l2` or `engine`, and
 list the rule here.
 """
 
 from agent_tools.models import Severity, Symptom, SymptomCode
 from agent_tools.recommender.observation import Observation
 
-from . import engine, l1, l2, server, traffic
+from . import engine, l1, l2, owners, server, traffic
 from .rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     traffic.prefix_diverges_early,
     traffic.under_stored,
     traffic.tails_not_cached,
+    owners.crowded_out,
     l1.request_larger_than_l1,
     l1.watermark_too_high,
     l1.stores_fail,

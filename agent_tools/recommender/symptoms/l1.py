@@ -1,6 +1,7 @@
 """Symptoms of the L1 tier: what its size, eviction watermark and eviction ratio cost."""
 
 from agent_tools.models import Rung, Severity, Symptom, SymptomCode
+from agent_tools.plain import points
 from agent_tools.recommender.observation import Observation
 
 from .rule import NOTICEABLE, figure
@@ -31,16 +32,26 @@ def request_larger_than_l1(seen: Observation) -> Symptom | None:
 
 
 def watermark_too_high(seen: Observation) -> Symptom | None:
-    """Report that stores fail while eviction never starts. L1 is below its watermark, but each store needs more than is free."""
+    """Report that stores fail while eviction never starts: L1 is below its watermark, but each store needs more than is free.
+
+    The rule is silent if the model shows that a lower watermark would serve no more.
+    """
     metrics, watermark = seen.metrics, seen.config.eviction_watermark
     used = (metrics.utilization_percent or 0) / 100
     if not metrics.failed_stores or metrics.evictions or watermark is None or used >= watermark:
         return None
+    from agent_tools.recommender.freezing import lost_by_freezing  # noqa: PLC0415  the model takes long to load
+
+    lost = lost_by_freezing(seen)
+    if lost is not None and lost < NOTICEABLE:
+        return None
+    cost = "whether that costs hits, only an access log shows" if lost is None else f"a lower one would add {points(lost)}"
     return Symptom(
         code=SymptomCode.WATERMARK_TOO_HIGH,
-        severity=Severity.CRITICAL,
+        severity=Severity.MEDIUM if lost is None else Severity.CRITICAL,
         summary=f"L1 is frozen: it is {used:.0%} used, which is below the watermark of {watermark:.0%}, so the server evicts"
-        f" nothing. It dropped {metrics.failed_stores:,} chunks that did not fit into the free space; lower the watermark",
+        f" nothing. It dropped {metrics.failed_stores:,} chunks that did not fit into the free space."
+        f" The watermark is too high: {cost}",
         evidence=(
             figure("stores dropped because L1 was full (l1_allocation_failure_chunks)", metrics.failed_stores, "chunks"),
             figure("L1 used (l1_usage_ratio)", used, "share"),

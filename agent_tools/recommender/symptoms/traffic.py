@@ -25,8 +25,8 @@ def no_data(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.NO_DATA,
         severity=Severity.INFO,
-        summary=f"{lookups} lookups in {seen.metrics.window.seconds:.0f} s are too few to judge; at least {ENOUGH_LOOKUPS} are"
-        " needed. Observe for longer",
+        summary=f"{lookups} lookups are too few to judge (in {seen.metrics.window.span}); at least {ENOUGH_LOOKUPS} are needed."
+        " Observe for longer",
         evidence=(figure("lookups (lookups_requests)", lookups, "lookups"),),
     )
 
