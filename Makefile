@@ -71,8 +71,9 @@ faults: $(READY)  ## Over 500 faults at every step of a change, killed agents an
 load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for ten minutes
 	$(BIN)/python benchmarks/load.py
 
-bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: 30 minutes on a machine that does nothing else
+bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: an hour on a machine that does nothing else
 	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine.py
+	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine_cache.py
 
 setup: $(READY)
 
