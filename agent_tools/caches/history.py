@@ -9,7 +9,7 @@ import numpy as np
 from agent_tools.deployments.snapshot import Served, Snapshot, tokens_between
 from agent_tools.models import CacheConfig
 from agent_tools.prediction.eviction_clock import Poll
-from agent_tools.serving.vllm_metrics import EngineReading
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.workload.access_log import AccessLog
 
 MOST_INTERVALS = 600

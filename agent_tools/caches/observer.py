@@ -12,8 +12,9 @@ from agent_tools.models import Bounds
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.cost import kv_size, measured_economics
 from agent_tools.recommender.observation import Observation
+from agent_tools.serving.admissions import admissions_of
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_speed import fitted_speed
-from agent_tools.serving.vllm_metrics import EngineReading
 from agent_tools.workload.access_log import AccessLog, lookups_since
 
 from .history import History, merged, requests_digest
@@ -147,7 +148,8 @@ async def observe(
     )
     cache.history.settings_read(config, time.time())
     log = await lookups_since(log, after.process_start)
-    metrics, speed = metrics_between(before, after), fitted_speed(cache.history.engine_readings())
+    engines = cache.history.engine_readings()
+    metrics, speed = metrics_between(before, after), fitted_speed(engines)
     return Observation(
         cache=cache.name,
         metrics=metrics,
@@ -159,6 +161,7 @@ async def observe(
         economics=cache.settings.economics or measured_economics(speed, kv_size(metrics, log)),
         engine_speed=speed,
         own_cache_tokens=cache.settings.engine_cache_tokens,
+        admissions=admissions_of(engines),
         log=log,
     )
 

@@ -8,9 +8,11 @@ from statistics import median
 
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, Unlisted
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, MoreNames, Spread, TokenCounts, Window
+from agent_tools.models.engine import EngineMetrics
 from agent_tools.models.metrics import utc
+from agent_tools.serving.attribution import doubt
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_window import engine_between
-from agent_tools.serving.vllm_metrics import EngineReading
 
 NO_ENGINE = "the operator's directory names no engine for this cache"
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
@@ -129,10 +131,18 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
     """
     metrics = _metrics(after, _window(before, after), *_counted(before, after))
-    engine = None if after.engine is None else engine_between(before.engine if before else None, after.engine)
+    engine = None if after.engine is None else _engine(metrics, engine_between(before.engine if before else None, after.engine))
     no_engine = {} if engine else {"engine": after.no_engine}
     found = {"engine": engine, "unavailable": metrics.unavailable | no_engine}
     return metrics.model_copy(update={**found, "spread": _spread(before, after)} if after.members else found)
+
+
+def _engine(metrics: CacheMetrics, engine: EngineMetrics) -> EngineMetrics:
+    """Return the engines' figures, with the reason if they cannot be this cache's. A cache without counters tells nothing."""
+    if metrics.total_requests is None:
+        return engine
+    asked, hit, seconds = metrics.tokens.requested, metrics.tokens.hit, metrics.window.seconds
+    return engine.model_copy(update={"doubt": doubt(engine, asked=asked, hit=hit, seconds=seconds)})
 
 
 def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:

@@ -70,12 +70,14 @@ class SymptomCode(str, Enum):
     HASHES_UNSTABLE = "hashes_unstable"
     RESTARTED = "restarted"
     COUNTERS_INCOMPLETE = "counters_incomplete"
+    RETURNS_TOO_LATE = "returns_too_late"
     EVICTS_UNJUDGED = "evicts_unjudged"
     ENGINE_QUEUES = "engine_queues"
     ENGINE_DECODES = "engine_decodes"
     ENGINE_CACHE_SERVES = "engine_cache_serves"
     LMCACHE_SAVES_NOTHING = "lmcache_saves_nothing"
     L1_SMALLER_THAN_ENGINE_CACHE = "l1_smaller_than_engine_cache"
+    ENGINE_FIGURES_DO_NOT_FIT = "engine_figures_do_not_fit"
     NOTHING_WRONG = "nothing_wrong"
 
 

@@ -227,7 +227,7 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
-        engine_cache_tokens=[] if seen.own_cache is None else [seen.own_cache.tokens],
+        engine_cache=seen.own_cache,
     )
 
 

@@ -104,10 +104,7 @@ def _why_not(seen: Observation, symptoms: tuple[Symptom, ...], ranked: list[Opti
     if SymptomCode.LMCACHE_SAVES_NOTHING in codes:
         return codes[SymptomCode.LMCACHE_SAVES_NOTHING].summary
     if not seen.savings_known:
-        return (
-            "The engine's own prefix cache serves part of the prompts, and the model does not explain which part: nothing says"
-            " what more hits of LMCache would save. State engine_cache_tokens in caches.toml, or observe for longer"
-        )
+        return f"Nothing says what more hits of LMCache would save: {seen.savings_unknown}"
     if ranked:
         return f"The best change gains too little to be worth it: {ranked[0].expected_impact}"
     return symptoms[0].summary + _nothing_better(seen, codes)
@@ -261,6 +258,8 @@ def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
         reasons.append("the cache evicted nothing in the window")
     if seen.metrics.engine is None and seen.own_cache_size is None:
         reasons.append("no engine is read: the hit rate is an upper bound of what LMCache saves; name `engine` in caches.toml")
+    if seen.own_cache is not None and seen.own_cache.split:
+        reasons.append(f"LMCache's log names no engine; requests were divided among the engines: {seen.own_cache.split}")
     low = off or not (seen.metrics.evictions or seen.metrics.failed_stores)
     unsure = seen.metrics.failed_stores or (seen.metrics.engine is None and seen.own_cache_size is None)
     level = Confidence.LOW if low else Confidence.MEDIUM if unsure else Confidence.HIGH

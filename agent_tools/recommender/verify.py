@@ -136,12 +136,12 @@ def _nothing_for_the_engine(before: CacheMetrics, after: CacheMetrics) -> str | 
     engines = [metrics.engine for metrics in (before, after) if metrics.engine is not None]
     if len(engines) < 2 or not all(engine.prompt_tokens for engine in engines) or not engines[1].own_cache_tokens:
         return None
-    saved = [engine.saved_share for engine in engines]
-    if saved[1] - saved[0] >= NO_DIFFERENCE:
+    saved, own = ([getattr(engine, share) or 0.0 for engine in engines] for share in ("saved_share", "own_cache_share"))
+    if any(engine.saved_share is None for engine in engines) or saved[1] - saved[0] >= NO_DIFFERENCE:
         return None
     return (
         f"No gain for the engine: it loaded {saved[0]:.1%} of its prompt tokens from LMCache before the change and {saved[1]:.1%}"
-        f" after it, and its own cache served {engines[0].own_cache_share:.1%} and {engines[1].own_cache_share:.1%}"
+        f" after it, and its own cache served {own[0]:.1%} and {own[1]:.1%}"
     )
 
 

@@ -140,11 +140,15 @@ def describe_metrics(metrics: CacheMetrics) -> str:
 
 def _saved(engine: EngineMetrics) -> str:
     """Return what LMCache saved the engine, and where its other prompt tokens came from, as one line."""
-    own, computed = engine.own_cache_share, engine.computed_tokens / engine.prompt_tokens
-    return (
-        f"LMCache saved {engine.saved_share:.1%} of the engine's prompt tokens; computed {computed:.1%}, from the engine's own"
-        f" cache {own:.1%} ({_span(engine)})"
-    )
+    saved, computed, own = map(_percent, (engine.saved_share, engine.computed_share, engine.own_cache_share))
+    told = f"computed {computed}, from the engine's own cache {own} ({_span(engine)})"
+    if engine.doubt:
+        return f"nothing says what LMCache saved: {engine.doubt}; {told}"
+    return f"LMCache saved {saved} of the engine's prompt tokens; {told}"
+
+
+def _percent(share: float | None) -> str:
+    return "an unknown share" if share is None else f"{share:.1%}"
 
 
 def _span(engine: EngineMetrics) -> str:
@@ -158,9 +162,21 @@ def describe_engine(metrics: CacheMetrics) -> str:
         return "engine: no request has ended" if engine else f"engine: {metrics.unavailable.get('engine')}"
     return (
         f"engine, {_span(engine)}: time to first token {engine.ttft_ms}; {engine.requests} requests of {engine.prompt_tokens}"
-        f" prompt tokens: computed {engine.computed_tokens}, loaded from LMCache {engine.lmcache_tokens}, from its own prefix"
-        f" cache {engine.own_cache_tokens}; {engine.running} running, {engine.waiting} waiting"
+        f" prompt tokens: {_sources(engine)}; {engine.running} running, {engine.waiting} waiting"
     )
+
+
+def _sources(engine: EngineMetrics) -> str:
+    """Return where the prompt tokens came from; of several engines also of each."""
+    counts = (
+        ("computed", engine.computed_tokens),
+        ("loaded from LMCache", engine.lmcache_tokens),
+        ("from its own prefix cache", engine.own_cache_tokens),
+    )
+    told = ", ".join(f"{source} {'unknown' if tokens is None else tokens}" for source, tokens in counts)
+    if engine.missing:
+        told += f" (its metrics lack {', '.join(engine.missing)})"
+    return told + "".join(f"; {one.name}: {_sources(one)}" for one in engine.engines)
 
 
 def describe_advice(advice: Advice) -> str:

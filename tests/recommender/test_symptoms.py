@@ -122,6 +122,13 @@ def two_tenants(*, again: bool = False) -> AccessLog:
         ),
         (l1.evicts_unjudged, observation(evictions=1), SymptomCode.EVICTS_UNJUDGED, Severity.LOW, [1.0]),
         (
+            l1.returns_too_late,
+            observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=360_000),
+            SymptomCode.RETURNS_TOO_LATE,
+            Severity.LOW,
+            [50.0, 40.96],
+        ),
+        (
             l1.evicted_too_soon,
             observation(evicted_followed=20, evicted_needed=1, evictions=500),
             SymptomCode.L1_TOO_SMALL,
@@ -241,6 +248,13 @@ def two_tenants(*, again: bool = False) -> AccessLog:
             Severity.LOW,
             [131072.0, 200000.0],
         ),
+        (
+            engine.engine_figures_do_not_fit,
+            served(doubt="it is another cache's engine"),
+            SymptomCode.ENGINE_FIGURES_DO_NOT_FIT,
+            Severity.MEDIUM,
+            [100000.0, 256000.0, 128000.0],
+        ),
     ],
 )
 def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, severity: Severity, figures: list[float]) -> None:
@@ -279,6 +293,9 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (traffic.nothing_to_reuse, observation(NEW, tokens=ALL_HITS)),  # LMCache dropped lookups before they were logged
         (traffic.nothing_to_reuse, observation(tokens=TokenCounts())),
         (l1.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
+        (l1.returns_too_late, observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=36_000)),
+        (l1.returns_too_late, observation(NEW, tokens=NO_HITS, evictions=1, stored_chunks=360_000)),
+        (engine.engine_figures_do_not_fit, served()),
         (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
         (l1.l1_too_small, observation(tokens=NO_HITS, evictions=1)),
         (l1.evicts_unjudged, observation(NEW, evictions=1)),

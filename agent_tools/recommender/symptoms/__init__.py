@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     l1.stores_fail,
     l1.locks_held,
     l1.l1_too_small,
+    l1.returns_too_late,
     l1.evicted_too_soon,
     l1.evicts_unjudged,
     l2.l2_too_small,
@@ -42,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     engine.lmcache_saves_nothing,
     engine.engine_cache_serves,
     engine.l1_smaller_than_engine_cache,
+    engine.engine_figures_do_not_fit,
 )
 
 

@@ -1,8 +1,12 @@
 """Symptoms of the L1 tier: what its size, eviction watermark and eviction ratio cost."""
 
+import numpy as np
+import numpy.typing as npt
+
 from agent_tools.models import Rung, Severity, Symptom, SymptomCode
 from agent_tools.plain import points
 from agent_tools.recommender.observation import Observation
+from agent_tools.workload.access_log import AccessLog
 
 from .rule import NOTICEABLE, figure
 
@@ -117,6 +121,43 @@ def l1_too_small(seen: Observation) -> Symptom | None:
         ),
         rung=Rung.ACCESS_LOG,
     )
+
+
+def returns_too_late(seen: Observation) -> Symptom | None:
+    """Report that prompts come back after longer than L1 holds them: it keeps chunks that are evicted before they are needed."""
+    log, size, stored = seen.log, seen.capacity_chunks, seen.metrics.stored_chunks
+    if log is None or seen.curve is None or size is None or not stored or not seen.metrics.evictions:
+        return None
+    gaps = _gaps(log, seen.in_window)
+    seconds = seen.metrics.window.seconds
+    if len(gaps) < ENOUGH_FOLLOWED or not seconds:
+        return None
+    per_second = stored * log.sampling_rate / seconds
+    held, late = size * (seen.config.eviction_watermark or 1.0) / per_second, float(np.median(gaps))
+    if late <= held:
+        return None
+    needed = late * per_second / (seen.config.eviction_watermark or 1.0)
+    return Symptom(
+        code=SymptomCode.RETURNS_TOO_LATE,
+        severity=Severity.LOW,
+        summary=f"Prompts come back after longer than L1 holds them: half of the chunks that are asked for again come back after"
+        f" {late:,.0f} s or later, and at {per_second:,.1f} stored chunks a second L1 holds a chunk for about {held:,.0f} s; it"
+        f" would have to hold {needed / size:,.1f} times as much, or L2 would",
+        evidence=(
+            figure("median time until a chunk is asked for again (access log)", late, "s"),
+            figure("time that L1 holds a chunk (size / l1_write_chunks)", held, "s"),
+        ),
+        rung=Rung.ACCESS_LOG,
+    )
+
+
+def _gaps(log: AccessLog, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the seconds since the last request for the same chunk, for each repeated chunk of the counted requests."""
+    request = np.repeat(np.arange(len(log)), log.chunks_per_request)
+    order = np.argsort(log.chunk_ids, kind="stable")
+    ids, times, inside = log.chunk_ids[order], log.timestamps[request][order], counted[request][order]
+    gaps: npt.NDArray[np.float64] = np.diff(times)[(np.diff(ids) == 0) & inside[1:]]
+    return gaps
 
 
 def evicted_too_soon(seen: Observation) -> Symptom | None:
