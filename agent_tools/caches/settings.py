@@ -32,6 +32,10 @@ FILE_NAME = "caches.toml"
 APPLICATION = "lmcache-agent"
 
 
+Tokens = Annotated[int, Field(ge=0)]
+EngineCacheTokens = Tokens | Annotated[tuple[Tokens, ...], Field(min_length=1)]
+
+
 class CacheSettings(Frozen):
     """The settings of one cache."""
 
@@ -51,9 +55,12 @@ class CacheSettings(Frozen):
     """How much anybody may do here, through any door: ``observe`` and ``recommend`` refuse every change, ``approve`` refuses each
     change that no person approved."""
     engine: str | None = None
-    """``http://host:port`` of the vLLM that uses this cache. Its ``/metrics`` are read too. Not for ``fleet:``."""
-    engine_cache_tokens: Annotated[int, Field(ge=0)] | None = None
-    """Tokens that the engine's own prefix cache holds, if we cannot read the engine; 0 if that cache is off."""
+    """``http://host:port`` of the vLLM or SGLang that uses this cache. Its ``/metrics`` are read too. Not for ``fleet:``."""
+    engines: tuple[str, ...] = ()
+    """The same for several engines that use this cache: name all of them. Not together with `engine`."""
+    engine_cache_tokens: EngineCacheTokens | None = None
+    """Tokens that the engine's own prefix cache holds, if its metrics do not tell; 0 if that cache is off. For several engines a
+    list in the order of `engines`."""
     access_log: Path | None = None
     """Folder of the server's ``--lookup-hash-log-dir``, if we can read it. Not for ``embedded:``, which has its own folder."""
     arena_folder: Path | None = None
@@ -87,10 +94,19 @@ class CacheSettings(Frozen):
     """What to simulate; only for ``simulated:``."""
 
     @model_validator(mode="after")
-    def _one_engine(self) -> "CacheSettings":
-        if self.engine is not None and self.kind == "fleet":
+    def _its_engines(self) -> "CacheSettings":
+        if self.all_engines and self.kind == "fleet":
             raise ValueError("a fleet has many engines; name one of its servers as a cache of its own to have its engine read")
+        if self.engine is not None and self.engines:
+            raise ValueError("name one engine in `engine`, or several in `engines`, not both")
+        if len(set(self.engines)) < len(self.engines):
+            raise ValueError("`engines` names an engine twice")
         return self
+
+    @property
+    def all_engines(self) -> tuple[str, ...]:
+        """Addresses of all engines that use this cache and that are read."""
+        return self.engines if self.engine is None else (self.engine,)
 
     def token_of_module(self) -> SecretStr | None:
         """Return the token itself.

@@ -8,9 +8,11 @@ from statistics import median
 
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, Unlisted
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, MoreNames, Spread, TokenCounts, Window
+from agent_tools.models.engine import EngineMetrics
 from agent_tools.models.metrics import utc
+from agent_tools.serving.attribution import doubt
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_window import engine_between
-from agent_tools.serving.vllm_metrics import EngineReading
 
 NO_ENGINE = "the operator's directory names no engine for this cache"
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
@@ -63,6 +65,8 @@ class Snapshot:
     """The version of LMCache that answered; ``None`` if it was not read."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What a reader of this reading must know, by name of the part."""
+    after_change: bool = False
+    """Whether this is the first reading after a change of settings, so that a window cannot start earlier."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -99,6 +103,19 @@ class Snapshot:
         )
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a cache counted between two successive readings."""
+
+    start: float
+    """Unix time of the first reading, seconds."""
+    end: float
+    requested: int
+    """Tokens that requests asked for, in whole chunks."""
+    hit: int
+    """Tokens that the cache served."""
+
+
 BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}
 """Figures whose spread over members is told, and whether more is better (1) or worse (-1)."""
 NO_COUNTERS = (
@@ -122,11 +139,19 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
     """
     metrics = _metrics(after, _window(before, after), *_counted(before, after))
-    engine = None if after.engine is None else engine_between(before.engine if before else None, after.engine)
+    engine = None if after.engine is None else _engine(metrics, engine_between(before.engine if before else None, after.engine))
     no_engine = {} if engine else {"engine": after.no_engine}
     unserved = {"unregistered_models": _unregistered(before, after), "missing_models": tuple(sorted(_missing_models(after)))}
     found = {"engine": engine, "unavailable": metrics.unavailable | no_engine, **unserved}
     return metrics.model_copy(update={**found, "spread": _spread(before, after)} if after.members else found)
+
+
+def _engine(metrics: CacheMetrics, engine: EngineMetrics) -> EngineMetrics:
+    """Return the engines' figures, with the reason if they cannot be this cache's. A cache without counters tells nothing."""
+    if metrics.total_requests is None:
+        return engine
+    asked, hit, seconds = metrics.tokens.requested, metrics.tokens.hit, metrics.window.seconds
+    return engine.model_copy(update={"doubt": doubt(engine, asked=asked, hit=hit, seconds=seconds)})
 
 
 def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
@@ -142,6 +167,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
             end=max(window.end for window in windows),
             lifetime=any(window.lifetime for window in windows),
             counters_reset=any(window.counters_reset for window in windows),
+            since_change=before is not None and before.after_change,
             simulated=any(window.simulated for window in windows),
         )
     start = _start(before, after)
@@ -151,6 +177,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
         end=utc(after.taken_at),
         lifetime=start is None,
         counters_reset=before is not None and start is None and after.counters is not None,
+        since_change=start is not None and start.after_change,
         simulated=after.simulated,
     )
 

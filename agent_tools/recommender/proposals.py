@@ -116,6 +116,20 @@ def _evicting(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
             yield base.changed(setting, eviction_policy=policy)
 
 
+def beyond_the_bound(seen: Observation) -> tuple[float, float] | None:
+    """Return the L1 size that would be proposed without the operator's bound, MB, and the token hit rate it would give.
+
+    Return ``None`` if there is no such bound, if the size lies within it, or if nothing can be predicted.
+    """
+    current, bound = server_setting(seen), seen.bounds.max_size_mb
+    if current is None or seen.log is None or seen.curve is None or bound is None or not seen.savings_known:
+        return None
+    free, here = replace(seen, bounds=seen.bounds.model_copy(update={"max_size_mb": None})), _Candidate(current, None)
+    best = _cheapest_of_best(free, [here, *_resized(free, here)])
+    size = None if best.update is None else best.update.max_size_mb
+    return None if size is None or size <= bound else (size, predicted_rate(seen, best.setting))
+
+
 def _resized(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
     """Yield candidates with a larger L1, up to the operator's bound if there is one."""
     assert seen.curve is not None  # noqa: S101

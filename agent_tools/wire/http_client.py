@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -99,6 +99,8 @@ class AdminClient:
             event_hooks={"request": [self._stay], "response": [_bound]},
         )
         self._unmet = url if transport is None else None
+        self.ready: Callable[[], Awaitable[object]] | None = None
+        """Awaited before each call, and not part of the call's time. A server of our own starts here."""
         self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}
         """Those whose answer who asks now may have too."""
         self._readings: set[asyncio.Future[httpx.Response]] = set()
@@ -230,6 +232,8 @@ class AdminClient:
         LMCache 0.5.6 takes an HTTP request to its ``--port`` for a message of its own, and the thread that serves all engines
         dies of it while ``/status`` stays healthy.
         """
+        if self.ready is not None:
+            await self.ready()
         url, began = self._unmet, time.monotonic()
         if url is None:
             return

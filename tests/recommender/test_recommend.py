@@ -208,3 +208,12 @@ def test_only_what_differs_is_a_change() -> None:
     (change,) = setting_changes(update, CONFIG.known(), support)
     assert str(change) == "eviction_watermark 0.8 -> 0.6 (restart)"
     assert setting_changes(update, CacheConfig().known(), support)[0].old is None
+
+
+def test_what_would_help_beyond_the_bound_is_said_with_its_figure() -> None:
+    advice = sound(recommend(as_served(AGENTS, bounds=Bounds(max_size_mb=18))))
+    told = re.search(r"Beyond the bounds: (\d+) MB would give ([\d.]+)%; your bound is 18 MB", advice.why)
+    assert told is not None
+    assert float(told[1]) > 18
+    assert float(told[2]) / 100 > (advice.token_hit_rate or 0) + 0.05
+    assert "Beyond the bounds" not in recommend(as_served(AGENTS, bounds=Bounds(max_size_mb=1024))).why

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from observed import CHUNK_SIZE, CONFIG, QUIET, observation
+from observed import CHUNK_SIZE, CONFIG, QUIET, as_served, observation
 from real_logs import conversations, log_of
 
 from agent_tools.models import CacheConfig, EvictionPolicy, Health, L2Adapter, Rung, Severity, SymptomCode, TokenCounts
@@ -12,7 +12,7 @@ from agent_tools.models.config import UNKNOWN_SETTINGS
 from agent_tools.models.cost import Economics, Prefill
 from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
 from agent_tools.recommender.observation import Observation
-from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, server, traffic
+from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, owners, server, traffic
 from agent_tools.recommender.symptoms.rule import Rule
 from agent_tools.workload.access_log import AccessLog
 
@@ -72,6 +72,14 @@ def windows(*, reset: bool) -> dict[str, object]:
 
 
 ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
+
+
+def two_tenants(*, again: bool = False) -> AccessLog:
+    """A chat that asks for 15 prompts again and again, and a crawler whose large prompts nobody asks for again."""
+    chat = [range(20 * (i % 15), 20 * (i % 15) + 20) for i in range(240)]
+    crawler = [range(10_000 + 60 * (i * (not again)), 10_060 + 60 * (i * (not again))) for i in range(80)]
+    log = log_of(*(part for i in range(80) for part in (*chat[3 * i : 3 * i + 3], crawler[i])))
+    return replace(log, tenants=(log.chunks_per_request == 60).astype("int16"), tenant_names=("chat", "crawler"))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +158,7 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             Severity.MEDIUM,
             [27.0, 20.0, 20 / 30 * 0.5],
         ),
+        (owners.crowded_out, as_served(two_tenants()), SymptomCode.CROWDED_OUT, Severity.MEDIUM, [0.5, 0.0, 0.9375]),
         (traffic.no_data, observation(tokens=TokenCounts()), SymptomCode.NO_DATA, Severity.INFO, [1000.0]),
         (
             traffic.short_prompts,
@@ -169,7 +178,7 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             l1.watermark_too_high,
             observation(failed_stores=1, evictions=0, utilization_percent=79),
             SymptomCode.WATERMARK_TOO_HIGH,
-            Severity.CRITICAL,
+            Severity.MEDIUM,  # without a log nobody knows what it costs
             [1.0, 0.79, 0.8],
         ),
         (l1.stores_fail, observation(failed_stores=1, stored_chunks=99), SymptomCode.STORES_FAIL, Severity.MEDIUM, [1.0, 99.0]),
@@ -190,6 +199,13 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             [0.0, 0.5, 400.0, 0.0],
         ),
         (l1.evicts_unjudged, observation(evictions=1), SymptomCode.EVICTS_UNJUDGED, Severity.LOW, [1.0]),
+        (
+            l1.returns_too_late,
+            observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=360_000),
+            SymptomCode.RETURNS_TOO_LATE,
+            Severity.LOW,
+            [50.0, 40.96],
+        ),
         (
             l1.evicted_too_soon,
             observation(evicted_followed=20, evicted_needed=1, evictions=500),
@@ -310,6 +326,13 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             Severity.LOW,
             [131072.0, 200000.0],
         ),
+        (
+            engine.engine_figures_do_not_fit,
+            served(doubt="it is another cache's engine"),
+            SymptomCode.ENGINE_FIGURES_DO_NOT_FIT,
+            Severity.MEDIUM,
+            [100000.0, 256000.0, 128000.0],
+        ),
     ],
 )
 def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, severity: Severity, figures: list[float]) -> None:
@@ -323,6 +346,9 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
 @pytest.mark.parametrize(
     ("rule", "seen"),
     [
+        (owners.crowded_out, observation()),
+        (owners.crowded_out, as_served(two_tenants(again=True))),
+        (owners.crowded_out, as_served(two_tenants(), config=CONFIG.model_copy(update={"max_size_mb": 400}))),
         (server.eviction_dead, observation()),
         (server.counters_incomplete, observation()),
         (server.counters_incomplete, observation(dropped_events=None)),  # an engine, which counts its lookups
@@ -362,6 +388,9 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (traffic.nothing_to_reuse, observation(NEW, tokens=ALL_HITS)),  # LMCache dropped lookups before they were logged
         (traffic.nothing_to_reuse, observation(tokens=TokenCounts())),
         (l1.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
+        (l1.returns_too_late, observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=36_000)),
+        (l1.returns_too_late, observation(NEW, tokens=NO_HITS, evictions=1, stored_chunks=360_000)),
+        (engine.engine_figures_do_not_fit, served()),
         (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
         (l1.l1_too_small, observation(tokens=NO_HITS, evictions=1)),
         (l1.evicts_unjudged, observation(NEW, evictions=1)),
@@ -470,3 +499,25 @@ def test_a_cache_of_unknown_size_or_chunks_is_not_called_too_small() -> None:
     unknown = CONFIG.model_copy(update={"max_size_mb": None})
     assert l1.request_larger_than_l1(observation(log_of(range(513)), config=unknown)) is None
     assert l1.request_larger_than_l1(observation(log_of(range(513)), kv_bytes_per_token=None)) is None
+
+
+def test_one_tenants_prompts_that_nobody_asks_for_again_are_named_with_what_they_cost_the_others() -> None:
+    found = owners.crowded_out(as_served(two_tenants()))
+    assert found is not None
+    assert (found.code, found.severity) == (SymptomCode.CROWDED_OUT, Severity.MEDIUM)
+    share, again, cost = (one.value for one in found.evidence)
+    assert share == pytest.approx(0.5)
+    assert again == 0
+    assert cost > 0.1
+    assert (
+        "The prompts of tenant crawler take 50% of the requested tokens, and 0% of them come again: 80 prompts" in found.summary
+    )
+    assert "lmcache.max_offload_tokens set to 0" in found.summary
+
+
+def test_models_are_told_apart_like_tenants() -> None:
+    log = two_tenants()
+    by_model = replace(log, models=log.tenants, model_names=("small", "large"), tenants=0 * log.tenants, tenant_names=("",))
+    found = owners.crowded_out(as_served(by_model))
+    assert found is not None
+    assert "The prompts of model large" in found.summary

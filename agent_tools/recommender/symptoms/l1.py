@@ -1,7 +1,12 @@
 """Symptoms of the L1 tier: what its size, eviction watermark and eviction ratio cost."""
 
+import numpy as np
+import numpy.typing as npt
+
 from agent_tools.models import Rung, Severity, Symptom, SymptomCode
+from agent_tools.plain import points
 from agent_tools.recommender.observation import Observation
+from agent_tools.workload.access_log import AccessLog
 
 from .rule import NOTICEABLE, figure
 
@@ -37,16 +42,26 @@ def request_larger_than_l1(seen: Observation) -> Symptom | None:
 
 
 def watermark_too_high(seen: Observation) -> Symptom | None:
-    """Report that stores fail while eviction never starts. L1 is below its watermark, but each store needs more than is free."""
+    """Report that stores fail while eviction never starts: L1 is below its watermark, but each store needs more than is free.
+
+    The rule is silent if the model shows that a lower watermark would serve no more.
+    """
     metrics, watermark = seen.metrics, seen.config.eviction_watermark
     used = (metrics.utilization_percent or 0) / 100
     if not metrics.failed_stores or metrics.evictions or watermark is None or used >= watermark or seen.never_evicts:
         return None
+    from agent_tools.recommender.freezing import lost_by_freezing  # noqa: PLC0415  the model takes long to load
+
+    lost = lost_by_freezing(seen)
+    if lost is not None and lost < NOTICEABLE:
+        return None
+    cost = "whether that costs hits, only an access log shows" if lost is None else f"a lower one would add {points(lost)}"
     return Symptom(
         code=SymptomCode.WATERMARK_TOO_HIGH,
-        severity=Severity.CRITICAL,
+        severity=Severity.MEDIUM if lost is None else Severity.CRITICAL,
         summary=f"L1 is frozen: it is {used:.0%} used, which is below the watermark of {watermark:.0%}, so the server evicts"
-        f" nothing. It dropped {metrics.failed_stores:,} chunks that did not fit into the free space; lower the watermark",
+        f" nothing. It dropped {metrics.failed_stores:,} chunks that did not fit into the free space."
+        f" The watermark is too high: {cost}",
         evidence=(
             figure("stores dropped because L1 was full (l1_allocation_failure_chunks)", metrics.failed_stores, "chunks"),
             figure("L1 used (l1_usage_ratio)", used, "share"),
@@ -132,6 +147,43 @@ def l1_too_small(seen: Observation) -> Symptom | None:
         ),
         rung=Rung.ACCESS_LOG,
     )
+
+
+def returns_too_late(seen: Observation) -> Symptom | None:
+    """Report that prompts come back after longer than L1 holds them: it keeps chunks that are evicted before they are needed."""
+    log, size, stored = seen.log, seen.capacity_chunks, seen.metrics.stored_chunks
+    if log is None or seen.curve is None or size is None or not stored or not seen.metrics.evictions:
+        return None
+    gaps = _gaps(log, seen.in_window)
+    seconds = seen.metrics.window.seconds
+    if len(gaps) < ENOUGH_FOLLOWED or not seconds:
+        return None
+    per_second = stored * log.sampling_rate / seconds
+    held, late = size * (seen.config.eviction_watermark or 1.0) / per_second, float(np.median(gaps))
+    if late <= held:
+        return None
+    needed = late * per_second / (seen.config.eviction_watermark or 1.0)
+    return Symptom(
+        code=SymptomCode.RETURNS_TOO_LATE,
+        severity=Severity.LOW,
+        summary=f"Prompts come back after longer than L1 holds them: half of the chunks that are asked for again come back after"
+        f" {late:,.0f} s or later, and at {per_second:,.1f} stored chunks a second L1 holds a chunk for about {held:,.0f} s; it"
+        f" would have to hold {needed / size:,.1f} times as much, or L2 would",
+        evidence=(
+            figure("median time until a chunk is asked for again (access log)", late, "s"),
+            figure("time that L1 holds a chunk (size / l1_write_chunks)", held, "s"),
+        ),
+        rung=Rung.ACCESS_LOG,
+    )
+
+
+def _gaps(log: AccessLog, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the seconds since the last request for the same chunk, for each repeated chunk of the counted requests."""
+    request = np.repeat(np.arange(len(log)), log.chunks_per_request)
+    order = np.argsort(log.chunk_ids, kind="stable")
+    ids, times, inside = log.chunk_ids[order], log.timestamps[request][order], counted[request][order]
+    gaps: npt.NDArray[np.float64] = np.diff(times)[(np.diff(ids) == 0) & inside[1:]]
+    return gaps
 
 
 def evicted_too_soon(seen: Observation) -> Symptom | None:

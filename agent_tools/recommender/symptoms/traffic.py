@@ -35,8 +35,8 @@ def no_data(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.NO_DATA,
         severity=Severity.INFO,
-        summary=f"{lookups} lookups in {seen.metrics.window.seconds:.0f} s are too few to judge; at least {ENOUGH_LOOKUPS} are"
-        " needed. Observe for longer",
+        summary=f"{lookups} lookups are too few to judge (in {seen.metrics.window.span}); at least {ENOUGH_LOOKUPS} are needed."
+        " Observe for longer",
         evidence=(figure("lookups (lookups_requests)", lookups, "lookups"),),
     )
 
@@ -99,6 +99,9 @@ def prefix_diverges_early(seen: Observation) -> Symptom | None:
     )
 
 
+LAZY = ", and lmcache.mp.lazy_offload, which stores a chunk only when the engine's own cache is about to evict it"
+
+
 def under_stored(seen: Observation) -> Symptom | None:
     """Report that engines compute chunks but do not store them, so that requests miss them repeatedly."""
     metrics, chunk = seen.metrics, seen.config.chunk_size
@@ -110,7 +113,7 @@ def under_stored(seen: Observation) -> Symptom | None:
         code=SymptomCode.UNDER_STORED,
         severity=Severity.HIGH,
         summary=f"Requests missed {missed:,.0f} chunks, but the engines sent only {offered:,} to the server to store; check the"
-        " connector's settings (kv_role, save_decode_cache)",
+        f" connector's settings (kv_role, save_decode_cache{LAZY if seen.own_cache_size else ''})",
         evidence=(
             figure("chunks missed (lookup_requested_tokens - lookup_hit_tokens)", missed, "chunks"),
             figure("chunks sent to be stored (l1_write_chunks + l1_allocation_failure_chunks)", offered, "chunks"),
