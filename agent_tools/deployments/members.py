@@ -63,6 +63,8 @@ def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheTool
         locked_objects=_total(part.locked_objects for part in parts),
         l2_used_bytes=_total(part.l2_used_bytes for part in parts),
         l2_total_bytes=_total(part.l2_total_bytes for part in parts),
+        version=_common(part.version for part in parts),
+        notes={key: f"{name}: {note}" for name, part in sorted(answers.items()) for key, note in part.notes.items()},
         uncounted={name: why for part in parts for name, why in part.uncounted.items()},
         members=dict(answers),
     )

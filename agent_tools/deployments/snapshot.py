@@ -9,9 +9,11 @@ from statistics import median
 from agent_tools.deployments.chunk_counts import in_chunks, saved_mb
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, Unlisted
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, MoreNames, Spread, TokenCounts, Window
+from agent_tools.models.engine import EngineMetrics
 from agent_tools.models.metrics import utc
+from agent_tools.serving.attribution import doubt
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_window import engine_between
-from agent_tools.serving.vllm_metrics import EngineReading
 
 NO_ENGINE = "the operator's directory names no engine for this cache"
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
@@ -64,6 +66,16 @@ class Snapshot:
     """Whether a model made the figures, and no LMCache."""
     repeats: bool = False
     """Whether another member of the same cache counts the same requests: a further rank of one engine. It counts once in sums."""
+    unregistered: Mapping[str, int] = field(default_factory=dict)
+    """Lookups by model, since the process started, that ended because no engine registered the model with that world size."""
+    registered_models: frozenset[str] | None = None
+    """The models that engines have registered now; ``None`` where that is unknown."""
+    version: str | None = None
+    """The version of LMCache that answered; ``None`` if it was not read."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a reader of this reading must know, by name of the part."""
+    after_change: bool = False
+    """Whether this is the first reading after a change of settings, so that a window cannot start earlier."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -101,6 +113,19 @@ class Snapshot:
         )
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a cache counted between two successive readings."""
+
+    start: float
+    """Unix time of the first reading, seconds."""
+    end: float
+    requested: int
+    """Tokens that requests asked for, in whole chunks."""
+    hit: int
+    """Tokens that the cache served."""
+
+
 BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}
 """Figures whose spread over members is told, and whether more is better (1) or worse (-1)."""
 NO_COUNTERS = (
@@ -125,10 +150,19 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
     """
     metrics = _metrics(after, _window(before, after), *_counted(before, after))
-    engine = None if after.engine is None else engine_between(before.engine if before else None, after.engine)
+    engine = None if after.engine is None else _engine(metrics, engine_between(before.engine if before else None, after.engine))
     no_engine = {} if engine else {"engine": after.no_engine}
-    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine}
+    unserved = {"unregistered_models": _unregistered(before, after), "missing_models": tuple(sorted(_missing_models(after)))}
+    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine, **unserved}
     return metrics.model_copy(update={**found, "spread": _spread(before, after)} if after.members else found)
+
+
+def _engine(metrics: CacheMetrics, engine: EngineMetrics) -> EngineMetrics:
+    """Return the engines' figures, with the reason if they cannot be this cache's. A cache without counters tells nothing."""
+    if metrics.total_requests is None:
+        return engine
+    asked, hit, seconds = metrics.tokens.requested, metrics.tokens.hit, metrics.window.seconds
+    return engine.model_copy(update={"doubt": doubt(engine, asked=asked, hit=hit, seconds=seconds)})
 
 
 def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
@@ -144,6 +178,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
             end=max(window.end for window in windows),
             lifetime=any(window.lifetime for window in windows),
             counters_reset=any(window.counters_reset for window in windows),
+            since_change=before is not None and before.after_change,
             simulated=any(window.simulated for window in windows),
         )
     start = _start(before, after)
@@ -153,6 +188,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
         end=utc(after.taken_at),
         lifetime=start is None,
         counters_reset=before is not None and start is None and after.counters is not None,
+        since_change=start is not None and start.after_change,
         simulated=after.simulated,
     )
 
@@ -172,6 +208,25 @@ def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None,
     counters = _difference(after.counters, start.counters if start and start.counters else Counters())
     tokens = _token_counts(after.tokens, start.tokens if start else {})
     return in_chunks(counters, after.objects_by_model, tokens), tokens
+
+
+def _unregistered(before: Snapshot | None, after: Snapshot) -> dict[str, int]:
+    """Return the lookups between two readings that ended because nobody registered their model, by model."""
+    counts: dict[str, int] = {}
+    for then, now in (_pairs(before, after) or {"": (before, after)}).values():
+        start = _start(then, now)
+        for model, lookups in now.unregistered.items():
+            more = lookups - (start.unregistered.get(model, 0) if start else 0)
+            if more > 0:
+                counts[model] = counts.get(model, 0) + more
+    return counts
+
+
+def _missing_models(now: Snapshot) -> set[str]:
+    """Return the models that engines have asked for since the process started and that no engine has registered now."""
+    if now.members:
+        return set().union(*map(_missing_models, now.members.values()))
+    return set() if now.registered_models is None else now.unregistered.keys() - now.registered_models
 
 
 def _start(before: Snapshot | None, after: Snapshot) -> Snapshot | None:
@@ -221,8 +276,9 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
         l2_size_mb=now.l2_total_bytes / MB if now.l2_total_bytes else None,
     )
     if counters is None:
-        return metrics.model_copy(update={"unavailable": _why_missing(metrics)})
+        return metrics.model_copy(update={"unavailable": _why_missing(metrics, no_counters=True)})
     by_model, by_tenant, unlisted = _grouped(tokens, 0), _grouped(tokens, 1), _unlisted(now)
+    total = _with_tiers(total, counters.l2_hit_tokens)
     counted = metrics.model_copy(
         update={
             "total_requests": counters.lookups,
@@ -242,6 +298,8 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "evictions": counters.evictions,
             "stored_chunks": counters.stored_chunks,
             "short_prompts": counters.short_prompts,
+            "unregistered_lookups": counters.unregistered,
+            "layoutless_lookups": counters.no_layout,
             "dropped_events": counters.dropped_events,
             "evicted_followed": counters.evicted_followed,
             "evicted_needed": counters.evicted_needed,
@@ -259,9 +317,14 @@ def _chunks(now: Snapshot, objects: int | None) -> int | None:
     return round(objects / now.objects_per_chunk) if objects is not None and now.objects_per_chunk else None
 
 
-def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
+def _with_tiers(total: TokenCounts, hit_l2: int) -> TokenCounts:
+    """Return the same hits with `hit_l2` of them in L2, for a server that does not count hits by tier."""
+    moved = min(hit_l2, total.hit_l1)
+    return total.model_copy(update={"hit_l1": total.hit_l1 - moved, "hit_l2": total.hit_l2 + moved}) if moved else total
+
+
+def _why_missing(metrics: CacheMetrics, *, no_counters: bool = False) -> dict[str, str]:
     """For each figure that is ``None``: the reason, by name."""
-    no_counters = metrics.total_requests is None
     reasons = {
         "avg_latency_ms": NO_LATENCY,
         "cache_hit_latency_ms": NO_LATENCY_SPLIT,

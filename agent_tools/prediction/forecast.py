@@ -140,6 +140,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
     shared: bool = False,
     delay: StoreDelay = AT_ONCE,
     engine_cache_tokens: Sequence[int] = (),
+    engine_cache: EngineCache | None = None,
 ) -> Forecast:
     """Predict the hit rate that L1 sizes would give on a log, with all other settings as in `under`.
 
@@ -155,6 +156,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             chunks are made of, all chunks count as equally large, and a note says so.
         delay: The delay between a request's lookup and its store.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to predict what LMCache saves.
+        engine_cache: The caches of the engines in front, as a model explains them, for which to predict it too.
 
     Raises:
         WorkloadError: The log is empty, mixes models that do not share an L1, or has times that are not finite; or a size is not
@@ -166,7 +168,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
     chosen = _grid(curve, chunk_bytes, under.watermark, under.ratio) if capacities_chunks is None else _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
     settings = [replace(under, capacity_chunks=capacity) for capacity in capacities]
-    own = engine_caches(log, _positive(engine_cache_tokens))
+    own = [*([] if engine_cache is None else [engine_cache]), *engine_caches(log, _positive(engine_cache_tokens))]
     rows = tuple(_rows(log, curve, predict_settings(log, settings, delay=delay), chunk_bytes, own))
     return Forecast(
         requests=len(log),

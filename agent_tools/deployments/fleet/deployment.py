@@ -12,6 +12,7 @@ from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import UnknownCacheError, UnsupportedError
 from agent_tools.models import SETTINGS, CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.workload.access_log import AccessLog
 
 from .allowed_servers import AllowedServers
@@ -39,17 +40,20 @@ class FleetDeployment:
         networks: Sequence[IPv4Network | IPv6Network],
         addresses: Mapping[str, str] = {},
         timeout: float = 5.0,
+        access: Access = NO_PROXY,
     ) -> None:
         """Prepare the connections, without calling anything yet.
 
         Args:
             coordinator_url: ``http://host:port`` of `lmcache coordinator`.
             networks: Networks in which servers may be called. Other servers are left out and named in the health.
-            addresses: Maps a registered ``ip`` or ``ip:port`` to the ``host:port`` at which the server is reachable.
+            addresses: Maps a registered ``ip`` or ``ip:port`` to the ``host:port`` at which the server is reachable, or to the
+                URL of a proxy in front of it.
             timeout: Seconds per call.
+            access: What the proxy asks for, in front of the coordinator and of the servers whose URL `addresses` gives.
         """
-        self._coordinator = Coordinator(coordinator_url, timeout)
-        self._known = FleetServers(self._coordinator, AllowedServers(networks, addresses), timeout)
+        self._coordinator = Coordinator(coordinator_url, timeout, access)
+        self._known = FleetServers(self._coordinator, AllowedServers(networks, addresses), timeout, access)
 
     async def close(self) -> None:
         """Close all connections."""

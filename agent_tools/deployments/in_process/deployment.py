@@ -18,6 +18,7 @@ from agent_tools.errors import (
 )
 from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.workload.access_log import AccessLog
 
 from .change import FREEZE, HOT_CACHE, Switch, bypass_switch, change_all, change_settings
@@ -44,7 +45,7 @@ class InProcessDeployment:
     backend = "engine"
     owned = False
 
-    def __init__(self, worker_urls: Sequence[str], *, timeout: float = 5.0) -> None:
+    def __init__(self, worker_urls: Sequence[str], *, timeout: float = 5.0, access: Access = NO_PROXY) -> None:
         """Prepare the connections, without calling anything yet.
 
         Args:
@@ -52,11 +53,12 @@ class InProcessDeployment:
                 With several workers, add the address of vLLM's scheduler (``internal_api_server_port_start`` itself); without
                 it min_prefix_length cannot be set.
             timeout: Seconds per call.
+            access: What a proxy in front of the workers asks for.
 
         Raises:
             SettingsError: There is no address, an address is given twice, or an address is not ``http://host:port``.
         """
-        self.workers = {f"worker{rank}": Worker(url.strip(), timeout) for rank, url in enumerate(worker_urls)}
+        self.workers = {f"worker{rank}": Worker(url.strip(), timeout, access) for rank, url in enumerate(worker_urls)}
         if not self.workers:
             raise SettingsError("in-process LMCache needs the address of each worker, and none is given: engine:http://host:port")
         if len({worker.url for worker in self.workers.values()}) < len(self.workers):

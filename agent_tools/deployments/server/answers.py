@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from agent_tools.deployments.snapshot import Snapshot
+from agent_tools.deployments.snapshot import NO_REQUEST_HITS, Snapshot
 from agent_tools.models import MB, CacheConfig, CacheEntry, EvictionPolicy, L2Adapter
 from agent_tools.models.config import MB_IN_A_GB
 from agent_tools.models.metrics import utc
@@ -19,18 +19,22 @@ from .command_line import POLICY_NAMES, adapter_of
 from .exposition import Exposition
 from .health import health_of
 from .module_client import LiveL2
+from .versions import Release
 
 Json = Mapping[str, Any]
 
 
-def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Exposition) -> Snapshot:
+def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Exposition, release: Release) -> Snapshot:
     """Return the snapshot from ``/status`` and ``/metrics``, which were read at the same time."""
+    per_chunk = _objects_per_chunk(status, exposition)
+    common, counters = _common(per_chunk), exposition.counters
+    if not release.counts_lookups and common:
+        loaded = round(exposition.l2_loaded_objects / common) * _count(status["chunk_size"])
+        counters = replace(counters, l2_hit_tokens=loaded)
     managers = list(status["storage_manager"]["l1_managers"].values())
     l2_used, l2_total = _l2_account(status["storage_manager"])
     objects = sum(_count(m["total_object_count"]) for m in managers)
     chunks = status.get("agent_tools", {}).get("chunks")
-    per_chunk = _objects_per_chunk(status, exposition)
-    counters = exposition.counters
     if chunks:  # counted by the module, chunk by chunk
         counters = replace(
             counters,
@@ -49,7 +53,7 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         l1_used_bytes=sum(_count(m["memory_used_bytes"]) for m in managers),
         l1_total_bytes=sum(_count(m["memory_total_bytes"]) for m in managers),
         resident_objects=objects,
-        objects_per_chunk=objects / _count(chunks["resident"]) if chunks and chunks["resident"] else _common(per_chunk),
+        objects_per_chunk=objects / _count(chunks["resident"]) if chunks and chunks["resident"] else common,
         objects_by_model={} if chunks else per_chunk,
         incomplete_chunks=_count(chunks["incomplete"]) if chunks else None,
         bytes_by_model=bytes_of(status),
@@ -58,7 +62,44 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         locked_objects=sum(_count(m.get("write_locked_count", 0)) + _count(m.get("read_locked_count", 0)) for m in managers),
         l2_used_bytes=l2_used,
         l2_total_bytes=l2_total,
+        uncounted=_uncounted(release, exposition, splits=common is not None),
+        unregistered=exposition.unregistered,
+        registered_models=_registered_models(status),
+        version=release.text,
+        notes={} if release.note is None else {"lmcache_version": release.note},
     )
+
+
+def _uncounted(release: Release, exposition: Exposition, *, splits: bool) -> dict[str, str]:
+    """Return the figures that this version does not count, and why."""
+    uncounted = dict.fromkeys(("cache_hits", "cache_misses"), NO_REQUEST_HITS)
+    if not release.counts_lookups:
+        older = f"LMCache {release.text} does not count it; 0.5.5 and later do"
+        by_tier = f"LMCache {release.text} counts hits of both tiers together: hits in L2 are in hit_l1 too"
+        uncounted |= dict.fromkeys(("total_requests", "short_prompts", "unregistered_lookups", "layoutless_lookups"), older)
+        uncounted |= {"by_model.hit_l2": by_tier, "by_tenant.hit_l2": by_tier} | ({} if splits else {"tokens.hit_l2": by_tier})
+    elif not release.known:
+        why = f"LMCache {release.text} exports no such series (yet), and nobody has tested this version"
+        uncounted |= {figure: why for field in exposition.absent for figure in _FIGURES.get(field, (field,))}
+    return uncounted
+
+
+_FIGURES = {
+    "lookups": ("total_requests",),
+    "unregistered": ("unregistered_lookups",),
+    "no_layout": ("layoutless_lookups",),
+    "l2_loads": ("l2_load_gb_per_second",),
+    "tokens": ("hit_rate_percent", "tokens_served", "tokens_computed", "memory_saved_mb", "memory_savings_percent"),
+}
+"""The figures of `CacheMetrics` from a field of `Counters`, or from the tokens, if they have other names."""
+
+
+def _registered_models(status: Json) -> frozenset[str] | None:
+    """Return the models that engines have registered now (``cache_context_meta``, ``non_cuda_context_meta`` of ``/status``)."""
+    contexts = [status.get("cache_context_meta"), status.get("non_cuda_context_meta")]
+    if None in contexts:
+        return None
+    return frozenset(str(one.get("model_name")) for of_kind in contexts if of_kind for one in of_kind.values())
 
 
 def _l2_account(manager: Json) -> tuple[int | None, int | None]:
@@ -108,7 +149,7 @@ def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2
 
 
 def adapters_of(boot: Json, live: Json) -> tuple[L2Adapter, ...]:
-    """Return the present L2 adapters, with the settings from their start."""
+    """Return the present L2 adapters, with the settings from their start, or `UNKNOWN_SETTINGS`."""
     reported = boot["storage_manager"].get("l2_adapter_config", {}).get("adapters", [])
     types = [a["type_name"] for a in live["adapters"] if a.get("tier") == "l2"]
     return tuple(adapter_of(type_name, settings) for type_name, settings in zip(types, reported, strict=False))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from agent_tools.deployments.all_or_nothing import all_or_nothing
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.quotas import change_quotas
 from agent_tools.deployments.snapshot import Snapshot
-from agent_tools.errors import RefusedError, SettingsError, UnsupportedError
+from agent_tools.errors import MissingRouteError, RefusedError, SettingsError, UnsupportedError
 from agent_tools.models import (
     MB,
     CacheConfig,
@@ -29,6 +30,7 @@ from agent_tools.models import (
 )
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import AdminClient, segment
 from agent_tools.wire.prometheus import parsed
 from agent_tools.workload.access_log import AccessLog, lookups_since
@@ -49,11 +51,12 @@ from .chunk_hashes import chunk_hashes
 from .coldest import coldest_first
 from .command_line import Flags, command_line, flags_of, with_update
 from .contents import Shape, delete_from_l1, delete_from_l2, known_shape, look_up, still_found
-from .exposition import parse_exposition
+from .exposition import Exposition, parse_exposition
 from .l1_size import change_size
 from .live_change import change_settings
 from .module_client import ROUTE, LiveL2, ServerModule, module_of
-from .support import server_support
+from .support import on_older, server_support
+from .versions import Release, ServerAnswers
 from .workload_window import WorkloadWindow
 
 MODULE_SECONDS = 1.0
@@ -75,18 +78,21 @@ class ServerDeployment:
         timeout: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
         token: SecretStr | None = None,
+        access: Access = NO_PROXY,
     ) -> None:
         """Prepare the connection, without calling anything yet.
 
         Args:
-            base_url: ``http://host:port`` of the admin API.
+            base_url: ``http://host:port`` of the admin API, or ``https://host/prefix`` behind a proxy.
             access_log: The folder of the server's ``--lookup-hash-log-dir``, if this machine can read it.
             arena_folder: A folder on the server's host for live L1 growth, usually ``/dev/shm``.
             timeout: Seconds per call.
             transport: The HTTP transport. The default is plain HTTP.
             token: Token for the server's module (``token_env`` of its config).
+            access: What a proxy in front of the server asks for.
         """
-        self.admin = AdminClient(base_url, timeout, transport, token)
+        self.admin = AdminClient(base_url, timeout, transport, token, access=access)
+        self._answers = ServerAnswers(self.admin)
         self._has_token = token is not None
         self._access_log = access_log
         self._arena_folder = arena_folder
@@ -105,15 +111,23 @@ class ServerDeployment:
 
     async def snapshot(self) -> Snapshot:
         """Return the snapshot from ``/status`` and ``/metrics``, read side by side."""
+        release = await self._answers.release()
         asked_at = _now()
-        status, text = await asyncio.gather(self.admin.read("/status"), self.admin.read_text("/metrics"))
-        with self.admin.understood("/metrics"):
-            exposition = await parsed(parse_exposition, text)
-        with self.admin.understood("/status"):
+        status, text = await asyncio.gather(self._answers.status(), self.admin.read_text("/metrics"))
+        taken_at = _now()
+        exposition = await self._exposition(text, release)
+        if self._answers.is_of_another_process(exposition.process_start):
+            release = await self._answers.release()
+            exposition = await self._exposition(text, release)
+        with self._answers.understood("/status"):
             for model, sizes in single_ranks_of(exposition, status["chunk_size"]).items():
                 self._world_sizes.setdefault(model, sizes)
             self._remember_world_sizes(status)
-            return snapshot_of(asked_at, _now(), status, exposition)
+            return snapshot_of(asked_at, taken_at, status, exposition, release)
+
+    async def _exposition(self, text: str, release: Release) -> Exposition:
+        with self._answers.understood("/metrics"):
+            return await parsed(partial(parse_exposition, splits_hits=release.counts_lookups), text)
 
     def _remember_world_sizes(self, status: Mapping[str, Any]) -> None:
         for model, sizes in world_sizes_of(status).items():
@@ -122,20 +136,20 @@ class ServerDeployment:
 
     async def world_sizes(self) -> Mapping[str, set[int]]:
         """Return the world sizes of each model whose engine is registered, or was since we first read the server."""
-        status = await self.admin.read("/status")
-        with self.admin.understood("/status"):
+        status = await self._answers.status()
+        with self._answers.understood("/status"):
             self._remember_world_sizes(status)
         return self._world_sizes
 
     async def version(self) -> str | None:
         """Return LMCache's version (``/lmc_version``)."""
-        return str(await self.admin.read("/lmc_version"))
+        return (await self._answers.release()).text
 
     async def module(self) -> ServerModule | None:
         """Return the server's `agent_tools.server_module`, at most one second old, or ``None`` if the server runs without it."""
         if time.monotonic() > self._module_until:
-            status = await self.admin.read("/status")
-            with self.admin.understood("/status"):
+            status = await self._answers.status()
+            with self._answers.understood("/status"):
                 self._module = module_of(self.admin, status, token=self._has_token)
             self._module_until = time.monotonic() + MODULE_SECONDS
         return self._module
@@ -143,19 +157,20 @@ class ServerDeployment:
     async def config(self) -> CacheConfig:
         """Return the settings from ``/status`` (in force), ``/config`` (at the start), the module and the tenants' quotas."""
         status, boot, adapters, quotas, l2 = await asyncio.gather(
-            self.admin.read("/status"),
-            self.admin.read("/config"),
-            self.admin.read("/config/adapters"),
+            self._answers.status(),
+            self._answers.boot(),
+            self._answers.adapters(),
             self.admin.read("/quota"),
             self._l2(),
         )
-        with self.admin.understood("/status, /config, /config/adapters, /quota"):
+        with self._answers.understood("/status, /config, /config/adapters, /quota"):
             return config_of(status, boot, adapters, quotas, l2)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """Return for every setting how it can be changed. With an update, return how it can be changed to these values."""
-        module, adapters = await asyncio.gather(self.module(), self._adapters())
-        return await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
+        module, adapters, release = await asyncio.gather(self.module(), self._adapters(), self._answers.release())
+        support = await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
+        return support if release.changes_live else on_older(release, support, update)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
         """Return the command line with the update. Settings that ``/config`` does not report get LMCache's defaults."""
@@ -189,7 +204,9 @@ class ServerDeployment:
                 return [resident_entry_of(entry, answer["chunk_size"]) for entry in answer["top"]]
         try:
             page = await self.admin.read("/cache/objects", tier="l2", page_size=5000)  # a chunk has several
-        except RefusedError as error:
+        except (RefusedError, MissingRouteError) as error:
+            if not (await self._answers.release()).changes_live:
+                raise UnsupportedError(f"this server cannot list its entries ({error}); that needs LMCache 0.5.6") from error
             raise UnsupportedError(
                 f"this server cannot list its entries ({error}): without our module, LMCache lists only entries of s3 L2"
                 " adapters; start the server with --server-module agent_tools.server_module to list the entries of L1"
@@ -198,7 +215,17 @@ class ServerDeployment:
             return entries_of(page["entries"])[:limit]
 
     async def clear(self) -> None:
-        """Clear L1 (``POST /cache/clear``). Locked objects stay."""
+        """Clear L1 (``POST /cache/clear``). Locked objects stay.
+
+        Raises:
+            UnsupportedError: The server is 0.5.0 or older. Its ``/clear-cache`` also drops what requests hold locked.
+        """
+        release = await self._answers.release()
+        if not release.clears_unlocked_only:
+            raise UnsupportedError(
+                f"LMCache {release.text} clears L1 only together with what requests hold locked, so we do not: upgrade"
+                " it, or restart it to empty L1. Nothing was changed"
+            )
         await self.admin.change("POST", "/cache/clear", {"tier": "l1"})
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:
@@ -304,10 +331,12 @@ class ServerDeployment:
             salts = {*quotas["users"], *(tenant or DEFAULT_TENANT for _, tenant in now.tokens)}
             routes = [f"/quota/{segment(salt)}" for salt in sorted(salts)]
         answers = await asyncio.gather(*map(self.admin.read, routes))
+        release = await self._answers.release()
         with self.admin.understood("/quota/{salt}"):
             return {
                 "" if one["cache_salt"] == DEFAULT_TENANT else one["cache_salt"]: TenantUsage(
-                    l2_mb=one["current_usage_gb"] * MB_IN_A_GB, quota_mb=one["limit_gb"] * MB_IN_A_GB if one["exists"] else None
+                    l2_mb=one["current_usage_gb"] * MB_IN_A_GB if release.accounts_tenants else None,
+                    quota_mb=one["limit_gb"] * MB_IN_A_GB if one["exists"] else None,
                 )
                 for one in answers
             }
@@ -354,16 +383,16 @@ class ServerDeployment:
 
     async def _flags_now(self) -> Flags:
         """Return the server's start flags, updated with the changes that its module has made since."""
-        boot, config = await asyncio.gather(self.admin.read("/config"), self.config())
-        with self.admin.understood("/config"):
+        boot, config = await asyncio.gather(self._answers.boot(), self.config())
+        with self._answers.understood("/config"):
             return flags_of(boot, config)
 
     async def _adapters(self) -> Sequence[L2Adapter]:
         l2 = await self._l2()
         if l2 is not None:
             return [one.adapter for one in l2.adapters]
-        boot, live = await asyncio.gather(self.admin.read("/config"), self.admin.read("/config/adapters"))
-        with self.admin.understood("/config, /config/adapters"):
+        boot, live = await asyncio.gather(self._answers.boot(), self._answers.adapters())
+        with self._answers.understood("/config, /config/adapters"):
             return adapters_of(boot, live)
 
     async def _l2(self) -> LiveL2 | None:

@@ -44,7 +44,11 @@ NO_TOKENS = "prompts of a simulated cache have no token ids; {}. Nothing was cha
 
 
 class SimulatedDeployment:
-    """A simulated server whose time comes from a clock. The server starts at the first call."""
+    """A simulated server whose time comes from a clock.
+
+    The server is made at the first call. If its traffic is generated, it started ``past_seconds`` of traffic before that call and
+    has served this traffic. A recorded workload begins with the first call.
+    """
 
     backend = "simulated"
     owned = True
@@ -193,14 +197,19 @@ class SimulatedDeployment:
 
     def _at_present(self) -> SimulatedServer:
         if self._server is None:
-            self._origin = self._clock() + self._ahead
+            past = self._options.past_seconds / self._options.speed if self._generates else 0.0
+            self._origin = self._clock() + self._ahead - past
             self._traffic = Traffic(_workload(self._options), self._options.chunk_size, self._options.speed)
             self._server = self._start(self._traffic, 0.0)
         self._server.advance(self._seconds())
         return self._server
 
+    @property
+    def _generates(self) -> bool:
+        return self._options.workload is None and self._options.traffic is not None
+
     def _seconds(self) -> float:
-        """Return the seconds since the cache was first read."""
+        """Return the seconds since the server first started."""
         return self._clock() + self._ahead - self._origin
 
     def _start(self, traffic: Traffic, instant: float) -> SimulatedServer:
