@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from random_logs import logs
 
 from agent_tools.prediction.clairvoyant import clairvoyant_hits
-from agent_tools.prediction.eviction_clock import AT_ONCE, EVERY_REQUEST, PERIOD
+from agent_tools.prediction.eviction_clock import AT_ONCE, EVERY_REQUEST, PERIOD, EvictionClock
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve, sized_hits_per_request
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.objects import needs_objects
-from agent_tools.prediction.server_model import _run_objects, _run_two_tiers, simulate_server
+from agent_tools.prediction.server_model import _run_objects, simulate_server
 from agent_tools.prediction.server_setting import PrefetchPolicy, ServerSetting
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.chunk_layout import ALIGNMENT, ChunkLayout, ObjectGroup, with_layouts
@@ -108,7 +108,8 @@ def test_for_chunks_of_one_object_it_equals_the_model_that_counts_chunks(
     setting = ServerSetting(capacity, l2_capacity_chunks=l2, l2_prefetch_policy=policy, l2_hard_limit=hard)
     log = with_layouts(isolated(log), [layout(1, 1)] * len(log.model_names))
     assert not needs_objects(log)
-    by_object, by_chunk = (run(log, setting, 0.5, PERIOD, AT_ONCE) for run in (_run_objects, _run_two_tiers))
+    by_object = _run_objects(log, setting, EvictionClock(0.5, PERIOD).first_tick(log), PERIOD, AT_ONCE)
+    by_chunk = simulate_server(log, setting, phase=0.5)
     for column in ("l1_hit_chunks", "l2_hit_chunks", "dropped_chunks"):
         assert getattr(by_object, column).tolist() == getattr(by_chunk, column).tolist()
     assert (by_object.evicted_chunks, by_object.l2_evicted_chunks) == (by_chunk.evicted_chunks, by_chunk.l2_evicted_chunks)
