@@ -4,6 +4,7 @@ LMCacheToolError                 base class; the tools pass the text to the mode
 +-- UnknownCacheError            caches.toml has no cache of that name
 +-- UnreachableError             nothing answered; nothing was changed
 +-- NotLMCacheError              something else answers at that address
+|   +-- MissingRouteError        the server has no such route: another version of LMCache, or something else
 +-- RefusedError                 LMCache answered with an error
 +-- UnsupportedError             this deployment cannot do that; says what can be done instead
 |   +-- NothingToChangeError     the cache already is as wanted
@@ -52,6 +53,10 @@ class NotLMCacheError(LMCacheToolError):
     """Raised when something answers at the address, but it is not the LMCache admin API."""
 
     code = "not_lmcache"
+
+
+class MissingRouteError(NotLMCacheError):
+    """Raised when the server does not have the route: it is another version of LMCache, or something else."""
 
 
 class RefusedError(LMCacheToolError):

@@ -28,6 +28,7 @@ from agent_tools.models import (
     LMCacheStatus,
     Plan,
     Support,
+    Verification,
 )
 from agent_tools.models.start_configuration import Drift, StartConfiguration
 from agent_tools.operations import Operations, shared_operations
@@ -43,6 +44,7 @@ from .rest_models import (
     OfExport,
     OfHistory,
     OfPage,
+    OfVerification,
     OfWindow,
     OptimizeRequest,
     VersionAnswer,
@@ -228,6 +230,12 @@ async def get_change(run: Run, change_id: Annotated[str, Path()]) -> list[Change
 async def undo_change(run: Run, query: Annotated[WhichCache, Query()], change_id: Annotated[str, Path()]) -> ChangeResult:
     """Restore the settings that a change replaced."""
     return await run(Operations.undo, query.cache, change_id, ACTOR)
+
+
+@router.post("/changes/{change_id}/verify", summary="Verify a change", responses=CHANGES)
+async def verify_change(run: Run, query: Annotated[OfVerification, Query()], change_id: Annotated[str, Path()]) -> Verification:
+    """Return whether a change helped: the predicted and the measured gain. The answer waits for traffic; the log notes it."""
+    return await run(Operations.verify_change, change_id, query.verify_seconds, query.cache)
 
 
 @router.get("/agent/metrics", summary="Our own figures, for Prometheus", response_class=PlainTextResponse)

@@ -78,6 +78,15 @@ class OfHistory(WhichCache):
     """Return at most this many records, the latest."""
 
 
+class OfVerification(Given):
+    """Query of a verification."""
+
+    cache: Annotated[str | None, Field(min_length=1), WithJsonSchema({"type": "string", "minLength": 1})] = None
+    """Name of the cache. By default the change log names it."""
+    verify_seconds: Seconds = 120.0
+    """The most seconds to wait until the cache has seen as much traffic as before the change."""
+
+
 class OfPage(WhichCache):
     """Query of the report page."""
 

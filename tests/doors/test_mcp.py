@@ -150,7 +150,10 @@ def url(environment: dict[str, str]) -> Iterator[str]:
             yield eventually(lambda: answering(f"http://127.0.0.1:{port}/mcp"), seconds=30)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=20)
+            finally:
+                process.kill()  # without effect once it has ended
 
 
 def answering(url: str) -> str | None:

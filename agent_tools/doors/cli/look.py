@@ -50,8 +50,8 @@ def diagnose(
         from agent_tools.tuning.terminal import Steps
 
         with Steps() as steps:
-            found = io_loop.run(operations.diagnose, name, window or None, steps)
-        show([one.model_dump(mode="json") for one in found], describe_symptoms(found), as_json)
+            found, seen = io_loop.run(operations.diagnosis, name, window or None, steps)
+        show([one.model_dump(mode="json") for one in found], describe_symptoms(found, seen), as_json)
 
 
 def recommend(
