@@ -79,7 +79,9 @@ class Registry:
             )
         if name not in self._caches:
             settings = self.settings_of(name)
-            engine = ServingEngines(urls, settings.timeout_seconds) if (urls := settings.all_engines) else None
+            engine = None
+            if urls := settings.all_engines:
+                engine = ServingEngines(urls, settings.timeout_seconds, settings.engine_access())
             self._caches[name] = Cache(name, settings, self._connect(settings), engine)
         return self._caches[name]
 
@@ -141,16 +143,21 @@ class Registry:
                 arena_folder=settings.arena_folder,
                 timeout=settings.timeout_seconds,
                 token=settings.token_of_module(),
+                access=settings.access(),
             )
         if settings.kind == "engine":
             from agent_tools.deployments.in_process.deployment import InProcessDeployment
 
-            return InProcessDeployment(settings.place.split(","), timeout=settings.timeout_seconds)
+            return InProcessDeployment(settings.place.split(","), timeout=settings.timeout_seconds, access=settings.access())
         if settings.kind == FLEET:
             from agent_tools.deployments.fleet.deployment import FleetDeployment
 
             return FleetDeployment(
-                settings.place, networks=settings.networks, addresses=settings.addresses, timeout=settings.timeout_seconds
+                settings.place,
+                networks=settings.networks,
+                addresses=settings.addresses,
+                timeout=settings.timeout_seconds,
+                access=settings.access(),
             )
         raise SettingsError(
             f"target {settings.target!r} is not http://host:port, engine:http://host:port, fleet:http://host:port, {EMBEDDED} or"

@@ -1,18 +1,19 @@
 """Predictions from a recorded log alone, without any cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from agent_tools.errors import WorkloadError
 from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.chunk_layout import with_world_sizes
 
 from .chunk_size import with_larger_chunks
 from .forecast import Forecast, by_model, chunks_of, forecast
 from .server_setting import ServerSetting
 
 
-def forecasts_of_trace(
+def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
     log: AccessLog,
     under: ServerSetting,
     *,
@@ -21,6 +22,7 @@ def forecasts_of_trace(
     kv_bytes_per_token: float | None = None,
     chunk_factor: int = 1,
     engine_cache_tokens: Sequence[int] = (),
+    world_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Forecast]:
     """Return what L1 sizes would give on a log, for each model in it. Each model fills an L1 of its own.
 
@@ -32,10 +34,14 @@ def forecasts_of_trace(
         kv_bytes_per_token: KV bytes of a token, for a log that does not state them.
         chunk_factor: Predict for chunks this many times as large.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to say what LMCache saves.
+        world_sizes: KV ranks of each model's engine, by model, for LMCache's lookup-hash log, which states the bytes of one rank.
+            Default: 1, and a note says so.
 
     Raises:
-        WorkloadError: The log is empty, or a size in MB is asked for and the KV bytes of a token are unknown.
+        WorkloadError: The log is empty, a size in MB is asked for and the KV bytes of a token are unknown, or a world size is of
+            no model of the log.
     """
+    log = with_stated_sizes(log, world_sizes or {})
     return {
         model: forecast(
             part,
@@ -46,6 +52,36 @@ def forecasts_of_trace(
         )
         for model, part in by_model(with_larger_chunks(log, chunk_factor)).items()
     }
+
+
+def with_stated_sizes(log: AccessLog, world_sizes: Mapping[str, Sequence[int]]) -> AccessLog:
+    """Return the log with the world sizes that a person stated.
+
+    Raises:
+        WorkloadError: The log has no such model, or does not state the bytes of its chunks, so that no world size is needed.
+    """
+    models = {layout.model for layout in log.layouts if layout is not None}
+    strangers = [plain(model) for model in world_sizes if model not in models]
+    if strangers and not models:
+        raise WorkloadError("this log does not state the bytes of a chunk, so it needs no world size: give kv_bytes_per_token")
+    if strangers:
+        raise WorkloadError(f"the log has no model {', '.join(strangers)}; it has {', '.join(map(plain, sorted(models)))}")
+    return with_world_sizes(log, world_sizes) if world_sizes else log
+
+
+def world_sizes_in(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Return world sizes that a person gave as ``MODEL=N``, each model as often as it has world sizes.
+
+    Raises:
+        WorkloadError: A text is not ``MODEL=N`` with N from 1 to 255.
+    """
+    sizes: dict[str, list[int]] = {}
+    for text in texts:
+        model, _, size = text.rpartition("=")
+        if not model or not size.isdecimal() or not 1 <= int(size) <= 255:
+            raise WorkloadError(f"{plain(text)} is not MODEL=N with N from 1 to 255, e.g. meta-llama/Llama-3.1-70B=8")
+        sizes.setdefault(model, []).append(int(size))
+    return sizes
 
 
 def token_counts(text: str) -> list[int]:

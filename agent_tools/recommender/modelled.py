@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.models import CacheConfig, ConfigUpdate, Gain
+from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain
 from agent_tools.models.cost import Range
 from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.plain import points
@@ -53,12 +53,16 @@ def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
     assert seen.log is not None  # noqa: S101  callers have a log
     if setting not in seen.predicted:
         runs = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay).runs
-        seen.predicted[setting] = _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in runs])
+        hits = _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in runs])
+        dropped = np.array([run.dropped_chunks[seen.in_window] for run in runs], dtype=np.float64)
+        seen.predicted[setting] = replace(hits, dropped=np.asarray(dropped.mean(axis=0)))
     return seen.predicted[setting]
 
 
-def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting) -> PredictedHits:
-    """Return the predicted hits if the setting changed from `old` to `new` when the window began.
+def hits_since_change(
+    seen: Observation, old: ServerSetting, new: ServerSetting, changed_at: float | None = None
+) -> PredictedHits:
+    """Return the predicted hits of the window if the setting changed from `old` to `new` at a Unix time, or when it began.
 
     L1 then starts with the chunks that the old setting left there. An L1 that was just enlarged evicts nothing at first, so
     it gives more hits than an L1 that always had this size.
@@ -67,7 +71,7 @@ def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting)
     if old.tenant_quotas is not None or new.tenant_quotas is not None:  # `RunningServer` has no tenant quotas
         return predicted_hits(seen, new)
     log = isolated(seen.log)
-    start = seen.metrics.window.start.timestamp()
+    start = seen.metrics.window.start.timestamp() if changed_at is None else changed_at
     first = int(np.searchsorted(log.timestamps, start))
     columns = []
     for clock in seen.clocks:
@@ -118,6 +122,15 @@ def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToke
 def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:
     """Return the modelled difference in token hit rate on the same requests, with a 90 % interval."""
     return gain_between(predicted_hits(seen, old), predicted_hits(seen, new))
+
+
+def gain_of_update(seen: Observation, update: ConfigUpdate) -> Gain | None:
+    """Return the modelled gain of a change of settings, or ``None`` if the model does not cover it or has no requests."""
+    old, new = server_setting(seen), server_setting(seen, update.known())
+    changes_chunks = update.chunk_size is not None and update.chunk_size != seen.config.chunk_size
+    if seen.log is None or old is None or new is None or changes_chunks or not seen.in_window.any() or not seen.savings_known:
+        return None
+    return predicted_gain(seen, old, new)
 
 
 def gain_between(before: PredictedHits, after: PredictedHits) -> Gain:
@@ -209,13 +222,21 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
     return forecast(
         seen.log,
         under or DEFAULTS,
-        capacities_chunks=None if sizes_mb is None else chunks_of(sizes_mb, seen.log, seen.metrics.kv_bytes_per_token),
+        capacities_chunks=None if sizes_mb is None else _chunks(seen, sizes_mb),
         including=[] if sizes_mb else sorted({one.capacity_chunks for one in (here, under) if one is not None}),
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
         engine_cache=seen.own_cache,
     )
+
+
+def _chunks(seen: Observation, sizes_mb: Sequence[float]) -> list[float]:
+    """Return sizes in MB as chunks of the observation's log."""
+    if seen.chunk_bytes is None:
+        assert seen.log is not None  # noqa: S101  callers have a log
+        return chunks_of(sizes_mb, seen.log)
+    return [size * MB / seen.chunk_bytes for size in sizes_mb]
 
 
 def _with_chunks_of(seen: Observation, tokens: int) -> Observation:

@@ -1,13 +1,13 @@
 """The recommender's input: one cache in one window, with its access log if there is one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support
+from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support, Window
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineMetrics, EngineSpeed
 from agent_tools.plain import points
@@ -52,6 +52,8 @@ class PredictedHits:
     """(clocks, requests) further chunks found in L2."""
     own: Floats | float = 0.0
     """(requests,) leading chunks that the engine's own prefix cache holds: hits on them save nothing."""
+    dropped: Floats = field(default_factory=lambda: np.zeros(0))
+    """(requests,) chunks whose store fails, mean over the clocks; empty if the model was not asked for them."""
 
     @property
     def rate(self) -> float:
@@ -100,6 +102,12 @@ class Observation:
     engine reports it."""
     admissions: Sequence[Admission] = ()
     """Prompt tokens that each of several engines admitted between readings."""
+    age_seconds: float | None = None
+    """How long the cache process has run; ``None`` if that is unknown."""
+    recent: CacheMetrics | None = None
+    """The figures of the last minute, where the window is longer than that and earlier readings cover the minute."""
+    version: str | None = None
+    """The version of LMCache that answered."""
     predicted: dict[ServerSetting, PredictedHits] = field(default_factory=dict)
     """Predictions made so far, so that the model runs each setting only once."""
 
@@ -110,6 +118,31 @@ class Observation:
             return np.zeros(0, dtype=np.bool_)
         start, end = self.metrics.window.start.timestamp(), self.metrics.window.end.timestamp()
         return (self.log.timestamps >= start) & (self.log.timestamps <= end)
+
+    def during(self, window: Window) -> "Observation":
+        """Return the same cache and log in another window, with the counters of this one: for the model only."""
+        return replace(self, metrics=self.metrics.model_copy(update={"window": window}), predicted={})
+
+    @property
+    def never_evicts(self) -> bool:
+        """Return whether L1 has policy noop."""
+        return self.config.eviction_policy is EvictionPolicy.NOOP
+
+    @property
+    def l1_is_buffer(self) -> bool:
+        """Return whether L1 only passes chunks on: each one moves to L2 when stored, and leaves L1 again after a load.
+
+        Such a design is healthy. LMCache counts each of these removals as an eviction.
+        """
+        config = self.config
+        moves_on = config.l2_store_policy == "skip_l1" and config.l2_prefetch_policy != "retain"
+        return bool(config.l2_adapters) and moves_on
+
+    @property
+    def lookups(self) -> int | None:
+        """Return the lookups of the window: as counted, else as logged. ``None`` if LMCache does neither."""
+        counted = self.metrics.total_requests
+        return int(self.in_window.sum()) if counted is None and self.log is not None else counted
 
     @property
     def rung(self) -> Rung:
@@ -267,10 +300,13 @@ class Observation:
 
     @cached_property
     def chunk_bytes(self) -> float | None:
-        """Return the L1 bytes of one chunk of the log: the measured size, else the size in the log, else ``None``.
+        """Return the L1 bytes of one chunk of the log, or ``None``.
 
-        A chunk of a sampled log also stands for chunks that were not recorded.
+        They are those of an average chunk if the log knows what chunks are made of, else the measured size, else the size in the
+        log. A chunk of a sampled log also stands for chunks that were not recorded.
         """
+        if self.log is not None and self.log.layouts and self.log.chunk_bytes:
+            return self.log.chunk_bytes / self.log.sampling_rate
         if self.metrics.kv_bytes_per_token and self.config.chunk_size:
             stands_for = 1.0 if self.log is None else 1 / self.log.sampling_rate
             return self.metrics.kv_bytes_per_token * self.config.chunk_size * stands_for

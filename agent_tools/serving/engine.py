@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import anyio
 
-from agent_tools.errors import LMCacheToolError
+from agent_tools.errors import LMCacheToolError, RefusedError
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import MOST_SAID, AdminClient
 from agent_tools.wire.prometheus import parsed
 
@@ -24,13 +25,18 @@ SGLANG = "sglang:"
 class ServingEngine:
     """The vLLM or SGLang at one address."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, access: Access = NO_PROXY) -> None:
         """Prepare the client; nothing is read yet.
 
+        Args:
+            url: ``http(s)://host[:port][/prefix]``.
+            timeout: Seconds per call.
+            access: What a proxy in front of the engine asks for.
+
         Raises:
-            SettingsError: `url` is not ``http(s)://host[:port]``.
+            SettingsError: `url` has another form.
         """
-        self._http = AdminClient(url, timeout)
+        self._http = AdminClient(url, timeout, access=access)
         self.trouble: str | None = None
         """Why the last reading failed; ``None`` if it did not fail."""
 
@@ -41,6 +47,8 @@ class ServingEngine:
             text, now = await self._http.read_text("/metrics"), time.time()
             parse = parse_sglang_metrics if f"\n{SGLANG}" in f"\n{text}" else parse_vllm_metrics
             return await parsed(parse, text, now, url)
+        except RefusedError as error:
+            self.trouble = plain(error, MOST_SAID)
         except LMCacheToolError:
             self.trouble = f"no engine answers at {url}/metrics: start it, or correct `engine` in caches.toml"
         except (ValueError, KeyError) as error:
@@ -55,13 +63,18 @@ class ServingEngine:
 class ServingEngines:
     """All engines in front of one cache."""
 
-    def __init__(self, urls: Sequence[str], timeout: float) -> None:
+    def __init__(self, urls: Sequence[str], timeout: float, access: Access = NO_PROXY) -> None:
         """Prepare the clients; nothing is read yet.
 
+        Args:
+            urls: ``http(s)://host[:port][/prefix]`` of each engine.
+            timeout: Seconds per call.
+            access: What a proxy in front of the engines asks for.
+
         Raises:
-            SettingsError: An address is not ``http(s)://host[:port]``.
+            SettingsError: An address has another form.
         """
-        self._engines = [ServingEngine(url, timeout) for url in urls]
+        self._engines = [ServingEngine(url, timeout, access) for url in urls]
         self._reading = anyio.Lock()
         self._latest: EngineReading | None = None
         self.trouble: str | None = None

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -134,6 +134,12 @@ class RunningServer(Running):
             connection.wait(engine._rpc.lookup(engine._key(asked), 1), "lookup")  # noqa: SLF001
             connection.wait(engine._rpc.wait_prefetch_status(asked.id, 10), "wait_prefetch_status")  # noqa: SLF001
 
+    def ask_unregistered(self, model: str, world_size: int = 1, lookups: int = 60) -> None:
+        """Be an engine whose registration is gone: it looks up the first prompts, and the server has nothing to look up."""
+        assert self.log is not None  # noqa: S101
+        prompts = [(self.log.request(number % len(self.log)), self.log.chunk_size) for number in range(lookups)]
+        ask_without_registration(self.process.rpc_url, model, world_size, prompts)
+
     def _launched(self, ports: tuple[int, int] | None) -> ServerProcess:
         stage = self._stage
         flags: Flags = {
@@ -195,6 +201,42 @@ class RunningVllm(RunningServer):
                     if request.conversation % self.senders == number:
                         answers += await send(openai, MODEL, [request], pause=PAUSE)
         return answers
+
+
+def ask_without_registration(rpc_url: str, model: str, world_size: int, prompts: Sequence[tuple[Any, int]]) -> int:
+    """Look up prompts of a model that nobody registered with this world size, and return the number of chunks found.
+
+    Args:
+        rpc_url: Address of the server for engines.
+        model: Name of the model.
+        world_size: World size that is asked for.
+        prompts: Chunk ids of each prompt, and the tokens of a chunk.
+    """
+    kv_client, found = _kv_client(), 0
+    connection = kv_client.Connection(rpc_url, 20, threading.Event())
+    engine = kv_client.KVClient(connection, 78, (), KV_BYTES_PER_TOKEN)
+    try:
+        for number, (chunks, size) in enumerate(prompts):
+            chunk_ids, tokens = np.asarray(chunks, np.int32), len(chunks) * size
+            key = kv_client.IPCCacheServerKey(
+                model_name=model,
+                world_size=world_size,
+                worker_id=None,
+                token_ids=kv_client.prompt(chunk_ids, tokens, size),
+                start=0,
+                end=tokens,
+                request_id=f"unregistered-{model}-{world_size}-{number}",
+                cache_salt="",
+                num_kv_readers=1,
+            )
+            rpc = engine._rpc  # noqa: SLF001
+            connection.wait(rpc.lookup(key, world_size), "lookup")
+            found += connection.wait(rpc.wait_prefetch_status(key.request_id, 10), "wait_prefetch_status") or 0
+            connection.wait(rpc.end_session(key.request_id), "end_session")
+    finally:
+        engine.close()
+        connection.close()
+    return found
 
 
 class RunningEngines(Running):

@@ -37,6 +37,10 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     kv_bytes_per_token: Annotated[
         float | None, typer.Option(min=1, help="KV bytes of a token, for a log that does not state them.")
     ] = None,
+    world_size: Annotated[
+        list[str] | None,
+        typer.Option(help="KV ranks of a model's engine as MODEL=N (repeat it), for a lookup-hash log. By default 1."),
+    ] = None,
     l2_mb: Annotated[
         float, typer.Option(min=0, help="Size of an L2, MB, that evicts at watermark 0.8 with ratio 0.2; 0 for no L2.")
     ] = 0,
@@ -56,7 +60,7 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     The command needs no cache. It prints a table, and draws a picture with --plot.
     """
     with reported_errors():
-        from agent_tools.prediction.offline import forecasts_of_trace, token_counts
+        from agent_tools.prediction.offline import forecasts_of_trace, token_counts, world_sizes_in
         from agent_tools.prediction.server_setting import ServerSetting
         from agent_tools.report.curve_files import write_hit_rate_pictures
         from agent_tools.tools.predict import describe_forecast
@@ -71,6 +75,7 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
             kv_bytes_per_token=kv_bytes_per_token,
             chunk_factor=chunk_factor,
             engine_cache_tokens=token_counts(engine_cache_tokens),
+            world_sizes=world_sizes_in(world_size or ()),
         )
         for model, one in found.items():
             show(one.model_dump(mode="json"), f"{model}\n{describe_forecast(one)}".lstrip(), as_json)

@@ -100,8 +100,8 @@ def lmcache_saves_nothing(seen: Observation) -> Symptom | None:
 def l1_smaller_than_engine_cache(seen: Observation) -> Symptom | None:
     """Report that L1 holds fewer tokens than the engine's own prefix cache, so most of its hits are there already."""
     own, chunks, size = seen.own_cache_size, seen.capacity_chunks, seen.config.chunk_size
-    if not own or chunks is None or size is None or chunks * size >= own:
-        return None
+    if not own or chunks is None or size is None or chunks * size >= own or seen.config.l2_adapters:
+        return None  # behind an L2, what LMCache holds is not L1 alone
     return Symptom(
         code=SymptomCode.L1_SMALLER_THAN_ENGINE_CACHE,
         severity=Severity.LOW,
