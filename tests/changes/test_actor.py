@@ -169,7 +169,7 @@ def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) 
     with pytest.raises(UnknownChangeError, match="is not a change of settings of default"):
         undo(operations, cleared.change_id)
     done = apply(operations, plan(operations))
-    with pytest.raises(UnknownChangeError, match="is not a change of settings of unreachable"):
+    with pytest.raises(UnreachableError):  # whether it is the same server under another name, only the server can tell
         undo(operations, done.change_id, "unreachable")
 
 
