@@ -181,6 +181,7 @@ def test_a_restart_keeps_what_was_changed_live_and_nothing_of_it_all_blocks_the_
     assert isinstance(deployment, EmbeddedDeployment)
     server = io_loop.run(deployment.started)
     replay(log_of(*conversations(4, 8)), server.rpc_url)
+    io_loop.run(private.recommend)  # its modules are imported at the first call, once in a process
 
     async def all_of_it() -> None:
         before = await private.metrics()
