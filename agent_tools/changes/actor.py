@@ -185,9 +185,11 @@ class Actor:
             return await self._undo(cache, change_id, actor, progress, server, reason)
 
     async def _settings_changed(self, cache: Cache, change_id: str) -> list[ChangeRecord]:
-        """Return the records of a change of this cache's settings, oldest first."""
+        """Return the records of a change of this server's settings, oldest first, under whichever name it was made."""
         story = await anyio.to_thread.run_sync(self.log.story, change_id)
-        if story[0].cache != cache.name or not story[0].changes:
+        first = story[0]
+        same = first.cache == cache.name or (first.server is not None and first.server == await _identity(cache))
+        if not same or not first.changes:
             raise UnknownChangeError(f"{change_id} is not a change of settings of {cache.name}: there is nothing to undo")
         return story
 

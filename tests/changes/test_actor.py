@@ -169,7 +169,7 @@ def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) 
     with pytest.raises(UnknownChangeError, match="is not a change of settings of default"):
         undo(operations, cleared.change_id)
     done = apply(operations, plan(operations))
-    with pytest.raises(UnknownChangeError, match="is not a change of settings of unreachable"):
+    with pytest.raises(UnreachableError):  # whether it is the same server under another name, only the server can tell
         undo(operations, done.change_id, "unreachable")
 
 
@@ -181,6 +181,7 @@ def test_a_restart_keeps_what_was_changed_live_and_nothing_of_it_all_blocks_the_
     assert isinstance(deployment, EmbeddedDeployment)
     server = io_loop.run(deployment.started)
     replay(log_of(*conversations(4, 8)), server.rpc_url)
+    io_loop.run(private.recommend)  # its modules are imported at the first call, once in a process
 
     async def all_of_it() -> None:
         before = await private.metrics()

@@ -9,7 +9,7 @@ from change_under_way import change_under_way
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.server.process import ServerProcess
-from agent_tools.errors import BusyError, CooldownError
+from agent_tools.errors import BusyError, CooldownError, UnknownChangeError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, ConfigUpdate
 from agent_tools.operations import Operations
@@ -32,6 +32,10 @@ def named_twice(server: ServerProcess, tmp_path: Path, arena_folder: Path) -> It
     operations = Operations(Registry(Settings(caches=caches, state_folder=tmp_path / "state")))
     yield operations
     io_loop.run(operations.close)
+
+
+def size(operations: Operations, cache: str) -> float | None:
+    return io_loop.run(operations.config, cache)[0].max_size_mb
 
 
 def test_two_changes_at_the_same_time_are_refused(named_twice: Operations) -> None:
@@ -60,3 +64,13 @@ def test_what_was_cleared_under_one_name_is_known_under_the_other(named_twice: O
     assert server is not None
     assert named_twice.actor.log.last_clear("word", server) is not None
     assert named_twice.actor.log.last_clear("word", "another server") is None
+
+
+def test_a_change_under_one_name_is_undone_under_the_other_but_once(named_twice: Operations) -> None:
+    before = size(named_twice, "word")
+    done = io_loop.run(named_twice.apply, io_loop.run(named_twice.plan, "number", GROW, "a test"), "test")
+    assert size(named_twice, "word") == GROW.max_size_mb
+    io_loop.run(named_twice.undo, "word", done.change_id, "test")
+    assert size(named_twice, "number") == before
+    with pytest.raises(UnknownChangeError, match="is not in force any more"):
+        io_loop.run(named_twice.undo, "number", done.change_id, "test")
