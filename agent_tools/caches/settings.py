@@ -54,7 +54,8 @@ class CacheSettings(Frozen):
     engine_cache_tokens: Annotated[int, Field(ge=0)] | None = None
     """Tokens that the engine's own prefix cache holds, if we cannot read the engine; 0 if that cache is off."""
     access_log: Path | None = None
-    """Folder of the server's ``--lookup-hash-log-dir``, if we can read it. Not for ``embedded:``, which has its own folder."""
+    """Folder of the server's ``--lookup-hash-log-dir``, or for ``engine:`` of its ``chunk_statistics_file_output_dir``, if we can
+    read it. Not for ``embedded:``, which has its own folder."""
     arena_folder: Path | None = None
     """Folder on the server's host for live L1 growth. Not for ``embedded:``, which has its own folder."""
     module_token: SecretStr | None = None

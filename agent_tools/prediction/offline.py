@@ -9,10 +9,12 @@ from agent_tools.workload.access_log import AccessLog
 
 from .chunk_size import with_larger_chunks
 from .forecast import Forecast, by_model, chunks_of, forecast
+from .in_process_model import InProcessPolicy
+from .in_process_prediction import in_process_policy
 from .server_setting import ServerSetting
 
 
-def forecasts_of_trace(
+def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
     log: AccessLog,
     under: ServerSetting,
     *,
@@ -21,6 +23,8 @@ def forecasts_of_trace(
     kv_bytes_per_token: float | None = None,
     chunk_factor: int = 1,
     engine_cache_tokens: Sequence[int] = (),
+    in_process: InProcessPolicy | None = None,
+    world_size: int | None = None,
 ) -> dict[str, Forecast]:
     """Return what L1 sizes would give on a log, for each model in it. Each model fills an L1 of its own.
 
@@ -32,10 +36,14 @@ def forecasts_of_trace(
         kv_bytes_per_token: KV bytes of a token, for a log that does not state them.
         chunk_factor: Predict for chunks this many times as large.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to say what LMCache saves.
+        in_process: Predict for in-process LMCache with this policy, instead of a server. Sizes are then per worker.
+        world_size: KV ranks (tensor parallel) of each model, for a log that states the bytes of one rank. A server keeps a chunk
+            of every rank in one L1.
 
     Raises:
         WorkloadError: The log is empty, or a size in MB is asked for and the KV bytes of a token are unknown.
     """
+    log = log if in_process or kv_bytes_per_token else _on_ranks(log, world_size)
     return {
         model: forecast(
             part,
@@ -43,9 +51,41 @@ def forecasts_of_trace(
             capacities_chunks=chunks_of(sizes_mb, part, kv_bytes_per_token) if sizes_mb else None,
             chunk_bytes=kv_bytes_per_token * part.chunk_size if kv_bytes_per_token else None,
             engine_cache_tokens=engine_cache_tokens,
+            in_process=in_process,
         )
         for model, part in by_model(with_larger_chunks(log, chunk_factor)).items()
     }
+
+
+def policy_of(
+    policy: str, watermark: float, ratio: float, prefetch: str, *, l2_mb: float, in_process: bool
+) -> tuple[ServerSetting, InProcessPolicy | None]:
+    """Return the setting of a server, and for in-process LMCache its policy.
+
+    Raises:
+        WorkloadError: The deployment has no such policy, or no model of an L2.
+    """
+    inside = in_process_policy(policy)
+    if in_process:
+        if inside is None:
+            raise WorkloadError(f"in-process LMCache has no policy {policy}: choose LRU, LFU, FIFO or MRU")
+        if l2_mb:
+            raise WorkloadError("an L2 behind in-process LMCache is not modelled: leave the L2 out, or predict for a server")
+        return ServerSetting(1), inside
+    if policy not in {"LRU", "ARC", "noop"}:
+        raise WorkloadError(f"`lmcache server` has no policy {policy}: choose LRU, ARC or noop, or predict with --in-process")
+    return ServerSetting(1, watermark, ratio, policy, l2_prefetch_policy=prefetch), None  # type: ignore[arg-type]  # as checked
+
+
+def _on_ranks(log: AccessLog, world_size: int | None) -> AccessLog:
+    """Return the log with the bytes of a chunk on all KV ranks."""
+    if log.chunk_bytes is None:
+        return log
+    if world_size is None:
+        return replace(
+            log, assumed=(*log.assumed, "one KV rank, since the log does not state it (--world-size for tensor parallel)")
+        )
+    return replace(log, chunk_bytes=log.chunk_bytes * world_size)
 
 
 def token_counts(text: str) -> list[int]:
