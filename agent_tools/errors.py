@@ -4,10 +4,13 @@ LMCacheToolError                 base class; the tools pass the text to the mode
 +-- UnknownCacheError            caches.toml has no cache of that name
 +-- UnreachableError             nothing answered; nothing was changed
 +-- NotLMCacheError              something else answers at that address
+|   +-- MissingRouteError        the server has no such route: another version of LMCache, or something else
 +-- RefusedError                 LMCache answered with an error
 +-- UnsupportedError             this deployment cannot do that; says what can be done instead
 |   +-- NothingToChangeError     the cache already is as wanted
 +-- OutOfBoundsError             the change is outside the operator's bounds
++-- ForbiddenError               the caller's token does not give the right to do that
++-- TooManyRequestsError         the caller has too many requests in progress; says when to ask again
 +-- StalePlanError               the cache has changed since the plan was made
 +-- BusyError                    another change is under way on this cache
 +-- CooldownError                the last change is too recent to be judged
@@ -52,6 +55,10 @@ class NotLMCacheError(LMCacheToolError):
     code = "not_lmcache"
 
 
+class MissingRouteError(NotLMCacheError):
+    """Raised when the server does not have the route: it is another version of LMCache, or something else."""
+
+
 class RefusedError(LMCacheToolError):
     """Raised when LMCache answers with an error status. `status` is the HTTP status code."""
 
@@ -78,6 +85,22 @@ class OutOfBoundsError(LMCacheToolError):
     """Raised when a change lies outside the operator's bounds."""
 
     code = "out_of_bounds"
+
+
+class ForbiddenError(LMCacheToolError):
+    """Raised when the caller's token does not give the right to do what was asked."""
+
+    code = "forbidden"
+
+
+class TooManyRequestsError(LMCacheToolError):
+    """Raised when a caller has too many requests in progress. `retry_after` is the number of seconds to wait."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StalePlanError(LMCacheToolError):

@@ -1,13 +1,14 @@
 """Inject faults at every step of a change on real servers. Check that the settings in force are known and can be undone.
 
-Run from the repository root (about 15 minutes)::
+Run from the repository root (about 50 minutes)::
 
     PYTHONPATH=. python benchmarks/faults.py [--every 1]
 
 The benchmark plans, applies and undoes a change of four settings through a proxy that breaks one call, or all calls from it on.
 Then it reads the settings in force from the server and compares them with what the product reported and recorded. It applies the
 same plan twice more, and undoes the change. It kills agents with SIGKILL in separate processes, with their checkpoint kept and
-lost, and it kills and restarts the server. `tests/faults` holds the steps and checks; `make test` runs the most important ones.
+lost, and it kills and restarts the server. It fills the agent's disk, lets a second agent change the server under another name,
+and spoils pages of metrics. `tests/faults` holds the steps and checks; `make test` runs the most important ones.
 """
 
 import argparse
@@ -15,11 +16,12 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,9 +33,11 @@ from prediction import machine
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "faults"))
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "tuning"))
+import full_disk
 import killed_agent
 import killed_graph
-from fault_proxy import KILLS, Fault, FaultProxy
+import other_name
+from fault_proxy import KILLS, MEANWHILE, METRICS, Fault, FaultProxy
 from faulted_change import Scene, aftermath, attempt, told, trial
 from tuning import THRASHING
 
@@ -46,10 +50,11 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, L2Adapter
 from agent_tools.workload.replay import ReplaySettings, replay
 
+killed_agent.PRELOAD.extend(["other_name", "prediction"])  # what this file imports, since each new process imports it
 RESULTS = Path(__file__).parent / "results" / "faults.json"
-LANES = 2
+LANES = 4
 PATIENCE = 4.0
-"""Seconds that a change is waited for, instead of 15, so that a thousand of them can time out."""
+"""Seconds that a change is waited for, instead of 15, so that hundreds of them can time out."""
 L1_ONLY = Bounds(max_size_mb=24, min_watermark=0.8, max_watermark=0.8, min_ratio=0.2, max_ratio=0.2)
 """What the graph may change: a size, for which an arena is added."""
 
@@ -152,37 +157,68 @@ async def one(
 # ---- one call, or all from it on ----
 
 
-def spoilt(calls: int, every: int) -> list[Injection]:
+def spoilt(calls: Sequence[str], every: int) -> list[Injection]:
     """Each call with each fault, once and lasting in turns; a refused connection lasts always."""
-    faults = [fault for fault in Fault if fault not in KILLS]
+    faults = [fault for fault in Fault if fault not in {*KILLS, *MEANWHILE, *METRICS}]
     return [
         ("spoilt call", call, fault, fault is Fault.REFUSED or bool((call + number) % 2))
-        for call in range(1, calls + 1, every)
+        for call in range(1, len(calls) + 1, every)
         for number, fault in enumerate(faults)
     ]
 
 
-async def spoil_calls(every: int) -> list[Finding]:
+def odd_metrics(calls: Sequence[str], every: int) -> list[Injection]:
+    """Each page of metrics, once and from then on."""
+    pages = [number for number, call in enumerate(calls, start=1) if call.startswith("GET /metrics")]
+    return [("metrics", page, fault, lasting) for page in pages[::every] for fault in METRICS for lasting in (False, True)]
+
+
+def meanwhile(calls: Sequence[str], every: int) -> list[Injection]:
+    """What else can happen at each call."""
+    return [(group, call, fault, False) for call in range(1, len(calls) + 1, every) for group, fault in MEANWHILE_GROUPS.items()]
+
+
+MEANWHILE_GROUPS = {"disk full": Fault.DISK_FULL, "one server, two names": Fault.OTHER_NAME}
+
+
+async def spoil_calls(every: int, keep: Callable[[list[Finding]], None]) -> list[Finding]:
     """On several servers side by side: much of it is waiting."""
     todo: list[Injection] = []
+    found: list[Finding] = []
+    begun: list[bool] = []
 
-    async def lane() -> list[Finding]:
-        found = []
+    async def lane() -> None:
         async with scene_of() as (scene, _):
             await scene.rehearse()
-            todo.extend([] if todo else spoilt(len(scene.calls), every))
+            if not begun:
+                begun.append(True)
+                todo.extend(all_at_calls(scene.calls, every))
+                random.Random(1).shuffle(todo)  # noqa: S311  so that a run that is ended early has some of each
             while todo:
                 injection = todo.pop()
                 found.append(await one(scene, list(scene.calls), injection, partial(_spoil, scene, *injection[1:])))
                 if len(todo) % 50 == 0:
                     print(f"{len(todo)} left", flush=True)
-        return found
+                    keep(found)
 
-    return [finding for lane_found in await asyncio.gather(*(lane() for _ in range(LANES))) for finding in lane_found]
+    await asyncio.gather(*(lane() for _ in range(LANES)))
+    return found
+
+
+def all_at_calls(calls: Sequence[str], every: int) -> list[Injection]:
+    """All that happens at a call of a change."""
+    return [*spoilt(calls, every), *odd_metrics(calls, every), *meanwhile(calls, every)]
 
 
 async def _spoil(scene: Scene, call: int, fault: Fault, lasting: bool) -> tuple[str, str, list[str]]:
-    done, wrong = await trial(scene, call, fault, lasting=lasting)
+    if fault is Fault.DISK_FULL:
+        done, wrong = await full_disk.trial(scene, call)
+    elif fault is Fault.OTHER_NAME:
+        done, wrong = await other_name.trial(scene, call)
+    else:
+        done, wrong = await trial(scene, call, fault, lasting=lasting)
+        if fault is Fault.MANY_SERIES and done.error is not None:
+            wrong.append(f"many series are no trouble, and yet: {done.error}")
     return done.step, type(done.error).__name__ if done.error else "none", wrong
 
 
@@ -305,17 +341,18 @@ def report(findings: list[Finding], minutes: float) -> str:
     )
 
 
-def all_of_them(every: int) -> Iterator[list[Finding]]:
-    """One kind after the other; what was found so far, after each."""
+def all_of_them(every: int, keep: Callable[[list[Finding]], None]) -> list[Finding]:
+    """One kind after the other. What was found so far is kept from time to time."""
     found: list[Finding] = []
     for kind in (
-        partial(spoil_calls, every),
+        partial(spoil_calls, every, keep),
         partial(kill_agents, 2 * every),
         partial(kill_graphs, 6 * every),
         kill_servers,
     ):
         found = [*found, *io_loop.run(kind)]
-        yield found
+        keep(found)
+    return found
 
 
 def main() -> None:
@@ -325,12 +362,14 @@ def main() -> None:
     every = parser.parse_args().every
     server_module.PATIENCE = read_back.LONGEST_DELAY = PATIENCE
     began = time.monotonic()
-    for findings in all_of_them(every):
-        text = report(findings, (time.monotonic() - began) / 60)
-        print(text, flush=True)
-        RESULTS.with_suffix(".md").write_text(text)
+
+    def keep(findings: list[Finding]) -> None:
+        RESULTS.with_suffix(".md").write_text(report(findings, (time.monotonic() - began) / 60))
         figures: dict[str, Any] = {"machine": machine(), "findings": [vars(finding) for finding in findings]}
         RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+
+    findings = all_of_them(every, keep)
+    print(RESULTS.with_suffix(".md").read_text())
     if any(finding.wrong for finding in findings):
         sys.exit(1)
 

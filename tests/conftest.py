@@ -9,11 +9,13 @@ Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pydantic import SecretStr
 from real_cache import Launch, Play, eventually
 from simulated_cache import (
@@ -53,8 +55,20 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     return report
 
 
+settings.register_profile("suite", deadline=None)  # no example is judged by the clock of a busy machine
+settings.load_profile("suite")
+
+WAITING = {"lmcache", "operations"}
+"""Fixtures of the tests that wait for servers."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests whose markers ask for a package or a real cache that is not here."""
+    """Skip the tests whose markers ask for a package or a real cache that is not here.
+
+    The files with most tests on servers come first, so that with several processes none is left with a long file at the end.
+    """
+    on_servers = Counter(item.path for item in items if not WAITING.isdisjoint(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: -on_servers[item.path])
     for item in items:
         why = why_skipped(item)
         if why is not None:

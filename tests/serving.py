@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from real_cache import eventually
@@ -11,15 +12,15 @@ from starlette.types import ASGIApp
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
-    """Its address while it is served, on a port that the system chose."""
+def serving(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """Its address while it is served, on a port that the system chose. Options are uvicorn's, e.g. for TLS."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None))
+        server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None, **options))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
             eventually(lambda: server.started)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"{'https' if options else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -316,6 +316,17 @@ def test_it_predicts_from_the_requests_so_far() -> None:
         assert forecast.watermark == 0.6
 
 
+def test_a_change_is_verified_by_its_id_or_as_the_last_one(client: LMCacheClient) -> None:
+    with pytest.raises(UnknownChangeError, match="this client has changed nothing yet"):
+        client.verify()
+    client.update_config(eviction_watermark=0.7)
+    assert client.last_change is not None
+    for found in (client.verify(verify_seconds=0.1), client.verify(client.last_change.change_id, verify_seconds=0.1)):
+        assert found.change_id == client.last_change.change_id
+        assert found.in_force
+        assert found.keep
+
+
 def test_undo_needs_a_change(client: LMCacheClient) -> None:
     with pytest.raises(UnknownChangeError, match="changed nothing yet"):
         client.undo()

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from agent_tools.deployments.snapshot import Snapshot, tokens_between
+from agent_tools.deployments.snapshot import Served, Snapshot, tokens_between
+from agent_tools.models import CacheConfig
 from agent_tools.prediction.eviction_clock import Poll
-from agent_tools.serving.vllm_metrics import EngineReading
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.workload.access_log import AccessLog
 
 MOST_INTERVALS = 600
@@ -34,6 +35,22 @@ class History:
         self._series = 0
         self._polls: deque[Poll] = deque(maxlen=MOST_POLLS)
         self._engine: deque[EngineReading] = deque(maxlen=MOST_OF_ENGINE)
+        self._settings: tuple[object, ...] | None = None
+        self.changed_at: float | None = None
+        """Unix time at which the settings were first read back differently, whoever changed them; ``None`` if they never were."""
+
+    def settings_read(self, config: CacheConfig, at: float) -> bool:
+        """Note the settings that were in force at a Unix time. Return whether they differ from the ones noted before."""
+        settings = (config.known(), config.differences)
+        differ = self._settings is not None and settings != self._settings
+        self._settings = settings
+        if differ:
+            self.changed_at = at
+        return differ
+
+    def unchanged_since(self, start: Snapshot) -> bool:
+        """Return whether no change of settings was noticed after a reading was asked for."""
+        return self.changed_at is None or self.changed_at <= start.asked_at
 
     def add(self, snapshot: Snapshot) -> None:
         """Append a reading."""
@@ -57,9 +74,9 @@ class History:
         """The last reading at or before a Unix time; ``None`` when the history does not reach back so far."""
         return next((s for s in reversed(self._snapshots) if s.taken_at <= instant), None)
 
-    def first_of_process(self, latest: Snapshot) -> Snapshot:
-        """The earliest reading of the cache process that `latest` is of."""
-        return next((s for s in self._snapshots if latest.follows(s)), latest)
+    def first_of_process(self, latest: Snapshot, since: float | None = None) -> Snapshot:
+        """The earliest reading of the cache process that `latest` is of, asked for at or after a Unix time if one is given."""
+        return next((s for s in self._snapshots if (since is None or s.asked_at >= since) and latest.follows(s)), latest)
 
     def polls(self) -> list[Poll]:
         """The latest readings of the eviction thread's tick counter, of the cache process that was read last."""
@@ -68,6 +85,12 @@ class History:
     def engine_readings(self) -> list[EngineReading]:
         """The latest readings of the serving engine, oldest first, each once."""
         return list(self._engine)
+
+    def served(self, start: float, end: float) -> list[Served]:
+        """What was counted between successive readings of one process within [start, end], Unix times."""
+        inside = [s for s in self._snapshots if start <= s.taken_at <= end]
+        pairs = [(a, b, tokens_between(a, b)) for a, b in pairwise(inside) if b.follows(a)]
+        return [Served(a.taken_at, b.taken_at, tokens.requested, tokens.hit) for a, b, tokens in pairs]
 
     def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
         """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""

@@ -8,20 +8,29 @@ import anyio
 
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
-from agent_tools.models import Bounds
+from agent_tools.models import Bounds, CacheMetrics
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.cost import kv_size, measured_economics
 from agent_tools.recommender.observation import Observation
+from agent_tools.serving.admissions import admissions_of
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_speed import fitted_speed
-from agent_tools.serving.vllm_metrics import EngineReading
 from agent_tools.workload.access_log import AccessLog, lookups_since
 
-from .history import merged, requests_digest
+from .history import History, merged, requests_digest
 from .registry import Cache
 
+RECENT = 60.0
+"""Seconds of the latest figures that a longer window must not hide."""
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed. It does not divide the server's one-second tick, so the readings reveal
 when the tick falls."""
+MOST_WAITS = 2.0
+"""A request for a window waits at most this many times its length, if settings are changed again and again meanwhile."""
+RECENT = 300.0
+"""Seconds that a status's symptoms look back on."""
+LEAST_RECENT = 60.0
+"""Fewest seconds of readings that say more about the present than everything since the cache process started."""
 Readings = tuple[Snapshot | None, Snapshot]
 """The two readings of a window. The first is ``None`` if the window starts with the cache process."""
 
@@ -44,28 +53,72 @@ async def watch(cache: Cache) -> Snapshot:
         return latest if latest is not None and fresh else await read(cache)
 
 
-async def window(cache: Cache, seconds: float | None, progress: Progress = silent, since: float | None = None) -> Readings:
-    """Return the readings of a window that ends now.
+async def window(
+    cache: Cache, seconds: float | None, progress: Progress = silent, since: float | None = None, changed: float | None = None
+) -> Readings:
+    """Return the readings of a window that ends now and spans no change of settings.
 
     Args:
         cache: The cache to read.
-        seconds: Length of the window; waits for what earlier readings do not cover. ``None`` starts it with the cache process.
+        seconds: Length of the window. The call waits for what no reading since the last change covers. ``None`` starts the
+            window with the last change that was seen, else with the cache process.
         progress: Called while waiting.
         since: Start the window at this Unix time instead, if the history has a reading from then.
+        changed: Unix time of the last change of settings on record. `History.changed_at` knows changes by others.
     """
+    await _settings_read(cache)
     after = await read(cache)
-    kept = cache.history.at_or_before(since) if since is not None else None
-    if kept is not None or seconds is None:
-        return kept, after
-    covered = cache.history.at_or_before(after.taken_at - seconds)
-    if covered is not None:
+    if since is not None and cache.history.at_or_before(since) is None:
+        since = None
+    patience, waited = time.time() + MOST_WAITS * (seconds or 0.0), False
+    while True:
+        start = _start(cache.history, after, seconds, since, changed)
+        left = 0.0 if seconds is None or start is None or since is not None else start.taken_at + seconds - time.time()
+        if left > 0 and time.time() < patience:
+            progress(f"observing {cache.name}: {left:.0f} s left")
+            await anyio.sleep(min(left, READ_EVERY))
+            after, waited = await read(cache), True
+        elif waited and await _settings_read(cache):
+            after = await read(cache)
+        else:
+            return start, after
+
+
+async def recent(cache: Cache, changed: float | None = None) -> Readings:
+    """Return the readings of the last minutes, as far as they were observed, without waiting and across no change of settings."""
+    await _settings_read(cache)
+    after = await read(cache)
+    covered = _start(cache.history, after, RECENT, None, changed)
+    if covered is None or covered.after_change or after.taken_at - covered.taken_at >= LEAST_RECENT:
         return covered, after
-    start = cache.history.first_of_process(after)
-    while (left := start.taken_at + seconds - time.time()) > 0:
-        progress(f"observing {cache.name}: {left:.0f} s left")
-        await anyio.sleep(min(left, READ_EVERY))
-        after = await read(cache)
-    return start, after
+    return None, after
+
+
+def _start(
+    history: History, after: Snapshot, seconds: float | None, since: float | None, changed: float | None
+) -> Snapshot | None:
+    """Return the first reading of a window that ends with `after`: the process's first if `seconds` are not covered yet."""
+    known = [instant for instant in (changed, history.changed_at) if instant is not None]
+    limit = max(known, default=None)
+    if limit is not None and after.process_start is not None and limit < after.process_start:
+        limit = None
+    if since is not None:
+        start = history.at_or_before(since)
+    elif seconds is not None:
+        start = history.at_or_before(after.taken_at - seconds) or history.first_of_process(after)
+    else:
+        start = None
+    if limit is None:
+        return start
+    first = history.first_of_process(after, limit)
+    within = start is not None and start is not first and start.asked_at >= limit
+    return start if within else replace(first, after_change=True)
+
+
+async def _settings_read(cache: Cache) -> bool:
+    """Read the settings in force. Return whether they were changed since they were last read."""
+    config = await cache.deployment.config()
+    return cache.history.settings_read(config, time.time())
 
 
 async def observe(
@@ -95,8 +148,10 @@ async def observe(
     log, (before, after), config, support = await asyncio.gather(
         logged(), given(), cache.deployment.config(), cache.deployment.support()
     )
+    cache.history.settings_read(config, time.time())
     log = await lookups_since(log, after.process_start)
-    metrics, speed = metrics_between(before, after), fitted_speed(cache.history.engine_readings())
+    engines = cache.history.engine_readings()
+    metrics, speed = metrics_between(before, after), fitted_speed(engines)
     return Observation(
         cache=cache.name,
         metrics=metrics,
@@ -108,8 +163,18 @@ async def observe(
         economics=cache.settings.economics or measured_economics(speed, kv_size(metrics, log)),
         engine_speed=speed,
         own_cache_tokens=cache.settings.engine_cache_tokens,
+        admissions=admissions_of(engines),
         log=log,
+        recent=_recent(cache, after) if metrics.window.seconds > RECENT or metrics.window.lifetime else None,
+        version=after.version,
+        age_seconds=None if after.process_start is None else max(after.taken_at - after.process_start, 0.0),
     )
+
+
+def _recent(cache: Cache, after: Snapshot) -> CacheMetrics | None:
+    """Return the figures of the last minute, or of as much of it as this process has seen; ``None`` before a second reading."""
+    before = cache.history.at_or_before(after.taken_at - RECENT) or cache.history.first_of_process(after)
+    return metrics_between(before, after) if before.taken_at < after.taken_at and after.follows(before) else None
 
 
 def baseline(cache: Cache, readings: Readings, log: AccessLog | None) -> Baseline:

@@ -13,7 +13,7 @@ import anyio.to_thread
 from agent_tools.deployments.base import Deployment
 from agent_tools.errors import SettingsError, UnknownCacheError
 from agent_tools.plain import plain
-from agent_tools.serving.engine import ServingEngine
+from agent_tools.serving.engine import ServingEngines
 
 from .history import History
 from .own_bounds import with_own_bounds
@@ -37,8 +37,8 @@ class Cache:
     name: str
     settings: CacheSettings
     deployment: Deployment
-    engine: ServingEngine | None = None
-    """The serving engine that uses the cache, if its metrics are read."""
+    engine: ServingEngines | None = None
+    """The serving engines that use the cache, if their metrics are read."""
     history: History = field(default_factory=History)
     watched: anyio.Lock = field(default_factory=anyio.Lock)
     """Held while one of the callers that wait for traffic reads for all of them."""
@@ -79,7 +79,9 @@ class Registry:
             )
         if name not in self._caches:
             settings = self.settings_of(name)
-            engine = ServingEngine(settings.engine, settings.timeout_seconds) if settings.engine else None
+            engine = None
+            if urls := settings.all_engines:
+                engine = ServingEngines(urls, settings.timeout_seconds, settings.engine_access())
             self._caches[name] = Cache(name, settings, self._connect(settings), engine)
         return self._caches[name]
 
@@ -141,18 +143,26 @@ class Registry:
                 arena_folder=settings.arena_folder,
                 timeout=settings.timeout_seconds,
                 token=settings.token_of_module(),
+                access=settings.access(),
             )
         if settings.kind == "engine":
             from agent_tools.deployments.in_process.deployment import InProcessDeployment
 
             return InProcessDeployment(
-                settings.place.split(","), access_log=settings.access_log, timeout=settings.timeout_seconds
+                settings.place.split(","),
+                access_log=settings.access_log,
+                timeout=settings.timeout_seconds,
+                access=settings.access(),
             )
         if settings.kind == FLEET:
             from agent_tools.deployments.fleet.deployment import FleetDeployment
 
             return FleetDeployment(
-                settings.place, networks=settings.networks, addresses=settings.addresses, timeout=settings.timeout_seconds
+                settings.place,
+                networks=settings.networks,
+                addresses=settings.addresses,
+                timeout=settings.timeout_seconds,
+                access=settings.access(),
             )
         raise SettingsError(
             f"target {settings.target!r} is not http://host:port, engine:http://host:port, fleet:http://host:port, {EMBEDDED} or"

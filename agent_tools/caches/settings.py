@@ -13,7 +13,7 @@ directory is not read unless it is named, because somebody else may have written
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from platformdirs import user_config_path, user_state_path
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
@@ -25,10 +25,19 @@ from agent_tools.errors import SettingsError
 from agent_tools.models import Bounds, Mode
 from agent_tools.models.config import Frozen
 from agent_tools.models.cost import Economics
+from agent_tools.models.rights import EVERYTHING, Right
+from agent_tools.wire.access import Access
+
+from .kubernetes import KubernetesSettings
+from .named_tokens import NamedToken, check_names
 
 FILE_VARIABLE = "LMCACHE_AGENT_SETTINGS"
 FILE_NAME = "caches.toml"
 APPLICATION = "lmcache-agent"
+
+
+Tokens = Annotated[int, Field(ge=0)]
+EngineCacheTokens = Tokens | Annotated[tuple[Tokens, ...], Field(min_length=1)]
 
 
 class CacheSettings(Frozen):
@@ -37,7 +46,7 @@ class CacheSettings(Frozen):
     target: str = "embedded:"
     """What the cache is, and its address:
 
-    * ``http://host:port``: the admin API of an `lmcache server` (its ``--http-port``);
+    * ``http://host:port``: the admin API of an `lmcache server` (its ``--http-port``), or ``https://host/prefix`` behind a proxy;
     * ``engine:http://host:port,http://host:port``: in-process LMCache, by the internal API servers of all its workers;
     * ``fleet:http://host:port``: LMCache's coordinator and the servers it knows;
     * ``embedded:``: a private `lmcache server` that we start;
@@ -50,9 +59,12 @@ class CacheSettings(Frozen):
     """How much anybody may do here, through any door: ``observe`` and ``recommend`` refuse every change, ``approve`` refuses each
     change that no person approved."""
     engine: str | None = None
-    """``http://host:port`` of the vLLM that uses this cache. Its ``/metrics`` are read too. Not for ``fleet:``."""
-    engine_cache_tokens: Annotated[int, Field(ge=0)] | None = None
-    """Tokens that the engine's own prefix cache holds, if we cannot read the engine; 0 if that cache is off."""
+    """``http://host:port`` of the vLLM or SGLang that uses this cache. Its ``/metrics`` are read too. Not for ``fleet:``."""
+    engines: tuple[str, ...] = ()
+    """The same for several engines that use this cache: name all of them. Not together with `engine`."""
+    engine_cache_tokens: EngineCacheTokens | None = None
+    """Tokens that the engine's own prefix cache holds, if its metrics do not tell; 0 if that cache is off. For several engines a
+    list in the order of `engines`."""
     access_log: Path | None = None
     """Folder of the server's ``--lookup-hash-log-dir``, or for ``engine:`` of its ``chunk_statistics_file_output_dir``, if we can
     read it. Not for ``embedded:``, which has its own folder."""
@@ -61,16 +73,27 @@ class CacheSettings(Frozen):
     module_token: SecretStr | None = None
     """Token of the server's module (``token_env`` of its config), for ``http:`` only. ``env:NAME`` reads the token from
     that variable."""
+    headers: dict[str, SecretStr] = {}
+    """Headers that a proxy in front of the target asks for, e.g. ``{ Authorization = "env:NAME" }``: each value, or the
+    environment variable that holds it. For ``fleet:`` they go to the coordinator, and to servers that `addresses`
+    maps to a URL."""
+    engine_headers: dict[str, SecretStr] = {}
+    """The same for `engine`."""
+    ca_file: Path | None = None
+    """Certificates (PEM) of the authority that signed the certificate of the target and of `engine`, if it is your own."""
     networks: tuple[IPvAnyNetwork, ...] = ()
     """For ``fleet:`` only: networks in which servers may be called, e.g. ``10.1.0.0/16``. Others are reported and left out."""
     addresses: dict[str, str] = {}
-    """For ``fleet:`` only: address to use for a server that is not reachable at the address it registered:
+    """For ``fleet:`` only: address to use for a server that is not reachable at the address it registered, or the URL of a proxy:
     ``"10.1.0.7:8080" = "127.0.0.1:9001"``."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Longest wait for each call to the admin API, seconds."""
     cooldown_seconds: Annotated[float, Field(ge=0)] | None = None
     """Pause after a change, seconds, before mode ``auto`` makes another change of the same server. The default is the time in
     which its traffic fills L1 once, at least a minute and at most a day."""
+    kubernetes: KubernetesSettings | None = None
+    """The ``LMCacheEngine`` resource of this server. Where it differs from what is in force, `status` says so, and a change that
+    needs a restart is offered as a patch of it."""
     economics: Economics | None = None
     """Speed of the engine, and prices, by which advice is ranked."""
     embedded: EmbeddedOptions = EmbeddedOptions()
@@ -79,10 +102,19 @@ class CacheSettings(Frozen):
     """What to simulate; only for ``simulated:``."""
 
     @model_validator(mode="after")
-    def _one_engine(self) -> "CacheSettings":
-        if self.engine is not None and self.kind == "fleet":
+    def _its_engines(self) -> "CacheSettings":
+        if self.all_engines and self.kind == "fleet":
             raise ValueError("a fleet has many engines; name one of its servers as a cache of its own to have its engine read")
+        if self.engine is not None and self.engines:
+            raise ValueError("name one engine in `engine`, or several in `engines`, not both")
+        if len(set(self.engines)) < len(self.engines):
+            raise ValueError("`engines` names an engine twice")
         return self
+
+    @property
+    def all_engines(self) -> tuple[str, ...]:
+        """Addresses of all engines that use this cache and that are read."""
+        return self.engines if self.engine is None else (self.engine,)
 
     def token_of_module(self) -> SecretStr | None:
         """Return the token itself.
@@ -90,13 +122,19 @@ class CacheSettings(Frozen):
         Raises:
             SettingsError: The environment variable that the setting names is not set.
         """
-        given = None if self.module_token is None else self.module_token.get_secret_value()
-        if given is None or not given.startswith("env:"):
-            return self.module_token
-        name = given.removeprefix("env:")
-        if not os.environ.get(name):
-            raise SettingsError(f"module_token of a cache names the environment variable {name}, which is not set")
-        return SecretStr(os.environ[name])
+        return None if self.module_token is None else _resolved(self.module_token, "module_token")
+
+    def access(self) -> Access:
+        """Return what the proxy in front of the target asks for.
+
+        Raises:
+            SettingsError: A variable is not set, or a header is none that a proxy asks for.
+        """
+        return Access({name: _resolved(value, "headers") for name, value in self.headers.items()}, self.ca_file)
+
+    def engine_access(self) -> Access:
+        """Return the same for the engine."""
+        return Access({name: _resolved(value, "engine_headers") for name, value in self.engine_headers.items()}, self.ca_file)
 
     @property
     def kind(self) -> str:
@@ -112,6 +150,17 @@ class CacheSettings(Frozen):
     def private(self) -> bool:
         """Whether each process has a cache of its own under this name."""
         return self.kind in {"embedded", "simulated"}
+
+
+def _resolved(value: SecretStr, setting: str) -> SecretStr:
+    """Return a secret, from the environment variable if the value is ``env:NAME``."""
+    given = value.get_secret_value()
+    if not given.startswith("env:"):
+        return value
+    name = given.removeprefix("env:")
+    if not os.environ.get(name):
+        raise SettingsError(f"{setting} of a cache names the environment variable {name}, which is not set")
+    return SecretStr(os.environ[name])
 
 
 class Settings(BaseSettings):
@@ -134,15 +183,31 @@ class Settings(BaseSettings):
     """Name -> token of each person who may approve changes on LangGraph's server. If any are named, nobody else may, and an
     approver may answer the questions of a run but not start one."""
 
-    @field_validator("approvers")
+    tokens: dict[str, NamedToken] = {}
+    """Name -> token of a caller with rights of their own. ``ci = "env:CI_TOKEN"`` may only read;
+    ``ops = { token = "env:OPS_TOKEN", rights = ["read", "change"] }`` may change settings too. The change log
+    keeps the name."""
+
+    @field_validator("approvers", "tokens")
     @classmethod
-    def _names_of_people(cls, approvers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        """What a caller without a name of their own is called must not be the name of an approver."""
-        if taken := {"token", "local", "a person"} & approvers.keys():
-            raise ValueError(
-                f"{', '.join(sorted(taken))} is what callers without a name are called; name the approvers otherwise"
-            )
-        return approvers
+    def _names_of_callers(cls, named: dict[str, Any]) -> dict[str, Any]:
+        check_names(named)
+        return named
+
+    @model_validator(mode="after")
+    def _one_owner_for_a_name(self) -> "Settings":
+        if twice := self.approvers.keys() & self.tokens.keys():
+            raise ValueError(f"{', '.join(sorted(twice))} is named in approvers and in tokens; name each caller once")
+        return self
+
+    @property
+    def approver_names(self) -> frozenset[str]:
+        """The people who may approve changes; if there are none, anybody may."""
+        return frozenset(self.approvers) | {name for name, one in self.tokens.items() if Right.APPROVE in one.rights}
+
+    def rights_of(self, caller: str | None) -> frozenset[Right]:
+        """Return what a caller may ask for. A caller without a named token may ask for everything but approval."""
+        return self.tokens[caller].rights if caller in self.tokens else EVERYTHING
 
     @classmethod
     def settings_customise_sources(

@@ -41,6 +41,8 @@ from agent_tools.models import (
     ConfigUpdate,
     Plan,
     SupportLevel,
+    Verification,
+    VerificationVerdict,
 )
 from agent_tools.models.advice import setting_changes
 from agent_tools.models.metrics import now
@@ -57,6 +59,11 @@ RESTART_LOSES = (
     " one request waits some 6 s"
 )
 """Measured: benchmarks/results/engine.md."""
+OUTCOMES = {
+    VerificationVerdict.BETTER: ChangeOutcome.VERIFIED,
+    VerificationVerdict.WORSE: ChangeOutcome.FOUND_WORSE,
+    VerificationVerdict.UNDECIDED: ChangeOutcome.KEPT_UNVERIFIED,
+}
 COOLDOWN_SECONDS = (60.0, 86_400.0)
 """Shortest and longest cool-down, unless the operator set one."""
 
@@ -150,6 +157,7 @@ class Actor:
             plan_id=plan.plan_id,
             server=server,
             baseline=baseline or Baseline(metrics=metrics_between(None, snapshot)),
+            predicted=plan.predicted,
         )
         after = await self._recorded(cache, record, lambda: apply_and_read_back(cache, plan, before, progress))
         return _result(plan, record.change_id, after)
@@ -170,6 +178,7 @@ class Actor:
             UnknownChangeError: There is no such change of this cache, or nothing of it is left to undo.
             OutOfBoundsError: It takes a restart, which the bounds do not allow.
             BusyError: Another change of this cache, perhaps another undo, is under way.
+            RecordError: The change log cannot be written. The message says whether anything was changed.
         """
         await self._settings_changed(cache, change_id)  # before the lock, which needs a server that answers
         async with self._sole_changer(cache) as server:
@@ -202,7 +211,12 @@ class Actor:
         else:
             plan = await self._plan(cache, ConfigUpdate(**old), config, reason or f"undo {change_id}")
             result = await self._apply(cache, plan, actor, progress, server, undoes=change_id)
-        await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
+        try:
+            await self.note(change_id, ChangeOutcome.UNDONE, f"by {result.change_id}")
+        except RecordError as error:
+            raise RecordError(
+                f"{change_id} was undone by {result.change_id}, which is on record, but no line could be added to it: {error}"
+            ) from error
         return result
 
     async def drop(
@@ -263,6 +277,12 @@ class Actor:
         """Record what became of a change."""
         first = (await anyio.to_thread.run_sync(self.log.story, change_id))[0]
         await self._record(first, outcome, detail)
+
+    async def note_verification(self, change_id: str, found: Verification) -> None:
+        """Record what a verification found."""
+        first = (await anyio.to_thread.run_sync(self.log.story, change_id))[0]
+        judged = first.model_copy(update={"verdict": found.verdict, "gain": found.gain})
+        await self._record(judged, OUTCOMES[found.verdict], found.why)
 
     async def _record(self, record: ChangeRecord, outcome: ChangeOutcome, detail: str) -> None:
         line = record.model_copy(update={"recorded_at": now(), "outcome": outcome, "detail": detail, "baseline": None})

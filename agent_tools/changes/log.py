@@ -179,6 +179,17 @@ class ChangeLog:
         ]
         return carried_out[-1] if carried_out else None
 
+    def last_change_of_settings(self, cache: str, server: str | None = None) -> datetime | None:
+        """Return when settings of the cache were last changed through us, or may have been."""
+        records = [record for record in self._read("setting") if record.changes and _concerns(record, cache, server)]
+        refused = {record.change_id for record in records if record.outcome is ChangeOutcome.REFUSED}
+        carried_out = [
+            record.recorded_at
+            for record in records
+            if record.outcome in CARRIED_OUT and record.change_id not in refused and not _in_the_future(record)
+        ]
+        return max(carried_out, default=None)
+
     def last_clear(self, cache: str, server: str | None = None) -> datetime | None:
         """Return when the cache was last cleared through us."""
         cleared = [

@@ -1,10 +1,27 @@
 """Who may change a cache: the mode that the operator allows at most, and the people who may approve a change."""
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 
 from agent_tools.caches.registry import Cache
-from agent_tools.errors import OutOfBoundsError
+from agent_tools.errors import ForbiddenError, OutOfBoundsError
 from agent_tools.models import Mode
+from agent_tools.models.rights import Right
+
+
+def check_right(rights: AbstractSet[Right], wanted: Right, caller: str | None, approved_by: str | None) -> None:
+    """Check whether a caller may ask for a change. One who approved it with the right to approve may have it made.
+
+    Raises:
+        ForbiddenError: The caller may not.
+    """
+    if wanted in rights or (Right.APPROVE in rights and approved_by is not None and approved_by == caller):
+        return
+    have = ", ".join(sorted(right.value for right in rights))
+    raise ForbiddenError(
+        f"the token of {caller} does not give the right to {wanted.value} (it gives: {have}); ask the operator for it."
+        " Nothing was changed"
+    )
 
 
 def check_permitted(cache: Cache, approvers: Collection[str], approved_by: str | None) -> None:

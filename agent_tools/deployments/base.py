@@ -71,7 +71,7 @@ class Deployment(Protocol):
         ...
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:
-        """Remove chunks from L1 by their chained hash (hexadecimal). Return the number of removed chunks."""
+        """Remove chunks from L1 by their chained hash (hexadecimal). Return the number of chunks, not of their objects."""
         ...
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str) -> WarmResult:
@@ -80,6 +80,10 @@ class Deployment(Protocol):
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
         """Remove all chunks of a prompt prefix, given as token ids. Return the number of removed chunks."""
+        ...
+
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:
+        """Return how many chunks of a prefix a lookup finds now, or ``None`` and why that could not be checked."""
         ...
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:

@@ -48,6 +48,12 @@ class Counters:
     """Number of timed lookup RPCs. Only ``--transport grpc`` times them."""
     lookup_seconds: float = 0.0
     """Time of the timed lookup RPCs in seconds, including the wait for the L2 prefetch."""
+    unregistered: int = 0
+    """Lookups that ended at once because no engine registered that model with that world size."""
+    no_layout: int = 0
+    """Lookups that ended at once because the registered model had no layout for its object groups."""
+    l2_hit_tokens: int = 0
+    """Tokens of the hits in L2, where the server does not count hits by tier (LMCache up to 0.5.4). They are also in `hit_l1`."""
     missed_lookups: int = 0
     """Lookups without a hit. Only in-process LMCache counts them."""
 

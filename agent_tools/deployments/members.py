@@ -34,7 +34,7 @@ async def side_by_side(asked: Mapping[str, Awaitable[T]]) -> tuple[dict[str, T],
 
 
 def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheToolError]) -> Snapshot:
-    """Return the sum of the members' readings.
+    """Return the sum of the members' readings. What several ranks of one engine count alike is counted once.
 
     A member that did not answer is named in the health, and is missing from the sums.
 
@@ -45,14 +45,15 @@ def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheTool
         reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
         raise UnreachableError(f"no member of this cache answered ({reasons or 'it has no members'}). Nothing was changed")
     parts = list(answers.values())
-    counters = [part.counters for part in parts if part.counters is not None]
+    counting = [part for part in parts if not part.repeats]
+    counters = [part.counters for part in counting if part.counters is not None]
     return Snapshot(
         asked_at=min(part.asked_at for part in parts),
         taken_at=max(part.taken_at for part in parts),
         process_start=min((part.process_start for part in parts if part.process_start is not None), default=None),
         instance_id=",".join(f"{name}={part.instance_id}" for name, part in sorted(answers.items())),
         counters=reduce(added, counters) if counters else None,
-        tokens=_tokens(parts),
+        tokens=_tokens(counting),
         l1_used_bytes=sum(part.l1_used_bytes for part in parts),
         l1_total_bytes=sum(part.l1_total_bytes for part in parts),
         resident_objects=sum(part.resident_objects for part in parts),
@@ -62,6 +63,8 @@ def together(answers: Mapping[str, Snapshot], failures: Mapping[str, LMCacheTool
         locked_objects=_total(part.locked_objects for part in parts),
         l2_used_bytes=_total(part.l2_used_bytes for part in parts),
         l2_total_bytes=_total(part.l2_total_bytes for part in parts),
+        version=_common(part.version for part in parts),
+        notes={key: f"{name}: {note}" for name, part in sorted(answers.items()) for key, note in part.notes.items()},
         uncounted={name: why for part in parts for name, why in part.uncounted.items()},
         members=dict(answers),
     )

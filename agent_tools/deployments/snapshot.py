@@ -6,11 +6,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from statistics import median
 
+from agent_tools.deployments.chunk_counts import in_chunks, saved_mb
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, Unlisted
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health, MoreNames, Spread, TokenCounts, Window
+from agent_tools.models.engine import EngineMetrics
 from agent_tools.models.metrics import utc
+from agent_tools.serving.attribution import doubt
+from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_window import engine_between
-from agent_tools.serving.vllm_metrics import EngineReading
 
 NO_ENGINE = "the operator's directory names no engine for this cache"
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
@@ -39,6 +42,12 @@ class Snapshot:
     chunk_size: int
     """Tokens per chunk."""
     health: Health
+    objects_by_model: Mapping[str, float] = field(default_factory=dict)
+    """Objects of a chunk of each model. If given, `counters` counts objects where its names say chunks."""
+    incomplete_chunks: int | None = None
+    """Chunks in L1 that lack the object of some rank or object group: they cannot be hit. ``None``: not counted."""
+    bytes_by_model: Mapping[str, int] = field(default_factory=dict)
+    """L1 bytes of a chunk of each model, as far as they are known."""
     unlisted: Unlisted = field(default_factory=Unlisted)
     """How many models and tenants `tokens` holds together, under ``None``."""
     locked_objects: int | None = None
@@ -55,6 +64,18 @@ class Snapshot:
     """Why there is none."""
     simulated: bool = False
     """Whether a model made the figures, and no LMCache."""
+    repeats: bool = False
+    """Whether another member of the same cache counts the same requests: a further rank of one engine. It counts once in sums."""
+    unregistered: Mapping[str, int] = field(default_factory=dict)
+    """Lookups by model, since the process started, that ended because no engine registered the model with that world size."""
+    registered_models: frozenset[str] | None = None
+    """The models that engines have registered now; ``None`` where that is unknown."""
+    version: str | None = None
+    """The version of LMCache that answered; ``None`` if it was not read."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a reader of this reading must know, by name of the part."""
+    after_change: bool = False
+    """Whether this is the first reading after a change of settings, so that a window cannot start earlier."""
     members: Mapping[str, "Snapshot"] = field(default_factory=dict)
     """For a cache of several processes: the readings that this one is the sum of, by name."""
 
@@ -74,7 +95,8 @@ class Snapshot:
         """How long stores at the rate since the process started take to fill L1 once; ``None`` when nothing was stored."""
         if self.counters is None or self.process_start is None or not self.counters.stored_chunks or not self.resident_objects:
             return None
-        stored_bytes = self.counters.stored_chunks * self.l1_used_bytes / self.resident_objects
+        counted = self.resident_objects / (1.0 if self.objects_by_model else self.objects_per_chunk or 1.0)
+        stored_bytes = self.counters.stored_chunks * self.l1_used_bytes / counted
         return self.l1_total_bytes / stored_bytes * (self.taken_at - self.process_start) if stored_bytes else None
 
     def follows(self, earlier: "Snapshot") -> bool:
@@ -91,6 +113,19 @@ class Snapshot:
         )
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a cache counted between two successive readings."""
+
+    start: float
+    """Unix time of the first reading, seconds."""
+    end: float
+    requested: int
+    """Tokens that requests asked for, in whole chunks."""
+    hit: int
+    """Tokens that the cache served."""
+
+
 BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}
 """Figures whose spread over members is told, and whether more is better (1) or worse (-1)."""
 NO_COUNTERS = (
@@ -102,6 +137,7 @@ NO_TRAFFIC = "no tokens were requested in the window"
 NO_CHUNKS = "no chunk is resident, so bytes per token cannot be measured"
 NO_L2_LOADS = "nothing was loaded from L2 in the window"
 NO_L2_ACCOUNT = "there is no L2, or one that declares no capacity"
+NOT_COUNTED = "only agent_tools.server_module counts chunks that lack objects; start the server with --server-module"
 NO_HITS = (
     "LMCache counts objects (a chunk's part of one rank); until the first hit or with no worker registered, nothing tells how"
     " many make a chunk"
@@ -114,10 +150,19 @@ def metrics_between(before: Snapshot | None, after: Snapshot) -> CacheMetrics:
     With no earlier reading, or one of an earlier process, the window starts at the start of the process and is marked so.
     """
     metrics = _metrics(after, _window(before, after), *_counted(before, after))
-    engine = None if after.engine is None else engine_between(before.engine if before else None, after.engine)
+    engine = None if after.engine is None else _engine(metrics, engine_between(before.engine if before else None, after.engine))
     no_engine = {} if engine else {"engine": after.no_engine}
-    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine}
+    unserved = {"unregistered_models": _unregistered(before, after), "missing_models": tuple(sorted(_missing_models(after)))}
+    found = {"engine": engine, "unavailable": metrics.unavailable | no_engine, **unserved}
     return metrics.model_copy(update={**found, "spread": _spread(before, after)} if after.members else found)
+
+
+def _engine(metrics: CacheMetrics, engine: EngineMetrics) -> EngineMetrics:
+    """Return the engines' figures, with the reason if they cannot be this cache's. A cache without counters tells nothing."""
+    if metrics.total_requests is None:
+        return engine
+    asked, hit, seconds = metrics.tokens.requested, metrics.tokens.hit, metrics.window.seconds
+    return engine.model_copy(update={"doubt": doubt(engine, asked=asked, hit=hit, seconds=seconds)})
 
 
 def tokens_between(before: Snapshot, after: Snapshot) -> TokenCounts:
@@ -133,6 +178,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
             end=max(window.end for window in windows),
             lifetime=any(window.lifetime for window in windows),
             counters_reset=any(window.counters_reset for window in windows),
+            since_change=before is not None and before.after_change,
             simulated=any(window.simulated for window in windows),
         )
     start = _start(before, after)
@@ -142,6 +188,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
         end=utc(after.taken_at),
         lifetime=start is None,
         counters_reset=before is not None and start is None and after.counters is not None,
+        since_change=start is not None and start.after_change,
         simulated=after.simulated,
     )
 
@@ -149,7 +196,7 @@ def _window(before: Snapshot | None, after: Snapshot) -> Window:
 def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None, dict[Labels, TokenCounts]]:
     """What was counted between two readings, or since the process of the later one started."""
     if after.members:
-        parts = [_counted(then, now) for then, now in _pairs(before, after).values()]
+        parts = [_counted(then, now) for then, now in _pairs(before, after).values() if not now.repeats]
         counted = [counters for counters, _ in parts if counters is not None]
         by_labels: dict[Labels, list[TokenCounts]] = {}
         for label, counts in (one for _, tokens in parts for one in tokens.items()):
@@ -159,7 +206,27 @@ def _counted(before: Snapshot | None, after: Snapshot) -> tuple[Counters | None,
         return None, {}
     start = _start(before, after)
     counters = _difference(after.counters, start.counters if start and start.counters else Counters())
-    return counters, _token_counts(after.tokens, start.tokens if start else {})
+    tokens = _token_counts(after.tokens, start.tokens if start else {})
+    return in_chunks(counters, after.objects_by_model, tokens), tokens
+
+
+def _unregistered(before: Snapshot | None, after: Snapshot) -> dict[str, int]:
+    """Return the lookups between two readings that ended because nobody registered their model, by model."""
+    counts: dict[str, int] = {}
+    for then, now in (_pairs(before, after) or {"": (before, after)}).values():
+        start = _start(then, now)
+        for model, lookups in now.unregistered.items():
+            more = lookups - (start.unregistered.get(model, 0) if start else 0)
+            if more > 0:
+                counts[model] = counts.get(model, 0) + more
+    return counts
+
+
+def _missing_models(now: Snapshot) -> set[str]:
+    """Return the models that engines have asked for since the process started and that no engine has registered now."""
+    if now.members:
+        return set().union(*map(_missing_models, now.members.values()))
+    return set() if now.registered_models is None else now.unregistered.keys() - now.registered_models
 
 
 def _start(before: Snapshot | None, after: Snapshot) -> Snapshot | None:
@@ -204,12 +271,14 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
         kv_bytes_per_token=per_token,
         avg_latency_ms=lookup_ms,
         locked_chunks=_chunks(now, now.locked_objects),
+        incomplete_chunks=now.incomplete_chunks,
         l2_used_mb=None if now.l2_used_bytes is None else now.l2_used_bytes / MB,
         l2_size_mb=now.l2_total_bytes / MB if now.l2_total_bytes else None,
     )
     if counters is None:
-        return metrics.model_copy(update={"unavailable": _why_missing(metrics)})
+        return metrics.model_copy(update={"unavailable": _why_missing(metrics, no_counters=True)})
     by_model, by_tenant, unlisted = _grouped(tokens, 0), _grouped(tokens, 1), _unlisted(now)
+    total = _with_tiers(total, counters.l2_hit_tokens)
     counted = metrics.model_copy(
         update={
             "total_requests": counters.lookups,
@@ -218,7 +287,7 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "hit_rate_percent": None if total.hit_rate is None else 100 * total.hit_rate,
             "tokens_served": total.hit,
             "tokens_computed": total.requested - total.hit,
-            "memory_saved_mb": None if per_token is None else total.hit * per_token / MB,
+            "memory_saved_mb": saved_mb(now.bytes_by_model, now.chunk_size, by_model, per_token),
             "memory_savings_percent": None if total.hit_rate is None or per_token is None else 100 * total.hit_rate,
             "tokens": total,
             "by_model": _named(by_model),
@@ -229,6 +298,8 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
             "evictions": counters.evictions,
             "stored_chunks": counters.stored_chunks,
             "short_prompts": counters.short_prompts,
+            "unregistered_lookups": counters.unregistered,
+            "layoutless_lookups": counters.no_layout,
             "dropped_events": counters.dropped_events,
             "evicted_followed": counters.evicted_followed,
             "evicted_needed": counters.evicted_needed,
@@ -246,9 +317,14 @@ def _chunks(now: Snapshot, objects: int | None) -> int | None:
     return round(objects / now.objects_per_chunk) if objects is not None and now.objects_per_chunk else None
 
 
-def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
+def _with_tiers(total: TokenCounts, hit_l2: int) -> TokenCounts:
+    """Return the same hits with `hit_l2` of them in L2, for a server that does not count hits by tier."""
+    moved = min(hit_l2, total.hit_l1)
+    return total.model_copy(update={"hit_l1": total.hit_l1 - moved, "hit_l2": total.hit_l2 + moved}) if moved else total
+
+
+def _why_missing(metrics: CacheMetrics, *, no_counters: bool = False) -> dict[str, str]:
     """For each figure that is ``None``: the reason, by name."""
-    no_counters = metrics.total_requests is None
     reasons = {
         "avg_latency_ms": NO_LATENCY,
         "cache_hit_latency_ms": NO_LATENCY_SPLIT,
@@ -263,8 +339,17 @@ def _why_missing(metrics: CacheMetrics) -> dict[str, str]:
         "l2_used_mb": NO_L2_ACCOUNT,
         "l2_size_mb": NO_L2_ACCOUNT,
         "locked_chunks": NO_HITS,
+        "incomplete_chunks": NOT_COUNTED,
     }
-    sized = {"kv_bytes_per_token", "tokens_cached", "resident_chunks", "l2_used_mb", "l2_size_mb", "locked_chunks"}
+    sized = {
+        "kv_bytes_per_token",
+        "tokens_cached",
+        "resident_chunks",
+        "l2_used_mb",
+        "l2_size_mb",
+        "locked_chunks",
+        "incomplete_chunks",
+    }
     missing = [name for name in type(metrics).model_fields if name != "engine" and getattr(metrics, name) is None]
     return {name: NO_COUNTERS if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
 

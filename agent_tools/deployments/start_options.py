@@ -54,6 +54,8 @@ class SimulatedOptions(ServerOptions):
     """Traffic that is generated without end; its `requests` are ignored. ``None`` generates no traffic."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the traffic, and of the moments at which the eviction thread wakes."""
+    past_seconds: Annotated[float, Field(ge=0, le=86_400)] = 1_800.0
+    """Seconds of generated traffic that the cache has served when it is first read, so that it has figures to show at once."""
     speed: Annotated[float, Field(gt=0)] = 1.0
     """How many times faster than recorded the workload runs. The eviction thread still wakes every second."""
 

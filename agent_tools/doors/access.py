@@ -1,4 +1,4 @@
-"""Who may use the REST door: callers with the token; if no token is set, only programs on this machine.
+"""Who may use the REST and MCP doors: callers with a token; if no token is set, only programs on this machine.
 
 Web pages can reach a service on loopback: a browser sends the requests that any page asks it to send. A page whose name resolves
 to 127.0.0.1 (DNS rebinding) can read the answers too. LangGraph's server, which mounts this door, even allows every origin by
@@ -7,16 +7,16 @@ than this machine's own is refused as well.
 """
 
 import base64
-import hmac
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agent_tools.caches.named_tokens import Tokens
+from agent_tools.caches.settings import Settings
 from agent_tools.errors import SettingsError
 
 from .problems import problem
@@ -24,6 +24,8 @@ from .problems import problem
 MOST_BYTES = 2**18
 """Largest body of a request. The longest useful body, quotas for a thousand tenants, has 150 KB."""
 ELSEWHERE = "pages of another origin may not use this service; to follow a link, open its address in a new tab"
+CALLER = "lmcache_caller"
+"""Key of a request's scope: the name of the token's holder, or ``None`` for the operator's own token or no token."""
 CHALLENGES = ('Bearer realm="lmcache"', 'Basic realm="lmcache: any name, and the token as password", charset="UTF-8"')
 """Programs send the token as a bearer token; a browser asks its user for a name and a password."""
 
@@ -35,25 +37,38 @@ class Doorkeeper:
     server would apply to all of that server.
     """
 
-    def __init__(self, app: ASGIApp, token: Callable[[], Awaitable[SecretStr | None]]) -> None:
+    def __init__(self, app: ASGIApp, tokens: Callable[[], Awaitable[Tokens]]) -> None:
         self.app = app
-        self._token = token
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # lifespan
+            await self.app(scope, receive, send)
+            return
         request = Request(scope, receive)
-        token = await self._token()
+        tokens = await self._tokens()
+        known, caller = tokens.recognise(_presented(request.headers))
         if not _same_origin(request.headers):
             await problem(request, 403, ELSEWHERE)(scope, receive, send)
-        elif token is not None and not hmac.compare_digest(_presented(request.headers), token.get_secret_value().encode()):
-            refused = problem(request, 401, "send the token (LMCACHE_AGENT_TOKEN): Authorization: Bearer <token>")
+        elif tokens and not known:
+            refused = problem(request, 401, "send a token (LMCACHE_AGENT_TOKEN): Authorization: Bearer <token>")
             for challenge in CHALLENGES:
                 refused.headers.append("WWW-Authenticate", challenge)
             await refused(scope, receive, send)
-        elif token is None and not is_loopback(_name(request.headers.get("host", ""))):
+        elif not tokens and not is_loopback(_name(request.headers.get("host", ""))):
             detail = "without a token (LMCACHE_AGENT_TOKEN) this service answers only to names of its own machine, as localhost"
             await problem(request, 421, detail)(scope, receive, send)
         else:
-            await self.app(scope, _bounded(receive), send)
+            await self.app({**scope, CALLER: caller}, _bounded(receive), send)
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    """Return the tokens that open REST and MCP.
+
+    Raises:
+        SettingsError: A token cannot be read, is too short, or belongs to two callers.
+    """
+    return Tokens(settings.token, settings.tokens)
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -71,13 +86,13 @@ def _bounded(receive: Receive) -> Receive:
     return bounded
 
 
-def check_host(host: str, token: SecretStr | None) -> None:
+def check_host(host: str, tokens: Tokens) -> None:
     """Refuse to listen where other machines can reach the service without a token.
 
     Raises:
         SettingsError: The host is not loopback and there is no token.
     """
-    if token is None and not is_loopback(host):
+    if not tokens and not is_loopback(host):
         raise SettingsError(
             f"listening on {host} lets other machines change caches: set LMCACHE_AGENT_TOKEN first, or use 127.0.0.1"
         )

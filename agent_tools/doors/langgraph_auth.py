@@ -17,36 +17,40 @@ from urllib.parse import urlsplit
 from langgraph_sdk import Auth
 
 from agent_tools.caches.settings import Settings
+from agent_tools.models.rights import Right
 
-from .access import is_loopback
+from .access import is_loopback, tokens_of
 
 STUDIO = "smith.langchain.com"
 """LangGraph Studio is a page there, or at one of its regions' names; it talks to the server from the person's browser."""
 
+READS_ONLY = "your token may not change anything, so it may not write the state of a thread or choose a run's next step"
+
 auth = Auth()
 _settings = Settings.load()
 """Read once, as the server starts: wrong settings must not leave the server open."""
-_token, _approvers = _settings.token, _settings.approvers
+_tokens, _approvers = tokens_of(_settings), _settings.approver_names
 
 
 @auth.authenticate
 async def authenticate(headers: dict[bytes, bytes]) -> Auth.types.MinimalUserDict:
-    """Return who the caller is: an approver by name, ``token``, or ``local``.
+    """Return who the caller is: the holder of a named token, ``token`` for the operator's own, or ``local``.
 
     Raises:
         HTTPException: 401 if there is a token and the caller does not send it. 403 if there is none and the request comes from
             a page, or was sent to a name, of elsewhere.
     """
     given = _bearer(headers)
-    for name, token in _approvers.items():
+    for name, token in _settings.approvers.items():
         if hmac.compare_digest(given, token.get_secret_value().encode()):
             return {"identity": name}
-    if _token is None:
+    known, name_of_token = _tokens.recognise(given)
+    if known:
+        return {"identity": name_of_token or "token"}
+    if not _tokens:
         _check_nearby(headers)
         return {"identity": "local"}
-    if not hmac.compare_digest(given, _token.get_secret_value().encode()):
-        raise Auth.exceptions.HTTPException(status_code=401, detail="send the token: Authorization: Bearer <LMCACHE_AGENT_TOKEN>")
-    return {"identity": "token"}
+    raise Auth.exceptions.HTTPException(status_code=401, detail="send the token: Authorization: Bearer <LMCACHE_AGENT_TOKEN>")
 
 
 @auth.on.threads.create_run
@@ -60,6 +64,9 @@ async def check_run(ctx: Auth.types.AuthContext, value: Auth.types.RunsCreate) -
     command: Mapping[str, Any] = kwargs.get("command") or {}
     if kwargs.get("webhook"):
         raise _forbidden("a run may not call a webhook: this server calls no address that a caller names")
+    writes = command.get("update") or command.get("goto")
+    if writes and not _may_change(ctx.user.identity):
+        raise _forbidden(READS_ONLY)
     if not _approvers:
         return
     if command.get("update") or command.get("goto"):
@@ -82,14 +89,21 @@ async def check_cron(ctx: Auth.types.AuthContext, value: Auth.types.CronsCreate)
 
 
 @auth.on.threads.update
-async def check_update(ctx: Auth.types.AuthContext, value: Auth.types.ThreadsUpdate) -> None:  # noqa: ARG001
+async def check_update(ctx: Auth.types.AuthContext, value: Auth.types.ThreadsUpdate) -> None:
     """Refuse to write the state of a thread where approvers are named; a run may still be cancelled.
 
     Raises:
         HTTPException: 403, with the reason.
     """
+    if value.get("action") is None and not _may_change(ctx.user.identity):
+        raise _forbidden(READS_ONLY)
     if _approvers and value.get("action") is None:
         raise _forbidden("where approvers are named, nobody may write the state of a thread")
+
+
+def _may_change(identity: str) -> bool:
+    """Return whether a caller may write the state of a thread, which can hold a plan."""
+    return Right.CHANGE in _settings.rights_of(identity)
 
 
 def _forbidden(detail: str) -> Auth.exceptions.HTTPException:

@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: Mapping[type[LMCacheToolError], HTTPStatus] = {
     errors.UnknownCacheError: HTTPStatus.NOT_FOUND,
     errors.UnknownChangeError: HTTPStatus.NOT_FOUND,
+    errors.ForbiddenError: HTTPStatus.FORBIDDEN,
+    errors.TooManyRequestsError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.StalePlanError: HTTPStatus.CONFLICT,
     errors.BusyError: HTTPStatus.CONFLICT,
     errors.CooldownError: HTTPStatus.CONFLICT,
@@ -92,7 +94,10 @@ def status_of(error: LMCacheToolError) -> int:
 
 async def _ours(request: Request, error: LMCacheToolError) -> JSONResponse:
     title = (type(error).__doc__ or error.code).splitlines()[0].rstrip(".")
-    return problem(request, status_of(error), str(error), error.code, title)
+    answer = problem(request, status_of(error), str(error), error.code, title)
+    if isinstance(error, errors.TooManyRequestsError):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 async def _bad_request(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -3,18 +3,19 @@
 Each route calls one operation. Errors are RFC 9457 problems (`problems`). The doorkeeper in `access` decides who may call.
 """
 
+import copy
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, Security
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import SecretStr
 from starlette.routing import Mount
 
+from agent_tools.caches.named_tokens import Tokens
 from agent_tools.errors import LMCacheToolError, NothingToChangeError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import (
@@ -27,17 +28,23 @@ from agent_tools.models import (
     LMCacheStatus,
     Plan,
     Support,
+    Verification,
 )
+from agent_tools.models.start_configuration import Drift, StartConfiguration
 from agent_tools.operations import Operations, shared_operations
 from agent_tools.report.page import no_report, served
 
-from .access import Doorkeeper, check_host
+from .access import CALLER, Doorkeeper, check_host, tokens_of
 from .connections import LIMITS
+from .own_metrics import CONTENT_TYPE, own_metrics
 from .problems import Problem, answer_errors_of, documented, status_of
+from .rates import Rates, load_of
 from .rest_models import (
     OfChange,
+    OfExport,
     OfHistory,
     OfPage,
+    OfVerification,
     OfWindow,
     OptimizeRequest,
     VersionAnswer,
@@ -50,6 +57,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PREFIX = "/lmcache"
+WINDOWS = frozenset({"metrics", "recommend"})
+"""Operations whose second argument is the length of a window."""
 ACTOR = "rest"
 """Name of this door in the change log."""
 
@@ -59,29 +68,46 @@ class Runner:
 
     def __init__(self, operations: Callable[[], Operations]) -> None:
         self._operations = operations
+        self._rates = Rates()
+        self._tokens: Tokens | None = None
+        self.caller: str | None = None
+        """Name of the token's holder."""
+        self.counted_as = ""
+        """Whose requests are counted together: the token's holder, or the address of a caller without a name."""
+
+    def of(self, request: Request) -> "Runner":
+        """Return the runner for the caller of one request."""
+        own = copy.copy(self)
+        own.caller = request.scope[CALLER]
+        own.counted_as = own.caller or (request.client.host if request.client else "")
+        return own
 
     async def __call__(self, verb: Callable[Concatenate[Operations, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         async def call() -> T:
-            return await verb(self._operations(), *args, **kwargs)
+            return await verb(self._operations().called_by(self.caller), *args, **kwargs)
 
-        return await io_loop.arun(call)
+        window = args[1] if len(args) > 1 and isinstance(args[1], float) and verb.__name__ in WINDOWS else None
+        with self._rates.turn(self.counted_as, load_of(verb.__name__, window), window):
+            return await io_loop.arun(call)
 
-    async def token(self) -> SecretStr | None:
-        """Return the token that callers must send."""
-        return await self(_token)
+    async def tokens(self) -> Tokens:
+        """Return the tokens of which callers must send one."""
+        if self._tokens is None:
+            self._tokens = await io_loop.arun(_tokens, self._operations)
+        return self._tokens
 
 
-async def _token(operations: Operations) -> SecretStr | None:
-    return operations.registry.settings.token
+async def _tokens(operations: Callable[[], Operations]) -> Tokens:
+    return tokens_of(operations().registry.settings)
 
 
 async def _runner(request: Request) -> Runner:
     runner: Runner = request.app.state.runner
-    return runner
+    return runner.of(request)
 
 
 Run = Annotated[Runner, Depends(_runner)]
-router = APIRouter(tags=["LMCache"], responses=documented(401, 403, 404, 421, 422, 500, 502, 503))
+router = APIRouter(tags=["LMCache"], responses=documented(401, 403, 404, 421, 422, 429, 500, 502, 503))
 CHANGES = documented(400, 409, 413, 504)
 CHANGED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -91,7 +117,7 @@ CHANGED: dict[int | str, dict[str, Any]] = {
 }
 PAGES: dict[int | str, dict[str, Any]] = {
     status: {**one, "content": {**one["content"], "text/html": {"schema": {"type": "string"}}}}
-    for status, one in documented(404, 422, 500, 502, 503).items()
+    for status, one in documented(404, 422, 429, 500, 502, 503).items()
 }
 """The report is for people, so errors of a cache are pages too."""
 UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -132,6 +158,18 @@ async def get_support(run: Run, query: Annotated[WhichCache, Query()]) -> Mappin
     """Return for each setting whether it can be changed live, by a restart, or not at all, and why."""
     _, support = await run(Operations.config, query.cache)
     return support
+
+
+@router.get("/config/export", summary="Settings as start-up configuration")
+async def get_export(run: Run, query: Annotated[OfExport, Query()]) -> StartConfiguration:
+    """Return the settings in force in the form with which a cache starts, so that they stay after a restart."""
+    return await run(Operations.export, query.cache, query.form)
+
+
+@router.get("/config/drift", summary="Where the Kubernetes resource differs")
+async def get_drift(run: Run, query: Annotated[WhichCache, Query()]) -> tuple[Drift, ...]:
+    """Return the settings that the cache's `LMCacheEngine` resource states and that are not in force."""
+    return await run(Operations.drift, query.cache)
 
 
 @router.post("/config", summary="Change settings", responses=CHANGES | CHANGED)
@@ -194,6 +232,18 @@ async def undo_change(run: Run, query: Annotated[WhichCache, Query()], change_id
     return await run(Operations.undo, query.cache, change_id, ACTOR)
 
 
+@router.post("/changes/{change_id}/verify", summary="Verify a change", responses=CHANGES)
+async def verify_change(run: Run, query: Annotated[OfVerification, Query()], change_id: Annotated[str, Path()]) -> Verification:
+    """Return whether a change helped: the predicted and the measured gain. The answer waits for traffic; the log notes it."""
+    return await run(Operations.verify_change, change_id, query.verify_seconds, query.cache)
+
+
+@router.get("/agent/metrics", summary="Our own figures, for Prometheus", response_class=PlainTextResponse)
+async def get_own_metrics(run: Run) -> PlainTextResponse:
+    """Return changes by outcome and the last advice of each cache, in Prometheus' text format. No cache is asked."""
+    return PlainTextResponse(await run(own_metrics), media_type=CONTENT_TYPE)
+
+
 @router.get("/report", summary="The report, for people", response_class=HTMLResponse, responses=PAGES)
 async def get_report(run: Run, query: Annotated[OfPage, Query()]) -> HTMLResponse:
     """Return one web page: status now, hit-rate curve, advice with its evidence, history of changes."""
@@ -222,7 +272,7 @@ def rest_app(operations: Callable[[], Operations] = shared_operations) -> FastAP
     )
     door.state.runner = runner
     door.include_router(router)
-    door.add_middleware(Doorkeeper, token=runner.token)
+    door.add_middleware(Doorkeeper, tokens=runner.tokens)
     answer_errors_of(door)
     outer = FastAPI(title=door.title, docs_url=None, redoc_url=None)
     mount = Mount(PREFIX, door)
@@ -252,7 +302,7 @@ def serve(operations: Operations, host: str, port: int) -> None:
     Raises:
         SettingsError: Other machines could reach the service and no token is set.
     """
-    check_host(host, operations.registry.settings.token)
+    check_host(host, tokens_of(operations.registry.settings))
     uvicorn.run(rest_app(lambda: operations), host=host, port=port, timeout_graceful_shutdown=30, **LIMITS)
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from agent_tools.caches.registry import DEFAULT
 from agent_tools.models import CacheConfig
 from agent_tools.models.config import Frozen
+from agent_tools.models.start_configuration import StartForm
 from agent_tools.plain import refuse_halves
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
@@ -63,11 +64,27 @@ class OfWindow(WhichCache):
     window starts with the cache process."""
 
 
+class OfExport(WhichCache):
+    """Query of the start-up configuration."""
+
+    form: StartForm = StartForm.ARGS
+    """``args`` or ``kubernetes`` for an `lmcache server`; ``env`` or ``yaml`` for in-process LMCache."""
+
+
 class OfHistory(WhichCache):
     """Query of the change log."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     """Return at most this many records, the latest."""
+
+
+class OfVerification(Given):
+    """Query of a verification."""
+
+    cache: Annotated[str | None, Field(min_length=1), WithJsonSchema({"type": "string", "minLength": 1})] = None
+    """Name of the cache. By default the change log names it."""
+    verify_seconds: Seconds = 120.0
+    """The most seconds to wait until the cache has seen as much traffic as before the change."""
 
 
 class OfPage(WhichCache):

@@ -52,10 +52,14 @@ class SymptomCode(str, Enum):
     L1_TOO_SMALL = "l1_too_small"
     STORES_FAIL = "stores_fail"
     WATERMARK_TOO_HIGH = "watermark_too_high"
+    L1_NEVER_EVICTS = "l1_never_evicts"
     REQUEST_LARGER_THAN_L1 = "request_larger_than_l1"
     UNDER_STORED = "under_stored"
+    CHUNKS_INCOMPLETE = "chunks_incomplete"
+    MODEL_STARVES = "model_starves"
     TAILS_NOT_CACHED = "tails_not_cached"
     PREFIX_DIVERGES_EARLY = "prefix_diverges_early"
+    CROWDED_OUT = "crowded_out"
     LOCKS_HELD = "locks_held"
     L2_TOO_SMALL = "l2_too_small"
     L2_NOT_RETAINED = "l2_not_retained"
@@ -64,17 +68,21 @@ class SymptomCode(str, Enum):
     L2_LOSES_CHUNKS = "l2_loses_chunks"
     L2_UNBOUNDED = "l2_unbounded"
     TENANT_WITHOUT_QUOTA = "tenant_without_quota"
+    MODEL_NOT_REGISTERED = "model_not_registered"
+    MODEL_WITHOUT_LAYOUT = "model_without_layout"
     EVICTION_DEAD = "eviction_dead"
     ISOLATED_LRU_ON_L1 = "isolated_lru_on_l1"
     HASHES_UNSTABLE = "hashes_unstable"
     RESTARTED = "restarted"
     COUNTERS_INCOMPLETE = "counters_incomplete"
+    RETURNS_TOO_LATE = "returns_too_late"
     EVICTS_UNJUDGED = "evicts_unjudged"
     ENGINE_QUEUES = "engine_queues"
     ENGINE_DECODES = "engine_decodes"
     ENGINE_CACHE_SERVES = "engine_cache_serves"
     LMCACHE_SAVES_NOTHING = "lmcache_saves_nothing"
     L1_SMALLER_THAN_ENGINE_CACHE = "l1_smaller_than_engine_cache"
+    ENGINE_FIGURES_DO_NOT_FIT = "engine_figures_do_not_fit"
     NOTHING_WRONG = "nothing_wrong"
 
 
@@ -235,6 +243,9 @@ class Advice(Frozen):
     """One or two sentences: why to act, or why not to."""
     rung: Rung
     """The strongest evidence available."""
+    trial: OptimizationRecommendation | None = None
+    """If nothing is worth a change: a change of small expected gain that is live, keeps what is cached and costs no memory, or no
+    more than the operator's `trial_mb`. It can be tried: kept if it helps, undone if not."""
 
     @property
     def best(self) -> OptimizationRecommendation | None:

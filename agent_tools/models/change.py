@@ -42,6 +42,8 @@ class Plan(Frozen):
     """What the change costs besides (a restart loses all of L1); ``None`` if no cached data is lost."""
     command: str | None = None
     """The command line that the operator has to start, if the change needs a restart of a cache that we do not own."""
+    predicted: Gain | None = None
+    """The gain that the model predicts on the requests observed before; ``None`` if nobody asked or nothing can be predicted."""
     fingerprint: str
     """A digest of the cache, its process and its configuration when the plan was made, and of the settings asked for."""
 
@@ -67,9 +69,21 @@ class ChangeOutcome(str, Enum):
     FAILED = "failed"
     """The cache died or broke during the change."""
     VERIFIED = "verified"
+    FOUND_WORSE = "found_worse"
+    """The change is in force, and the verification shows that it does harm."""
     KEPT_UNVERIFIED = "kept_unverified"
     """The change is in force, but its effect could not be measured."""
     UNDONE = "undone"
+
+
+class VerificationVerdict(str, Enum):
+    """Whether a change helped."""
+
+    BETTER = "better"
+    """The lower bound of the measured gain is above zero."""
+    WORSE = "worse"
+    """The upper bound of the measured gain is below zero."""
+    UNDECIDED = "undecided"
 
 
 class Baseline(Frozen):
@@ -114,6 +128,12 @@ class ChangeRecord(Frozen):
     """Identity of the server process that was changed. It is the same under every name and address of the server."""
     baseline: Baseline | None = None
     """What the cache did before the change; only in the first record of a change of settings. A later process verifies by it."""
+    predicted: Gain | None = None
+    """The gain that was predicted when the change was planned."""
+    verdict: VerificationVerdict | None = None
+    """What a verification found; only in its own record."""
+    gain: Gain | None = None
+    """The measured gain; only in the record of a verification."""
 
 
 class ChangeResult(Frozen):
@@ -178,16 +198,6 @@ class PinResult(Frozen):
     """The same in words."""
 
 
-class VerificationVerdict(str, Enum):
-    """Whether a change helped."""
-
-    BETTER = "better"
-    """The lower bound of the measured gain is above zero."""
-    WORSE = "worse"
-    """The upper bound of the measured gain is below zero."""
-    UNDECIDED = "undecided"
-
-
 class Verification(Frozen):
     """The measured effect of a change, before against after."""
 
@@ -205,3 +215,12 @@ class Verification(Frozen):
     """The figures since the change."""
     why: str
     """The verdict in words, with its figures."""
+    change_id: str | None = None
+    """The change that was verified."""
+    predicted: Gain | None = None
+    """The gain that was predicted before the change, or that the model predicts on the requests before it."""
+
+    @property
+    def keep(self) -> bool:
+        """Return whether to keep the change: unless it did harm."""
+        return self.verdict is not VerificationVerdict.WORSE

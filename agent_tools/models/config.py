@@ -64,6 +64,10 @@ class EvictionPolicy(str, Enum):
     NOOP = "noop"
 
 
+UNKNOWN_SETTINGS = {"***": "unknown: LMCache up to 0.5.5 does not report the settings of its L2 adapters"}
+"""Settings of an adapter that its server does not report. They are unknown, not empty."""
+
+
 class L2Adapter(Frozen):
     """One L2 storage adapter behind the L1 cache."""
 
@@ -95,6 +99,11 @@ class L2Adapter(Frozen):
     def masked(self) -> "L2Adapter":
         """The same adapter with its secrets replaced, as it is shown."""
         return L2Adapter(type=self.type, settings=without_secrets(self.settings))
+
+    @property
+    def settings_known(self) -> bool:
+        """Whether the server reports the adapter's settings."""
+        return not self.settings.keys() & UNKNOWN_SETTINGS.keys()
 
     @property
     def size_mb(self) -> float | None:
@@ -258,6 +267,8 @@ class Bounds(Frozen):
     """Largest sum of the tenants' quotas that may be set, MB. Without it, no quota is changed."""
     max_concurrent_users: Annotated[int, Field(gt=0)] | None = None
     """Most users (tenants) that may be asked for, or given a quota. Without it, any number may: LMCache itself sets no limit."""
+    trial_mb: Annotated[float, Field(ge=0)] = 0.0
+    """L1 memory that a trial may add, MB. Trials are changes of small expected gain that are undone unless they help."""
     allow_restart: bool = False
     """Whether a change may restart the cache process, which loses all of L1."""
 
@@ -363,6 +374,7 @@ class Bounds(Frozen):
                 max_l2_size_mb=None if self.max_l2_size_mb is None else min(self._given("max_l2_size_mb", other)),
                 max_quotas_mb=None if self.max_quotas_mb is None else min(self._given("max_quotas_mb", other)),
                 max_concurrent_users=min(self._given("max_concurrent_users", other), default=None),
+                trial_mb=min(self.trial_mb, other.trial_mb) if "trial_mb" in other.model_fields_set else self.trial_mb,
                 l2_adapter=self.l2_adapter,
                 allow_restart=self.allow_restart and other.allow_restart,
             )

@@ -27,16 +27,21 @@ class TimeToFirstToken(Frozen):
 
 
 class EngineMetrics(Frozen):
-    """Figures of a vLLM engine over one window, from its own ``/metrics``. A request counts when it has ended."""
+    """Figures of the serving engines in front of a cache over one window, from their own ``/metrics``.
+
+    A request counts when it has ended. Figures of several engines are sums and means over all their requests.
+    """
 
     seconds: Annotated[float, Field(ge=0)]
     """Length of the window, seconds. It may begin some seconds before or after the cache's window."""
     lifetime: bool = False
-    """True if the figures are totals since the engine started, because there was only one reading."""
+    """True if the figures are totals since the engine started, because there was only one reading, or because it restarted."""
+    name: str = ""
+    """Address of the engine; empty for several."""
     requests: Count
     """Number of requests that ended in the window."""
     ttft_ms: TimeToFirstToken | None = None
-    """Time to first token. The percentiles are interpolated within the buckets of vLLM's histogram. ``None`` without requests."""
+    """Time to first token. The percentiles are interpolated within the buckets of the histogram. ``None`` without requests."""
     queue_ms: Milliseconds | None = None
     """Mean time from a request's arrival to the start of its prefill. **It includes the load of a hit from LMCache.**"""
     prefill_ms: Milliseconds | None = None
@@ -45,15 +50,15 @@ class EngineMetrics(Frozen):
     """Mean time from the first token to the last."""
     prompt_tokens: Count
     """Prompt tokens of the requests that ended."""
-    computed_tokens: Count
-    """Prompt tokens that the engine computed."""
+    computed_tokens: Count | None = None
+    """Prompt tokens that the engine computed; ``None`` if its metrics do not tell."""
     own_cache_size_tokens: Count | None = None
-    """Tokens that the engine's own prefix cache holds; 0 if it is off, ``None`` if that is unknown."""
-    own_cache_tokens: Count
+    """Tokens that the engine's own prefix cache holds; 0 if it is off, ``None`` if unknown. Of several engines the sum."""
+    own_cache_tokens: Count | None = None
     """Prompt tokens that the engine's own prefix cache served. LMCache counts them as hits too if it has them, without loading
-    them."""
-    lmcache_tokens: Count
-    """Prompt tokens loaded from LMCache."""
+    them. ``None`` if the engine's metrics do not tell."""
+    lmcache_tokens: Count | None = None
+    """Prompt tokens loaded from LMCache; ``None`` if the engine's metrics do not tell."""
     preemptions: Count = 0
     """Requests that the engine put back because its KV memory was full."""
     running: Count = 0
@@ -61,17 +66,35 @@ class EngineMetrics(Frozen):
     waiting: Count = 0
     """Requests that wait now for room in the engine. Requests that wait for their load are not counted."""
     kv_usage_percent: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Share of the engine's own KV memory in use now, percent."""
+    """Share of the engine's own KV memory in use now, percent; of several engines the largest."""
+    missing: tuple[str, ...] = ()
+    """Figures that the engine's metrics lack, by the name of the metric."""
+    doubt: str | None = None
+    """Why these figures say nothing about what this cache saves, e.g. because the engine uses another cache."""
+    engines: tuple["EngineMetrics", ...] = ()
+    """The figures of each engine, if there are several."""
 
     @property
-    def own_cache_share(self) -> float:
-        """Return the share of the prompt tokens that the engine's own prefix cache served, in [0, 1]."""
-        return self.own_cache_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+    def own_cache_share(self) -> float | None:
+        """Return the share of the prompt tokens that the engine's own prefix cache served, in [0, 1]; ``None`` if unknown."""
+        return self._share(self.own_cache_tokens)
 
     @property
-    def saved_share(self) -> float:
-        """Return the share of the prompt tokens that LMCache saved: loaded from it instead of computed."""
-        return self.lmcache_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+    def saved_share(self) -> float | None:
+        """Return the share of the prompt tokens that LMCache saved: loaded from it instead of computed.
+
+        ``None`` if the engine's metrics do not tell, or if they cannot be this cache's (`doubt`).
+        """
+        return None if self.doubt else self._share(self.lmcache_tokens)
+
+    @property
+    def computed_share(self) -> float | None:
+        """Return the share of the prompt tokens that the engine computed, in [0, 1]; ``None`` if unknown."""
+        return self._share(self.computed_tokens)
+
+    def _share(self, tokens: int | None) -> float | None:
+        # A request that still runs may be counted in its parts and not in its prompt.
+        return None if tokens is None else min(tokens / self.prompt_tokens, 1.0) if self.prompt_tokens else 0.0
 
 
 class EngineSpeed(Frozen):

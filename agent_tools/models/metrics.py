@@ -27,6 +27,8 @@ class Window(Frozen):
     """True if the figures are totals since the cache process started, because there was only one reading."""
     counters_reset: bool = False
     """True if the cache process restarted inside the requested window. The figures then start at the restart."""
+    since_change: bool = False
+    """True if the window starts at the last change of settings: no window spans a change, whoever made it."""
     simulated: bool = False
     """True if a model produced the figures instead of a real LMCache."""
 
@@ -41,6 +43,13 @@ class Window(Frozen):
     def seconds(self) -> float:
         """Return the length of the window in seconds."""
         return (self.end - self.start).total_seconds()
+
+    @property
+    def span(self) -> str:
+        """Return the length of the window in words, and where it starts."""
+        since = ", all that was read since the settings changed" if self.since_change else ""
+        since = " since the cache started" if self.lifetime else since
+        return f"{self.seconds:.0f} s{since}" + (", the counters were reset in it" if self.counters_reset else "")
 
 
 class TokenCounts(Frozen):
@@ -149,6 +158,15 @@ class CacheMetrics(Frozen):
     """Chunks in L1 now."""
     short_prompts: Count | None = None
     """Lookups of prompts shorter than one chunk. They can never be cached."""
+    unregistered_lookups: Count | None = None
+    """Lookups that ended at once because no engine registered that model with that world size (``lookup_early_exit``,
+    ``no_gpu_context``). The engine computes such a request whole, and its tokens count nowhere."""
+    layoutless_lookups: Count | None = None
+    """Lookups that ended at once because the registered model has no layout (``no_group_layout_descs``)."""
+    unregistered_models: dict[str, Count] = {}
+    """The same lookups as `unregistered_lookups` by model, for models with at least one."""
+    missing_models: tuple[str, ...] = ()
+    """Models that engines asked for since the process started and that no engine has registered now."""
     dropped_events: Count | None = None
     """Events that LMCache dropped before counting them. If above 0, every other counter is too low."""
     evicted_followed: Count | None = None
@@ -170,8 +188,10 @@ class CacheMetrics(Frozen):
     """Declared capacity of L2, MB; ``None`` if an adapter declares none."""
     locked_chunks: Count | None = None
     """Chunks in L1 that requests hold locked now. They cannot be evicted."""
+    incomplete_chunks: Count | None = None
+    """Chunks in L1 that lack the part of some KV rank or object group. No request can hit them."""
     kv_bytes_per_token: float | None = None
-    """KV bytes of one token: L1 bytes used / tokens resident."""
+    """KV bytes of one token, over all ranks and object groups: L1 bytes used / tokens resident."""
     engine: EngineMetrics | None = None
     """Figures of the serving engine in front of the cache; only if caches.toml names an engine."""
     spread: dict[str, Spread] = {}
@@ -273,7 +293,9 @@ class LMCacheStatus(Frozen):
     top_entries: tuple[CacheEntry, ...] | None = None
     """The most used entries; ``None`` if the deployment cannot list them (`notes` says why)."""
     symptoms: tuple[str, ...] = ()
-    """Codes of the symptoms in this window. `recommend` explains them."""
+    """Codes of the symptoms in `symptoms_window`. `recommend` explains them."""
+    symptoms_window: Window | None = None
+    """The span of time that the symptoms are of: the last minutes, as far as they were observed, across no change of settings."""
     notes: dict[str, str] = {}
     """The reason for each part that is ``None``, by name of the part."""
 

@@ -29,4 +29,5 @@ def with_larger_chunks(log: AccessLog, factor: int) -> AccessLog:
         offsets=offsets,
         hashes=None if log.hashes is None else log.hashes[kept],
         chunk_bytes=None if log.chunk_bytes is None else log.chunk_bytes * factor,
+        layouts=tuple(None if layout is None else layout.times(factor) for layout in log.layouts),
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from agent_tools.compiled import compiled
 from agent_tools.workload.access_log import AccessLog
 
+from .chunk_steps import chunk_steps
 from .hit_rate_curve import hit_rate_curve
 from .isolation import isolated
 from .prefix_reuse import prefix_reuse
@@ -29,7 +30,10 @@ def clairvoyant_hits(log: AccessLog, capacity_chunks: float) -> Int32:
     reuse = prefix_reuse(log)
     by_start = np.argsort(reuse.source, kind="stable")
     hits = np.zeros(len(log), np.int32)
-    _keep_soonest(reuse.source[by_start], reuse.request[by_start], reuse.length[by_start], int(max(capacity_chunks, 0)), hits)
+    steps, per_chunk = chunk_steps(log)
+    sizes = np.ones(len(log), np.int32) if steps is None else steps
+    capacity = int(max(capacity_chunks, 0) * per_chunk + 1e-6)
+    _keep_soonest(reuse.source[by_start], reuse.request[by_start], reuse.length[by_start], sizes, capacity, hits)
     return hits
 
 
@@ -43,8 +47,10 @@ def policy_gap(log: AccessLog, capacity_chunks: float) -> float:
 
 
 @compiled
-def _keep_soonest(source: Int32, needed: Int32, length: Int32, capacity: int, hits: Int32) -> None:
+def _keep_soonest(source: Int32, needed: Int32, length: Int32, sizes: Int32, capacity: int, hits: Int32) -> None:
     """Hold runs from request ``source`` until request ``needed``. If they do not fit, drop the runs needed last.
+
+    ``sizes`` (requests,) is the size of each request's chunks, in the unit of ``capacity``.
 
     Runs are sorted by ``source``. ``hits[r]`` first counts the chunks held for request r, and in the end its hits.
     """
@@ -53,17 +59,17 @@ def _keep_soonest(source: Int32, needed: Int32, length: Int32, capacity: int, hi
     latest_first.pop()
     run = 0
     for r in range(len(hits)):
-        held -= hits[r]  # r is served; what it shares with a later request starts a new run below
+        held -= hits[r] * sizes[r]  # r is served; what it shares with a later request starts a new run below
         while run < len(source) and source[run] == r:
             if hits[needed[run]] == 0:
                 heapq.heappush(latest_first, -needed[run])
             hits[needed[run]] += length[run]
-            held += length[run]
+            held += length[run] * sizes[needed[run]]
             run += 1
         while held > capacity:
             last = -latest_first[0]
-            given_up = min(held - capacity, hits[last])
+            given_up = min(-((capacity - held) // sizes[last]), hits[last])
             hits[last] -= given_up
-            held -= given_up
+            held -= given_up * sizes[last]
             if hits[last] == 0:
                 heapq.heappop(latest_first)

@@ -35,10 +35,12 @@ def setting_of(config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
 def _with_second_tier(setting: ServerSetting, config: CacheConfig, chunk_bytes: float) -> ServerSetting | None:
     """Add the L2 tier, or return ``None`` if it is not modelled.
 
-    The model covers one L2 adapter that keeps KV unchanged and receives everything that is stored.
+    The model covers one L2 adapter with known settings that keeps KV unchanged and receives everything that is stored.
     """
     first, *others = config.l2_adapters or ()
-    if others or first.type not in MODELLED or "serde" in first.settings or config.l2_store_policy not in {None, "default"}:
+    if others or not first.settings_known or first.type not in MODELLED or "serde" in first.settings:
+        return None
+    if config.l2_store_policy not in {None, "default"}:
         return None
     eviction = first.eviction or {}
     return replace(

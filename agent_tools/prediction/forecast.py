@@ -14,6 +14,7 @@ from agent_tools.models import MB
 from agent_tools.models.config import Frozen
 from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.chunk_layout import assumed
 
 from .clairvoyant import clairvoyant_hits
 from .engine_cache import EngineCache, engine_caches
@@ -155,6 +156,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
     delay: StoreDelay = AT_ONCE,
     engine_cache_tokens: Sequence[int] = (),
     in_process: InProcessPolicy | None = None,
+    engine_cache: EngineCache | None = None,
 ) -> Forecast:
     """Predict the hit rate that L1 sizes would give on a log, with all other settings as in `under`.
 
@@ -166,11 +168,12 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
         capacities_chunks: Sizes in chunks (`chunks_of` converts MB). Default: a grid from the curve.
         including: Sizes in chunks to add to the grid, e.g. the present size.
         chunk_bytes: Bytes of one chunk in L1. Default: as the log states.
-        shared: Whether the models of the log share one L1, like the models of one server. All chunks then count as equally large,
-            and a note says so.
+        shared: Whether the models of the log share one L1, like the models of one server. If the log does not say what their
+            chunks are made of, all chunks count as equally large, and a note says so.
         delay: The delay between a request's lookup and its store.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to predict what LMCache saves.
         in_process: Predict for in-process LMCache with this policy, instead of a server; `under` and `delay` then have no effect.
+        engine_cache: The caches of the engines in front, as a model explains them, for which to predict it too.
 
     Raises:
         WorkloadError: The log is empty, mixes models that do not share an L1, or has times that are not finite; or a size is not
@@ -186,7 +189,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
         predictions = predict_settings(log, [replace(under, capacity_chunks=size) for size in capacities], delay=delay)
     else:
         predictions = predict_in_process(log, capacities, in_process)
-    own = engine_caches(log, _positive(engine_cache_tokens))
+    own = [*([] if engine_cache is None else [engine_cache]), *engine_caches(log, _positive(engine_cache_tokens))]
     rows = tuple(_rows(log, curve, predictions, chunk_bytes, own))
     return Forecast(
         source=log.source,
@@ -216,17 +219,20 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
 
 def by_model(log: AccessLog) -> dict[str, AccessLog]:
     """Split a log into the part of each model, by model name. Each part then fills an L1 of its own."""
-    found = np.unique(log.models)
-    if len(found) <= 1:
-        return {log.model_names[label]: log for label in found}
-    return {
-        log.model_names[label]: replace(
-            log.select(np.flatnonzero(log.models == label)),
-            models=np.zeros(int((log.models == label).sum()), np.int16),
-            model_names=(log.model_names[label],),
-        )
-        for label in found
-    }
+    return {log.model_names[label]: _part(log, label) for label in np.unique(log.models)}
+
+
+def _part(log: AccessLog, label: int) -> AccessLog:
+    if len(log.model_names) == 1:
+        return log
+    layout = log.layouts[label] if log.layouts else None
+    return replace(
+        log.select(np.flatnonzero(log.models == label)),
+        models=np.zeros(int((log.models == label).sum()), np.int16),
+        model_names=(log.model_names[label],),
+        layouts=() if layout is None else (layout,),
+        chunk_bytes=log.chunk_bytes if layout is None else layout.bytes,
+    )
 
 
 def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: float | None = None) -> list[float]:
@@ -311,7 +317,7 @@ def _rows(
 ) -> list[ForecastRow]:
     capacities = [p.setting.capacity_chunks + p.setting.l2_capacity_chunks for p in predictions]
     with ThreadPoolExecutor() as threads:
-        held = [min(capacity, log.unique_chunks) for capacity in capacities]
+        held = [min(capacity, curve.footprint) for capacity in capacities]
         bounds = list(threads.map(lambda capacity: int(clairvoyant_hits(log, capacity).sum(dtype=np.int64)), held))
     return [
         _row(curve, prediction, bound / max(curve.chunks, 1), chunk_bytes, own)
@@ -371,7 +377,8 @@ def _notes(
             "all requests have the same time, so the model never evicts between them: do not rely on the column of the server"
         )
     if len(np.unique(log.models)) > 1:
-        notes.append("the models share L1; all chunks are assumed to be equally large")
+        notes.append("the models share L1; " + _sizes_in_words(log))
+    notes += assumed(log)
     if chunk_bytes is None:
         notes.append("the log does not state the bytes of a chunk, so sizes are in chunks")
     if not in_process and any(row.failed_chunks for row in rows):
@@ -380,6 +387,13 @@ def _notes(
     if log.bad_lines:
         notes.append(f"{log.bad_lines} broken lines of the log were skipped")
     return notes
+
+
+def _sizes_in_words(log: AccessLog) -> str:
+    if not log.layouts:
+        return "all chunks are assumed to be equally large"
+    used = [(log.model_names[label], log.layouts[label]) for label in np.unique(log.models)]
+    return "bytes of a chunk: " + ", ".join(f"{plain(name)} {layout.bytes:,}" for name, layout in used if layout is not None)
 
 
 WORTH_SAVING = 0.01

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from agent_tools.compiled import compiled
 from agent_tools.workload.access_log import AccessLog
 
+from .chunk_steps import chunk_steps, footprint
 from .isolation import isolated
-from .prefix_reuse import PrefixReuse, prefix_reuse
+from .prefix_reuse import Int32, PrefixReuse, prefix_reuse
 
 TouchOrder = Literal["tail_first", "head_first"]
 """Which chunk of a request stays longest: the first (LMCache's server) or the last (LMCache's cache simulator)."""
@@ -21,10 +22,16 @@ Denominator = Literal["chunk_aligned", "whole_prompts"]
 ``lmcache_mp_lookup_hit_tokens_total / lmcache_mp_lookup_requested_tokens_total``. ``whole_prompts``: prompts with their tails,
 which are never cached, like LMCache's cache simulator."""
 
+ROUNDING = 1e-6
+"""Steps and chunks by which a capacity may be off: quotients of sizes are rounded."""
+
 
 @dataclass(frozen=True, eq=False)
 class HitRateCurve:
     """The prefix hits of an always-full LRU cache at every capacity.
+
+    If chunks differ in size (several models), capacities are in chunks of the log's average size, so that they are bytes in the
+    end.
 
     A server that evicts early gets fewer hits. A server that drops stores can get more, because a dropped store displaces
     nothing.
@@ -33,7 +40,7 @@ class HitRateCurve:
     chunk_size: int
     """Tokens per chunk."""
     hit_chunks: npt.NDArray[np.int64]
-    """(n,) prefix hits, in chunks, at a capacity of 0, 1, ... n - 1 chunks. More capacity gives as many hits as the last."""
+    """(n,) prefix hits, in chunks, at a capacity of 0, 1, ... n - 1 steps. More capacity gives as many hits as the last."""
     requests: int
     """Number of requests counted."""
     chunks: int
@@ -42,10 +49,22 @@ class HitRateCurve:
     """Prompt tokens of the counted requests, tails included."""
     footprint: int
     """Distinct chunks in the whole log. A cache of this many chunks never evicts."""
+    steps_per_chunk: float = 1.0
+    """Steps of capacity in one chunk; above 1 if chunks differ in size."""
 
     def hits(self, capacity_chunks: float) -> int:
         """Return the prefix hits at a capacity, in chunks. Fractions of a chunk do not count as capacity."""
-        return int(self.hit_chunks[min(max(int(capacity_chunks), 0), len(self.hit_chunks) - 1)])
+        steps = int(max(capacity_chunks, 0) * self.steps_per_chunk + ROUNDING)
+        return int(self.hit_chunks[min(steps, len(self.hit_chunks) - 1)])
+
+    def by_chunk(self) -> npt.NDArray[np.int64]:
+        """Return (n,) prefix hits, in chunks, at a capacity of 0, 1, ... n - 1 chunks, up to all hits."""
+        if self.steps_per_chunk == 1:
+            return self.hit_chunks
+        last = int(np.ceil((len(self.hit_chunks) - 1) / self.steps_per_chunk))
+        steps = (np.arange(last + 1) * self.steps_per_chunk + ROUNDING).astype(np.int64)
+        hits: npt.NDArray[np.int64] = self.hit_chunks[np.minimum(steps, len(self.hit_chunks) - 1)]
+        return hits
 
     def hit_tokens(self, capacity_chunks: float) -> int:
         """Return the prefix hits at a capacity, in tokens."""
@@ -74,7 +93,7 @@ class HitRateCurve:
         if not 0 <= share_of_ceiling <= 1:
             raise ValueError(f"share_of_ceiling must be between 0 and 1, got {share_of_ceiling}")
         wanted = np.ceil(share_of_ceiling * int(self.hit_chunks[-1]) - 1e-9)
-        return int(np.searchsorted(self.hit_chunks, wanted))
+        return int(np.ceil(np.searchsorted(self.hit_chunks, wanted) / self.steps_per_chunk - ROUNDING))
 
     def table(self, capacities_chunks: Sequence[float]) -> list[dict[str, float]]:
         """Return one row for each capacity: capacity_chunks, share_of_footprint, hit_chunks, and both token hit rates."""
@@ -108,17 +127,36 @@ def hit_rate_curve(
         ValueError: The log breaks the contract of `AccessLog`.
     """
     log = isolated(log)
-    return _curve(log, prefix_reuse(log), touch_order, counted)
+    return _curve(log, sized_reuse(log), touch_order, counted)
 
 
 def hits_per_request(log: AccessLog, capacity_chunks: float) -> npt.NDArray[np.int64]:
-    """Return (requests,) prefix hits of each request, in chunks, at one capacity; for comparing two capacities."""
+    """Return (requests,) prefix hits of each request, in chunks, at one capacity; for comparing two capacities.
+
+    All chunks count as equally large, also if the log knows their bytes: an engine's own cache is counted in tokens. See
+    `sized_hits_per_request`.
+    """
     return hits_at(prefix_reuse(isolated(log)), len(log), capacity_chunks)
 
 
+def sized_hits_per_request(log: AccessLog, capacity_chunks: float) -> npt.NDArray[np.int64]:
+    """Return `hits_per_request` at a capacity in bytes: in chunks of the log's average size."""
+    log = isolated(log)
+    steps, per_chunk = chunk_steps(log)
+    return hits_at(prefix_reuse(log, steps), len(log), capacity_chunks * per_chunk + ROUNDING)
+
+
+def sized_reuse(log: AccessLog) -> PrefixReuse:
+    """Return the prefix reuse of an isolated log with distances in steps, where its chunks differ in size."""
+    return prefix_reuse(log, chunk_steps(log)[0])
+
+
 def hits_at(reuse: PrefixReuse, requests: int, capacity_chunks: float) -> npt.NDArray[np.int64]:
-    """Return `hits_per_request` from the prefix reuse of a log with this number of requests."""
-    per_run = np.clip(int(max(capacity_chunks, 0)) - reuse.newer, 0, reuse.length)
+    """Return `hits_per_request` from the prefix reuse of a log with this number of requests.
+
+    The capacity is in steps of the reuse, which are chunks unless their sizes were given.
+    """
+    per_run = np.clip((int(max(capacity_chunks, 0)) - reuse.newer) // reuse.step, 0, reuse.length)
     hits = np.zeros(requests, np.int64)
     np.add.at(hits, reuse.request, per_run)
     return hits
@@ -138,7 +176,7 @@ def _curves_by(
     log: AccessLog, labels: npt.NDArray[np.int16], names: tuple[str, ...], touch_order: TouchOrder
 ) -> dict[str, HitRateCurve]:
     log = isolated(log)
-    reuse = prefix_reuse(log)
+    reuse = sized_reuse(log)
     return {name: _curve(log, reuse, touch_order, labels == label) for label, name in enumerate(names)}
 
 
@@ -146,9 +184,13 @@ def _curve(log: AccessLog, reuse: PrefixReuse, touch_order: TouchOrder, counted:
     if counted is not None:
         reuse = reuse.of_requests(counted)
     tail_first = touch_order == "tail_first"
-    reach = reuse.newer + (reuse.length if tail_first else reuse.group)
+    reach = reuse.newer + (reuse.length * reuse.step if tail_first else reuse.group)
     hit_chunks = np.zeros(int(reach.max(initial=0)) + 1, np.int64)
-    _add_hits(hit_chunks, reuse.newer, reach, reuse.length, tail_first)
+    steps, per_chunk = chunk_steps(log)
+    if tail_first and steps is not None:
+        _add_sized_hits(hit_chunks, reuse.newer, reuse.length, reuse.step)
+    else:
+        _add_hits(hit_chunks, reuse.newer, reach, reuse.length, tail_first)
     chosen = slice(None) if counted is None else counted
     return HitRateCurve(
         chunk_size=log.chunk_size,
@@ -156,7 +198,8 @@ def _curve(log: AccessLog, reuse: PrefixReuse, touch_order: TouchOrder, counted:
         requests=len(log.tokens[chosen]),
         chunks=int(log.chunks_per_request[chosen].sum()),
         tokens=int(log.tokens[chosen].sum()),
-        footprint=log.unique_chunks,
+        footprint=footprint(log),
+        steps_per_chunk=per_chunk,
     )
 
 
@@ -183,3 +226,13 @@ def _add_hits(
             hit_chunks[reach[i]] += length[i]
         for c in range(1, len(hit_chunks)):
             hit_chunks[c] += hit_chunks[c - 1]
+
+
+@compiled
+def _add_sized_hits(hit_chunks: npt.NDArray[np.int64], newer: npt.NDArray[np.int32], length: Int32, step: Int32) -> None:
+    """Convert runs of chunks of any size into hits by capacity, in place. A run fills chunk by chunk."""
+    for i in range(len(newer)):
+        for k in range(1, length[i] + 1):
+            hit_chunks[newer[i] + k * step[i]] += 1
+    for c in range(1, len(hit_chunks)):
+        hit_chunks[c] += hit_chunks[c - 1]

@@ -1,17 +1,21 @@
 """Predictions from a recorded log alone, without any cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from agent_tools.errors import WorkloadError
 from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.chunk_layout import with_world_sizes
 
 from .chunk_size import with_larger_chunks
 from .forecast import Forecast, by_model, chunks_of, forecast
 from .in_process_model import InProcessPolicy
 from .in_process_prediction import in_process_policy
 from .server_setting import ServerSetting
+
+EVERY_MODEL = ""
+"""Stands for all models where world sizes are stated."""
 
 
 def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
@@ -24,7 +28,7 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
     chunk_factor: int = 1,
     engine_cache_tokens: Sequence[int] = (),
     in_process: InProcessPolicy | None = None,
-    world_size: int | None = None,
+    world_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Forecast]:
     """Return what L1 sizes would give on a log, for each model in it. Each model fills an L1 of its own.
 
@@ -37,13 +41,14 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
         chunk_factor: Predict for chunks this many times as large.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to say what LMCache saves.
         in_process: Predict for in-process LMCache with this policy, instead of a server. Sizes are then per worker.
-        world_size: KV ranks (tensor parallel) of each model, for a log that states the bytes of one rank. A server keeps a chunk
-            of every rank in one L1.
+        world_sizes: KV ranks of each model's engine, by model, for LMCache's lookup-hash log, which states the bytes of one rank.
+            `EVERY_MODEL` stands for all models. Default: 1, and a note says so.
 
     Raises:
-        WorkloadError: The log is empty, or a size in MB is asked for and the KV bytes of a token are unknown.
+        WorkloadError: The log is empty, a size in MB is asked for and the KV bytes of a token are unknown, or a world size is of
+            no model of the log.
     """
-    log = log if in_process or kv_bytes_per_token else _on_ranks(log, world_size)
+    log = with_stated_sizes(log, world_sizes or {})
     return {
         model: forecast(
             part,
@@ -55,6 +60,39 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
         )
         for model, part in by_model(with_larger_chunks(log, chunk_factor)).items()
     }
+
+
+def with_stated_sizes(log: AccessLog, world_sizes: Mapping[str, Sequence[int]]) -> AccessLog:
+    """Return the log with the world sizes that a person stated.
+
+    Raises:
+        WorkloadError: The log has no such model, or does not state the bytes of its chunks, so that no world size is needed.
+    """
+    models = {layout.model for layout in log.layouts if layout is not None}
+    if EVERY_MODEL in world_sizes and models:
+        of_all = dict.fromkeys(models, world_sizes[EVERY_MODEL])
+        world_sizes = {**of_all, **{model: sizes for model, sizes in world_sizes.items() if model != EVERY_MODEL}}
+    strangers = [plain(model) for model in world_sizes if model not in models]
+    if strangers and not models:
+        raise WorkloadError("this log does not state the bytes of a chunk, so it needs no world size: give kv_bytes_per_token")
+    if strangers:
+        raise WorkloadError(f"the log has no model {', '.join(strangers)}; it has {', '.join(map(plain, sorted(models)))}")
+    return with_world_sizes(log, world_sizes) if world_sizes else log
+
+
+def world_sizes_in(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Return world sizes that a person gave as ``N`` for all models or as ``MODEL=N``, each model as often as it has sizes.
+
+    Raises:
+        WorkloadError: A text is neither, or N is not from 1 to 255.
+    """
+    sizes: dict[str, list[int]] = {}
+    for text in texts:
+        model, equals, size = text.rpartition("=")
+        if bool(equals) != bool(model) or not size.isdecimal() or not 1 <= int(size) <= 255:
+            raise WorkloadError(f"{plain(text)} is not N or MODEL=N with N from 1 to 255, e.g. meta-llama/Llama-3.1-70B=8")
+        sizes.setdefault(model, []).append(int(size))
+    return sizes
 
 
 def policy_of(
@@ -75,17 +113,6 @@ def policy_of(
     if policy not in {"LRU", "ARC", "noop"}:
         raise WorkloadError(f"`lmcache server` has no policy {policy}: choose LRU, ARC or noop, or predict with --in-process")
     return ServerSetting(1, watermark, ratio, policy, l2_prefetch_policy=prefetch), None  # type: ignore[arg-type]  # as checked
-
-
-def _on_ranks(log: AccessLog, world_size: int | None) -> AccessLog:
-    """Return the log with the bytes of a chunk on all KV ranks."""
-    if log.chunk_bytes is None:
-        return log
-    if world_size is None:
-        return replace(
-            log, assumed=(*log.assumed, "one KV rank, since the log does not state it (--world-size for tensor parallel)")
-        )
-    return replace(log, chunk_bytes=log.chunk_bytes * world_size)
 
 
 def token_counts(text: str) -> list[int]:

@@ -36,28 +36,36 @@ class PrefixReuse:
     source: Int32
     """(runs,) the earlier request, which touched the run last."""
     newer: Int32
-    """(runs,) distinct chunks touched since that earlier request."""
+    """(runs,) distinct chunks touched since that earlier request; in steps if chunks differ in size."""
     group: Int32
-    """(runs,) chunks whose last touch is that earlier request; at least `length`."""
+    """(runs,) chunks whose last touch is that earlier request, at least `length`; in steps if chunks differ in size."""
     length: Int32
     """(runs,) chunks in the run."""
+    step: Int32
+    """(runs,) size of each chunk of the run, in steps; 1 if all chunks count as equally large."""
 
     def of_requests(self, chosen: npt.NDArray[np.bool_]) -> "PrefixReuse":
         """Return the runs that the chosen requests find; ``chosen`` is (requests,)."""
         kept = chosen[self.request]
-        return PrefixReuse(self.request[kept], self.source[kept], self.newer[kept], self.group[kept], self.length[kept])
+        columns = (self.request, self.source, self.newer, self.group, self.length, self.step)
+        return PrefixReuse(*(column[kept] for column in columns))
 
 
-def prefix_reuse(log: AccessLog) -> PrefixReuse:
+def prefix_reuse(log: AccessLog, steps: Int32 | None = None) -> PrefixReuse:
     """Return all reuse in ``log``, as if nothing were ever evicted.
 
-    Cost: one step per chunk and two Fenwick-tree walks per run; 8 bytes per distinct chunk and 20 bytes per run.
+    Cost: one step per chunk and two Fenwick-tree walks per run; 8 bytes per distinct chunk and 24 bytes per run.
+
+    Args:
+        log: The recorded lookups.
+        steps: (requests,) size of each request's chunks, in steps of any unit. Default: every chunk is one step.
 
     Raises:
         ValueError: Chunk ids are not numbered by first appearance, or one id follows two different prefixes.
     """
-    buffers = [np.empty(len(log.chunk_ids), np.int32) for _ in range(5)]  # untouched pages cost no memory
-    runs = _find_runs(log.chunk_ids, log.offsets, log.unique_chunks, *buffers)
+    buffers = [np.empty(len(log.chunk_ids), np.int32) for _ in range(6)]  # untouched pages cost no memory
+    sizes = np.ones(len(log), np.int32) if steps is None else steps
+    runs = _find_runs(log.chunk_ids, log.offsets, log.unique_chunks, sizes, *buffers)
     if runs < 0:
         raise ValueError(
             f"request {-runs - 1} breaks the contract of an access log: chunk ids must be numbered by first appearance, and an"
@@ -89,20 +97,29 @@ def _add_at(tree: Int32, index: int, amount: int) -> None:
 
 
 @compiled
-def _find_runs(  # noqa: PLR0913, PLR0917 - one kernel: its input and its five output columns
-    chunk_ids: Int32, offsets: Int64, unique: int, request: Int32, source: Int32, newer: Int32, group: Int32, length: Int32
+def _find_runs(  # noqa: PLR0913, PLR0917 - one kernel: its input and its six output columns
+    chunk_ids: Int32,
+    offsets: Int64,
+    unique: int,
+    sizes: Int32,
+    request: Int32,
+    source: Int32,
+    newer: Int32,
+    group: Int32,
+    length: Int32,
+    step: Int32,
 ) -> int:
-    """Fill the five columns. Return the number of runs, or ``-(r + 1)`` if request ``r`` breaks the contract."""
+    """Fill the six columns. Return the number of runs, or ``-(r + 1)`` if request ``r`` breaks the contract."""
     requests = len(offsets) - 1
     toucher = np.empty(unique, np.int32)  # the request that last touched a chunk
     parent = np.empty(unique, np.int32)  # the chunk before it, the same in every request
-    weight = np.zeros(requests, np.int32)  # the number of chunks whose last touch is this request
+    weight = np.zeros(requests, np.int32)  # the size of the chunks whose last touch is this request
     tree = np.zeros(requests + 1, np.int32)  # sums of `weight`
-    seen = 0
+    seen, seen_size = 0, 0
     runs = 0
     for r in range(requests):
         at, stop = offsets[r], offsets[r + 1]
-        known = seen
+        known, known_size, size = seen, seen_size, sizes[r]
         previous = np.int32(-1)
         while at < stop and 0 <= chunk_ids[at] < known:
             q = toucher[chunk_ids[at]]
@@ -117,10 +134,11 @@ def _find_runs(  # noqa: PLR0913, PLR0917 - one kernel: its input and its five o
                 previous = c
                 at += 1
             request[runs], source[runs] = r, q
-            newer[runs], group[runs], length[runs] = known - _sum_to(tree, q), weight[q], at - first
+            newer[runs], group[runs] = known_size - _sum_to(tree, q), weight[q]
+            length[runs], step[runs] = at - first, size
             runs += 1
-            weight[q] -= at - first
-            _add_at(tree, q, first - at)
+            weight[q] -= (at - first) * size
+            _add_at(tree, q, (first - at) * size)
         for i in range(at, stop):
             if chunk_ids[i] != seen:
                 return -(r + 1)
@@ -128,6 +146,7 @@ def _find_runs(  # noqa: PLR0913, PLR0917 - one kernel: its input and its five o
             parent[seen] = previous
             previous = np.int32(seen)
             seen += 1
-        weight[r] = stop - offsets[r]
-        _add_at(tree, r, stop - offsets[r])
+            seen_size += size
+        weight[r] = (stop - offsets[r]) * size
+        _add_at(tree, r, (stop - offsets[r]) * size)
     return runs

@@ -1,7 +1,7 @@
 """The server model as a running server: requests arrive bit by bit, and anything may change between two of them.
 
-It uses the same kernel as `simulate_server` with an L2. That kernel keeps the eviction order chunk by chunk, so settings can
-change and chunks can be removed at any moment. A run in many parts gives exactly the result of one run over the whole log.
+It uses the kernels of `simulate_server` that keep the eviction order chunk by chunk, or object by object. So settings can change
+and chunks can be removed at any moment. A run in many parts gives exactly the result of one run over the whole log.
 """
 
 import numpy as np
@@ -11,6 +11,8 @@ from agent_tools.workload.access_log import AccessLog
 
 from .eviction_clock import AT_ONCE, PERIOD, StoreDelay
 from .eviction_order import ABSENT, drop_oldest, empty_order, take_out
+from .object_model import run_objects
+from .objects import needs_objects, objects_of
 from .server_model import first_tier, second_tier
 from .server_setting import ServerSetting
 from .two_tiers import EVICTED, L2_EVICTED, LOAD_FAILED, Order, SecondTier, run_two_tiers
@@ -40,7 +42,7 @@ class RunningServer:
         self._first_tick = self._next_tick = first_tick
         self._period, self._delay = period, delay
         self._l1, self._l2 = Order(*empty_order(0)), Order(*empty_order(0))
-        self._counts = np.zeros(5, np.int64)
+        self._counts = np.zeros(5)
         self.stored = 0
         """Chunks written into L1 since the start, including loads from L2."""
         self.removed = 0
@@ -72,38 +74,45 @@ class RunningServer:
         Returns:
             (requests,) chunks of each request: found in L1, found in L2, and dropped because L1 was full.
         """
-        self._l1, self._l2 = (_for_chunks(order, log.unique_chunks) for order in (self._l1, self._l2))
+        by_object = needs_objects(log)
+        self._make_room(int(objects_of(log).first[-1]) if by_object else log.unique_chunks)
         # An empty request at the end makes the ticks happen that are due by then.
         offsets = np.append(log.offsets[part.start : part.stop + 1], log.offsets[part.stop])
         times = np.append(log.timestamps[part], until)
-        l1_hits, l2_hits, dropped = (np.zeros(len(times), np.int32) for _ in range(3))
+        l1_hits, l2_hits = (np.zeros(len(times), np.int32) for _ in range(2))
         used, evicted = self._used(), int(self._counts[EVICTED])
-        self._next_tick, loads = run_two_tiers(
-            log.chunk_ids,
-            offsets,
-            times,
-            np.zeros(len(times), np.int32),
-            first_tier(self.setting),
-            second_tier(self.setting, ()) if self.setting.l2_capacity_chunks else _NO_L2,
-            self._l1,
-            self._l2,
-            self._period,
-            self._next_tick,
-            self._delay,
-            l1_hits,
-            l2_hits,
-            dropped,
-            self._counts,
-        )
+        second = second_tier(self.setting, ()) if self.setting.l2_capacity_chunks else _NO_L2
+        owners, tier = np.zeros(len(times), np.int32), first_tier(self.setting)
+        clock = (self._period, self._next_tick, self._delay)
+        if by_object:
+            models, failed = np.append(log.models[part], log.models[:1]), np.zeros(len(times))
+            self._next_tick, loaded = run_objects(
+                *(log.chunk_ids, offsets, times, models, owners, objects_of(log), tier, second, self._l1, self._l2),
+                *(*clock, l1_hits, l2_hits, failed, self._counts),
+            )
+            loads, dropped = round(loaded), np.rint(failed).astype(np.int32)
+        else:
+            dropped, counts = np.zeros(len(times), np.int32), np.zeros(5, np.int64)
+            self._next_tick, loads = run_two_tiers(
+                *(log.chunk_ids, offsets, times, owners, tier, second, self._l1, self._l2),
+                *(*clock, l1_hits, l2_hits, dropped, counts),
+            )
+            self._counts += counts
         passing = 0 if self.setting.l2_prefetch_policy == "retain" else loads  # these have left L1 again
         evicted = int(self._counts[EVICTED]) - evicted
         self.removed += evicted + passing
         self.stored += self._used() - used + evicted + passing
         return l1_hits[:-1], l2_hits[:-1], dropped[:-1]
 
+    def _make_room(self, ids: int) -> None:
+        self._l1, self._l2 = (_for_chunks(order, ids) for order in (self._l1, self._l2))
+
     @property
     def in_l1(self) -> npt.NDArray[np.bool_]:
-        """Return (chunks,) whether each chunk id is in L1. The array may be longer than the number of ids."""
+        """Return (chunks,) whether each chunk id is in L1. The array may be longer than the number of ids.
+
+        Where chunks have several objects (see `objects`), this and what else is named a chunk below is an object.
+        """
         return np.not_equal(self._l1.newer[:-1], ABSENT)
 
     @property

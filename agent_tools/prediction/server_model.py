@@ -16,6 +16,8 @@ from .cache_run import CacheRun
 from .eviction_clock import AT_ONCE, PERIOD, EvictionClock, StoreDelay
 from .eviction_order import empty_order
 from .isolation import isolated
+from .object_model import run_objects
+from .objects import needs_objects, objects_of
 from .one_tier import OneTier, run_one_tier
 from .server_setting import ServerSetting
 from .two_tiers import EVICTED, L2_EVICTED, L2_PEAK, LOAD_FAILED, PEAK, Order, SecondTier, run_two_tiers
@@ -28,8 +30,8 @@ def simulate_server(
 ) -> CacheRun:
     """Run the model once, from an empty cache.
 
-    Cost: with L1 only, one step per hit or stored chunk (about 500 M chunk accesses a second); with an L2, a few list steps each
-    (about 50 M).
+    Cost: with L1 only, one step per hit or stored chunk (about 500 M chunk accesses a second); with an L2, or for chunks of
+    several objects or of unequal bytes, a few list steps for each chunk or object (about 50 M).
 
     Args:
         log: The recorded lookups.
@@ -43,6 +45,8 @@ def simulate_server(
     """
     log = isolated(log)
     first_tick = EvictionClock(phase, period).first_tick(log)
+    if needs_objects(log):
+        return _run_objects(log, setting, first_tick, period, delay)
     run = _run_two_tiers if setting.l2_capacity_chunks > 0 else _run_one_tier
     return run(log, setting, first_tick, period, delay)
 
@@ -92,6 +96,44 @@ def _run_two_tiers(log: AccessLog, setting: ServerSetting, first_tick: float, pe
         l2_evicted_chunks=int(counts[L2_EVICTED]),
         l2_peak_chunks=int(counts[L2_PEAK]),
         load_failed_chunks=int(counts[LOAD_FAILED]),
+    )
+
+
+def _run_objects(log: AccessLog, setting: ServerSetting, first_tick: float, period: float, delay: StoreDelay) -> CacheRun:
+    l1_hits, l2_hits = (np.zeros(len(log), np.int32) for _ in range(2))
+    dropped, counts = np.zeros(len(log)), np.zeros(5)
+    objects, second = objects_of(log), second_tier(setting, log.tenant_names)
+    count = int(objects.first[-1])
+    run_objects(
+        log.chunk_ids,
+        log.offsets,
+        log.timestamps,
+        log.models,
+        log.tenants.astype(np.int32) if second.isolated else np.zeros(len(log), np.int32),
+        objects,
+        first_tier(setting),
+        second,
+        Order(*empty_order(count)),
+        Order(*empty_order(count, len(second.quotas))),
+        period,
+        first_tick,
+        delay,
+        l1_hits,
+        l2_hits,
+        dropped,
+        counts,
+    )
+    return CacheRun(
+        chunk_size=log.chunk_size,
+        asked_chunks=log.chunks_per_request.astype(np.int32),
+        l1_hit_chunks=l1_hits,
+        l2_hit_chunks=l2_hits,
+        dropped_chunks=np.rint(dropped).astype(np.int32),
+        evicted_chunks=round(counts[EVICTED]),
+        peak_chunks=round(counts[PEAK]),
+        l2_evicted_chunks=round(counts[L2_EVICTED]),
+        l2_peak_chunks=round(counts[L2_PEAK]),
+        load_failed_chunks=round(counts[LOAD_FAILED]),
     )
 
 

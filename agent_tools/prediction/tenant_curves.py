@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from agent_tools.workload.access_log import AccessLog
 
-from .hit_rate_curve import HitRateCurve, hit_rate_curve, hits_per_request
+from .hit_rate_curve import HitRateCurve, hit_rate_curve, sized_hits_per_request
 from .isolation import isolated
 
 Int64 = npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ class TenantCurve:
 
     def hits_per_request(self, capacity_chunks: float) -> Int64:
         """Return (requests,) prefix hits of each of the tenant's requests, in chunks, at one capacity."""
-        return hits_per_request(self.log, capacity_chunks)
+        return sized_hits_per_request(self.log, capacity_chunks)
 
     def useful_hits(self, eviction: QuotaEviction) -> Int64:
         """Return (n,) hits, in chunks, with an always-full LRU of 0, 1 ... n - 1 chunks in place of a quota.
@@ -77,8 +77,9 @@ class TenantCurve:
         The last point stands for the smallest quota under which none of the tenant's chunks is ever evicted. More cannot be used.
         """
         last = int(np.ceil(eviction.never_evicts(self.curve.footprint) * eviction.usable))
-        hits: Int64 = self.curve.hit_chunks[np.minimum(np.arange(last + 1), len(self.curve.hit_chunks) - 1)]
-        hits[last] = self.curve.hit_chunks[-1]
+        known = self.curve.by_chunk()
+        hits: Int64 = known[np.minimum(np.arange(last + 1), len(known) - 1)]
+        hits[last] = known[-1]
         return hits
 
 

@@ -55,12 +55,16 @@ def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
     assert seen.log is not None  # noqa: S101  callers have a log
     if setting not in seen.predicted:
         runs = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay).runs
-        seen.predicted[setting] = _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in runs])
+        hits = _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in runs])
+        dropped = np.array([run.dropped_chunks[seen.in_window] for run in runs], dtype=np.float64)
+        seen.predicted[setting] = replace(hits, dropped=np.asarray(dropped.mean(axis=0)))
     return seen.predicted[setting]
 
 
-def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting) -> PredictedHits:
-    """Return the predicted hits if the setting changed from `old` to `new` when the window began.
+def hits_since_change(
+    seen: Observation, old: ServerSetting, new: ServerSetting, changed_at: float | None = None
+) -> PredictedHits:
+    """Return the predicted hits of the window if the setting changed from `old` to `new` at a Unix time, or when it began.
 
     L1 then starts with the chunks that the old setting left there. An L1 that was just enlarged evicts nothing at first, so
     it gives more hits than an L1 that always had this size.
@@ -69,7 +73,7 @@ def hits_since_change(seen: Observation, old: ServerSetting, new: ServerSetting)
     if old.tenant_quotas is not None or new.tenant_quotas is not None:  # `RunningServer` has no tenant quotas
         return predicted_hits(seen, new)
     log = isolated(seen.log)
-    start = seen.metrics.window.start.timestamp()
+    start = seen.metrics.window.start.timestamp() if changed_at is None else changed_at
     first = int(np.searchsorted(log.timestamps, start))
     columns = []
     for clock in seen.clocks:
@@ -120,6 +124,15 @@ def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToke
 def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:
     """Return the modelled difference in token hit rate on the same requests, with a 90 % interval."""
     return gain_between(predicted_hits(seen, old), predicted_hits(seen, new))
+
+
+def gain_of_update(seen: Observation, update: ConfigUpdate) -> Gain | None:
+    """Return the modelled gain of a change of settings, or ``None`` if the model does not cover it or has no requests."""
+    old, new = server_setting(seen), server_setting(seen, update.known())
+    changes_chunks = update.chunk_size is not None and update.chunk_size != seen.config.chunk_size
+    if seen.log is None or old is None or new is None or changes_chunks or not seen.in_window.any() or not seen.savings_known:
+        return None
+    return predicted_gain(seen, old, new)
 
 
 def gain_between(before: PredictedHits, after: PredictedHits) -> Gain:
@@ -214,12 +227,12 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
     return forecast(
         seen.log,
         under or DEFAULTS,
-        capacities_chunks=None if sizes_mb is None else chunks_of(sizes_mb, seen.log, seen.metrics.kv_bytes_per_token),
+        capacities_chunks=None if sizes_mb is None else _chunks(seen, sizes_mb),
         including=[] if sizes_mb else sorted(set(now)),
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
-        engine_cache_tokens=[] if seen.own_cache is None else [seen.own_cache.tokens],
+        engine_cache=seen.own_cache,
         in_process=policy,
     )
 
@@ -240,6 +253,14 @@ def _in_process(seen: Observation, instead: Mapping[str, Any]) -> InProcessPolic
 def _in_process_sizes(seen: Observation, policy: InProcessPolicy | None) -> list[float]:
     size = seen.config.max_size_mb
     return [] if policy is None or size is None or seen.chunk_bytes is None else [size * MB / seen.chunk_bytes]
+
+
+def _chunks(seen: Observation, sizes_mb: Sequence[float]) -> list[float]:
+    """Return sizes in MB as chunks of the observation's log."""
+    if seen.chunk_bytes is None:
+        assert seen.log is not None  # noqa: S101  callers have a log
+        return chunks_of(sizes_mb, seen.log, seen.metrics.kv_bytes_per_token)
+    return [size * MB / seen.chunk_bytes for size in sizes_mb]
 
 
 def _with_chunks_of(seen: Observation, tokens: int) -> Observation:

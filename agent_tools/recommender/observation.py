@@ -1,17 +1,19 @@
 """The recommender's input: one cache in one window, with its access log if there is one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, Health, Rung, Support
+from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support, Window
 from agent_tools.models.cost import Economics, KvSize
-from agent_tools.models.engine import EngineSpeed
+from agent_tools.models.engine import EngineMetrics, EngineSpeed
+from agent_tools.plain import points
 from agent_tools.prediction.cost import GB, break_even_bandwidth, kv_size, seconds_saved_per_token
-from agent_tools.prediction.engine_cache import EngineCache, engine_caches, fitted_engine_cache
+from agent_tools.prediction.engine_cache import CountedEngine, EngineCache, counted_engine_cache
+from agent_tools.prediction.engine_split import Admission
 from agent_tools.prediction.eviction_clock import (
     AT_ONCE,
     EvictionClock,
@@ -23,6 +25,7 @@ from agent_tools.prediction.eviction_clock import (
 )
 from agent_tools.prediction.hit_rate_curve import HitRateCurve, hit_rate_curve, hits_per_request
 from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.serving.attribution import other_span
 from agent_tools.workload.access_log import AccessLog
 
 Ints = npt.NDArray[np.int64]
@@ -49,6 +52,8 @@ class PredictedHits:
     """(clocks, requests) further chunks found in L2."""
     own: Floats | float = 0.0
     """(requests,) leading chunks that the engine's own prefix cache holds: hits on them save nothing."""
+    dropped: Floats = field(default_factory=lambda: np.zeros(0))
+    """(requests,) chunks whose store fails, mean over the clocks; empty if the model was not asked for them."""
 
     @property
     def rate(self) -> float:
@@ -92,8 +97,17 @@ class Observation:
     """Engine speeds and prices from the operator's settings, else the speeds that the engine's metrics show."""
     engine_speed: EngineSpeed | None = None
     """The serving engine's speed, fitted to its own metrics."""
-    own_cache_tokens: int | None = None
-    """Size of the engine's own prefix cache, tokens, as the operator states it. ``None``: as the engine reports it."""
+    own_cache_tokens: int | Sequence[int] | None = None
+    """Size of the engine's own prefix cache, tokens, as the operator states it; one for each of several engines. ``None``: as the
+    engine reports it."""
+    admissions: Sequence[Admission] = ()
+    """Prompt tokens that each of several engines admitted between readings."""
+    age_seconds: float | None = None
+    """How long the cache process has run; ``None`` if that is unknown."""
+    recent: CacheMetrics | None = None
+    """The figures of the last minute, where the window is longer than that and earlier readings cover the minute."""
+    version: str | None = None
+    """The version of LMCache that answered."""
     predicted: dict[ServerSetting, PredictedHits] = field(default_factory=dict)
     """Predictions made so far, so that the model runs each setting only once."""
 
@@ -104,6 +118,31 @@ class Observation:
             return np.zeros(0, dtype=np.bool_)
         start, end = self.metrics.window.start.timestamp(), self.metrics.window.end.timestamp()
         return (self.log.timestamps >= start) & (self.log.timestamps <= end)
+
+    def during(self, window: Window) -> "Observation":
+        """Return the same cache and log in another window, with the counters of this one: for the model only."""
+        return replace(self, metrics=self.metrics.model_copy(update={"window": window}), predicted={})
+
+    @property
+    def never_evicts(self) -> bool:
+        """Return whether L1 has policy noop."""
+        return self.config.eviction_policy is EvictionPolicy.NOOP
+
+    @property
+    def l1_is_buffer(self) -> bool:
+        """Return whether L1 only passes chunks on: each one moves to L2 when stored, and leaves L1 again after a load.
+
+        Such a design is healthy. LMCache counts each of these removals as an eviction.
+        """
+        config = self.config
+        moves_on = config.l2_store_policy == "skip_l1" and config.l2_prefetch_policy != "retain"
+        return bool(config.l2_adapters) and moves_on
+
+    @property
+    def lookups(self) -> int | None:
+        """Return the lookups of the window: as counted, else as logged. ``None`` if LMCache does neither."""
+        counted = self.metrics.total_requests
+        return int(self.in_window.sum()) if counted is None and self.log is not None else counted
 
     @property
     def rung(self) -> Rung:
@@ -164,26 +203,38 @@ class Observation:
     # ---- the engine's own prefix cache ----
 
     @property
-    def own_cache_size(self) -> int | None:
-        """Return how many tokens the engine's own prefix cache holds; 0 if it is off or serves nothing, ``None`` if unknown."""
-        engine = self.metrics.engine
-        if self.own_cache_tokens is not None:
-            return self.own_cache_tokens
+    def own_cache_sizes(self) -> tuple[int, ...] | None:
+        """Return how many tokens the own prefix cache of each engine holds; 0 if it is off or serves nothing.
+
+        ``None`` if the size of one is unknown.
+        """
+        engine, stated = self.metrics.engine, self.own_cache_tokens
+        if stated is not None and not isinstance(stated, int):
+            return tuple(stated)
         if engine is None:
-            return None
-        if engine.own_cache_size_tokens is not None:
-            return engine.own_cache_size_tokens
-        return 0 if engine.own_cache_share <= SERVES_ITSELF else None
+            return None if stated is None else (stated,)
+        sizes = [_size_of(one) if stated is None else stated for one in engine.engines or (engine,)]
+        return None if None in sizes else tuple(size for size in sizes if size is not None)
+
+    @property
+    def own_cache_size(self) -> int | None:
+        """Return how many tokens the engines' own prefix caches hold together; 0 if they are off, ``None`` if unknown."""
+        return None if self.own_cache_sizes is None else sum(self.own_cache_sizes)
 
     @cached_property
     def own_cache(self) -> EngineCache | None:
         """Return what the engine's own prefix cache serves of the log; ``None`` without a log, or if it is off or unknown."""
-        engine = self.metrics.engine
-        if self.log is None or not self.own_cache_size:
+        if self.log is None or not self.own_cache_size or self.own_cache_sizes is None:
             return None
-        if engine is None or not engine.prompt_tokens or not self.in_window.any():
-            return engine_caches(self.log, [self.own_cache_size])[0]
-        return fitted_engine_cache(self.log, self.own_cache_size, self.in_window, engine.own_cache_share)
+        engine = self.metrics.engine
+        counted = () if engine is None or self.other_figures is not None else engine.engines or (engine,)
+        engines = [CountedEngine(size) for size in self.own_cache_sizes]
+        if len(counted) == len(engines):
+            engines = [
+                CountedEngine(size, one.prompt_tokens, one.own_cache_share if one.prompt_tokens else None)
+                for size, one in zip(self.own_cache_sizes, counted, strict=True)
+            ]
+        return counted_engine_cache(self.log, engines, self.in_window, self.admissions)
 
     @property
     def own_hits(self) -> Floats | float:
@@ -191,27 +242,50 @@ class Observation:
         return 0.0 if self.own_cache is None else self.own_cache.hits[self.in_window].astype(np.float64)
 
     @property
-    def savings_known(self) -> bool:
-        """Return whether the engine's own cache is off, is not read at all, or is explained by the model.
+    def other_figures(self) -> str | None:
+        """Return why the engine's figures cannot be set against the cache's; ``None`` if they can, or if no engine is read."""
+        engine = self.metrics.engine
+        return None if engine is None else engine.doubt or other_span(engine, self.metrics.window.seconds)
 
-        Otherwise nothing says which hits save the engine anything.
+    @property
+    def savings_unknown(self) -> str | None:
+        """Return why nothing says which hits save the engine anything.
+
+        ``None`` if the engine's own cache is off, is not read at all, or is explained by the model.
         """
         engine = self.metrics.engine
-        if engine is None or self.own_cache_size == 0:
-            return True
+        if engine is None or (self.own_cache_size == 0 and not engine.doubt):
+            return None
+        if self.other_figures is not None:
+            return self.other_figures
+        if self.own_cache_size is None:
+            return "the engine's metrics do not give the size of its own cache: state engine_cache_tokens in caches.toml"
         if self.own_cache is None or self.log is None:
-            return False
-        tokens = int(self.own_cache.hits[self.in_window].sum()) * self.log.chunk_size / self.log.sampling_rate
-        modelled = tokens / max(int(self.log.tokens[self.in_window].sum()), 1)
-        return abs(modelled - engine.own_cache_share) <= OWN_CACHE_OFF
+            return "there is no access log to model the engine's own cache on"
+        if self.own_cache.error > OWN_CACHE_OFF:
+            return (
+                f"the model does not explain which part the engine's own cache serves (off by {points(self.own_cache.error)}):"
+                " observe for longer, or name all engines of this cache in caches.toml"
+            )
+        return None
+
+    @property
+    def savings_known(self) -> bool:
+        """Return whether it is known which hits save the engine anything; see `savings_unknown`."""
+        return self.savings_unknown is None
 
     @property
     def saved_rate(self) -> float | None:
-        """Return the measured share of the requested tokens that LMCache saved; the hit rate if the engine's cache is off."""
+        """Return the measured share of the requested tokens that LMCache saved; the hit rate if the engine's cache is off.
+
+        ``None`` if the engine does not tell.
+        """
         engine, requested = self.metrics.engine, self.metrics.tokens.requested
         if self.own_cache is None or engine is None:
             return self.metrics.tokens.hit_rate
-        return min(engine.lmcache_tokens / requested, 1.0) if requested else None
+        if not requested or engine.lmcache_tokens is None or self.other_figures is not None:
+            return None
+        return min(engine.lmcache_tokens / requested, 1.0)
 
     @property
     def ceiling(self) -> float | None:
@@ -226,10 +300,13 @@ class Observation:
 
     @cached_property
     def chunk_bytes(self) -> float | None:
-        """Return the L1 bytes of one chunk of the log: the measured size, else the size in the log, else ``None``.
+        """Return the L1 bytes of one chunk of the log, or ``None``.
 
-        A chunk of a sampled log also stands for chunks that were not recorded.
+        They are those of an average chunk if the log knows what chunks are made of, else the measured size, else the size in the
+        log. A chunk of a sampled log also stands for chunks that were not recorded.
         """
+        if self.log is not None and self.log.layouts and self.log.chunk_bytes:
+            return self.log.chunk_bytes / self.log.sampling_rate
         if self.metrics.kv_bytes_per_token and self.config.chunk_size:
             stands_for = 1.0 if self.log is None else 1 / self.log.sampling_rate
             return self.metrics.kv_bytes_per_token * self.config.chunk_size * stands_for
@@ -276,3 +353,10 @@ class Observation:
             seconds_saved_per_token(economics.prefill, self.kv, load) for load in (economics.l1_load_gb_per_second, l2)
         )
         return of_l2 / of_l1 if of_l1 > 0 else 1.0
+
+
+def _size_of(engine: EngineMetrics) -> int | None:
+    """Return the tokens that an engine's own prefix cache holds; 0 if it is off or serves nothing, ``None`` if unknown."""
+    if engine.own_cache_size_tokens is not None:
+        return engine.own_cache_size_tokens
+    return 0 if engine.own_cache_share is not None and engine.own_cache_share <= SERVES_ITSELF else None

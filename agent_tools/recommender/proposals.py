@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agent_tools.models import MB, ConfigUpdate, Gain, SupportLevel
+from agent_tools.models import MB, ConfigUpdate, EvictionPolicy, Gain, SupportLevel
 from agent_tools.models.cost import Range, Saving
 from agent_tools.models.engine import ExpectedTtft
 from agent_tools.prediction.cost import HOUR, memory_price, saving, traffic_of
@@ -78,7 +78,7 @@ class _Candidate:
 
 
 def propose(seen: Observation) -> list[Proposal]:
-    """Return at most four proposals: for the L1 size, for watermark and ratio, for L2, and for all of them together.
+    """Return at most five proposals: for the policy, the L1 size, watermark and ratio, L2, and all of them together.
 
     Each proposal is the cheapest of the best of its kind, because the operator may allow one kind and not another.
     Return an empty list without an access log.
@@ -87,14 +87,47 @@ def propose(seen: Observation) -> list[Proposal]:
     if current is None or seen.log is None or seen.curve is None or seen.config.max_size_mb is None or not seen.savings_known:
         return []
     here = _Candidate(current, None)
-    sized, shaped, tiered = (_cheapest_of_best(seen, [here, *kind(seen, here)]) for kind in (_resized, _reshaped, _retiered))
+    # An L1 that never evicts has no use for more size or another watermark before it evicts.
+    evicting = _cheapest_of_best(seen, [here, *_evicting(seen, here)])
+    sized, shaped, tiered = (
+        _cheapest_of_best(seen, [evicting, *kind(seen, evicting)]) for kind in (_resized, _reshaped, _retiered)
+    )
     both = _cheapest_of_best(seen, [sized, shaped, tiered, *_resized(seen, tiered), *_reshaped(seen, tiered)])
     best = _cheapest_of_best(seen, [both, *_reshaped(seen, both)])
     chosen: list[_Candidate] = []
-    for candidate in (sized, shaped, tiered, best):
+    for candidate in (evicting, sized, shaped, tiered, best):
         if candidate.update is not None and candidate not in chosen:
             chosen.append(candidate)
     return [_proposal(seen, here, candidate) for candidate in chosen]
+
+
+def _evicting(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
+    """Yield candidates with an eviction policy for an L1 that has none and is no buffer.
+
+    LRU comes first: the model gives ARC the same hits, as LMCache 0.5.6 does (see `ServerSetting.policy`).
+    """
+    if base.setting.policy != "noop" or seen.l1_is_buffer:
+        return
+    if seen.support["eviction_policy"].level is SupportLevel.UNSUPPORTED:
+        return
+    for policy in (EvictionPolicy.LRU, EvictionPolicy.ARC):
+        setting = server_setting(seen, {"eviction_policy": policy, "auto_eviction": True})
+        if setting is not None:
+            yield base.changed(setting, eviction_policy=policy)
+
+
+def beyond_the_bound(seen: Observation) -> tuple[float, float] | None:
+    """Return the L1 size that would be proposed without the operator's bound, MB, and the token hit rate it would give.
+
+    Return ``None`` if there is no such bound, if the size lies within it, or if nothing can be predicted.
+    """
+    current, bound = server_setting(seen), seen.bounds.max_size_mb
+    if current is None or seen.log is None or seen.curve is None or bound is None or not seen.savings_known:
+        return None
+    free, here = replace(seen, bounds=seen.bounds.model_copy(update={"max_size_mb": None})), _Candidate(current, None)
+    best = _cheapest_of_best(free, [here, *_resized(free, here)])
+    size = None if best.update is None else best.update.max_size_mb
+    return None if size is None or size <= bound else (size, predicted_rate(seen, best.setting))
 
 
 def _resized(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
@@ -144,7 +177,7 @@ def _retiered(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
         updates = [{"l2_adapters": (offered,)}, {"l2_adapters": (offered,), "l2_prefetch_policy": "retain"}]
     for update in updates:
         if all(seen.support[setting].level is not SupportLevel.UNSUPPORTED for setting in update):
-            setting = server_setting(seen, update)
+            setting = server_setting(seen, (base.update.known() if base.update else {}) | update)
             if setting is not None:
                 yield base.changed(setting, **update)
 
@@ -161,12 +194,10 @@ def _larger_l2(seen: Observation) -> list[float]:
 def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _Candidate:
     """Return the first candidate within `GOOD_ENOUGH` of the best. Candidates come in order of size and number of changes."""
     assert seen.log is not None  # noqa: S101
-    settings = [candidate.setting for candidate in candidates]
+    settings = list(dict.fromkeys(candidate.setting for candidate in candidates))
     predictions = predict_settings(seen.log, settings, clocks=PROPOSAL_CLOCKS, delay=seen.store_delay)
-    worths = [
-        _worth(prediction, seen) - _price(seen, candidate.added_mb)
-        for prediction, candidate in zip(predictions, candidates, strict=True)
-    ]
+    worth_of = {setting: _worth(prediction, seen) for setting, prediction in zip(settings, predictions, strict=True)}
+    worths = [worth_of[candidate.setting] - _price(seen, candidate.added_mb) for candidate in candidates]
     return next(c for c, worth in zip(candidates, worths, strict=True) if worth >= max(worths) - GOOD_ENOUGH)
 
 

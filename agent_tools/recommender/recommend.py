@@ -14,12 +14,17 @@ from agent_tools.models import (
     Verdict,
 )
 from agent_tools.models.advice import setting_changes
+from agent_tools.models.cost import Range
 from agent_tools.models.metrics import now
 
+from .freezing import gain_of_dropping
 from .modelled import MODEL_OFF, gain_in_points, predicted_rate, server_setting
 from .observation import Observation
-from .proposals import Proposal, propose
+from .proposals import Proposal, beyond_the_bound, propose
+from .refusals import refusals
 from .symptoms import diagnose
+from .symptoms.rule import NOTICEABLE
+from .trial import worth_a_trial
 
 WORTH_ACTING = 0.01
 """Smallest lower bound of a benefit, as token hit rate, that is worth a change."""
@@ -28,6 +33,8 @@ LIVE = "live, no restart"
 TREATABLE = (
     SymptomCode.REQUEST_LARGER_THAN_L1,
     SymptomCode.WATERMARK_TOO_HIGH,
+    SymptomCode.L1_NEVER_EVICTS,
+    SymptomCode.MODEL_STARVES,
     SymptomCode.L1_TOO_SMALL,
     SymptomCode.L2_TOO_SMALL,
     SymptomCode.STORES_FAIL,
@@ -39,6 +46,8 @@ TREATABLE = (
 UNTREATABLE = {
     SymptomCode.NO_DATA,
     SymptomCode.EVICTION_DEAD,
+    SymptomCode.MODEL_NOT_REGISTERED,
+    SymptomCode.MODEL_WITHOUT_LAYOUT,
     SymptomCode.ISOLATED_LRU_ON_L1,
     SymptomCode.COUNTERS_INCOMPLETE,
 }
@@ -50,6 +59,11 @@ def recommend(seen: Observation) -> Advice:
     symptoms = diagnose(seen)
     recommendations = sorted(_recommendations(seen, symptoms), key=_rank)
     verdict, why = _decide(seen, symptoms, recommendations)
+    trial = worth_a_trial(recommendations, seen.bounds, seen.config) if verdict is Verdict.DO_NOTHING else None
+    if trial is not None:
+        why = f"{why}. Worth a trial: {trial.title}"
+    if recommendations:
+        why += _beyond(seen, recommendations)
     return Advice(
         cache=seen.cache,
         created_at=now(),
@@ -60,6 +74,7 @@ def recommend(seen: Observation) -> Advice:
         verdict=verdict,
         why=why,
         rung=seen.rung,
+        trial=trial,
     )
 
 
@@ -70,7 +85,7 @@ def _recommendations(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[O
         return []
     found = [_reconfigure(seen, symptom, proposal) for proposal in propose(seen)]
     if SymptomCode.WATERMARK_TOO_HIGH in codes and seen.log is not None:
-        found.append(_thaw(seen, next(s for s in symptoms if s.code is SymptomCode.WATERMARK_TOO_HIGH)))
+        found += _thaw(seen, next(s for s in symptoms if s.code is SymptomCode.WATERMARK_TOO_HIGH))
     return found
 
 
@@ -93,10 +108,7 @@ def _why_not(seen: Observation, symptoms: tuple[Symptom, ...], ranked: list[Opti
     if SymptomCode.LMCACHE_SAVES_NOTHING in codes:
         return codes[SymptomCode.LMCACHE_SAVES_NOTHING].summary
     if not seen.savings_known:
-        return (
-            "The engine's own prefix cache serves part of the prompts, and the model does not explain which part: nothing says"
-            " what more hits of LMCache would save. State engine_cache_tokens in caches.toml, or observe for longer"
-        )
+        return f"Nothing says what more hits of LMCache would save: {seen.savings_unknown}"
     if ranked:
         return f"The best change gains too little to be worth it: {ranked[0].expected_impact}"
     return symptoms[0].summary + _nothing_better(seen, codes)
@@ -110,16 +122,29 @@ def _nothing_better(seen: Observation, codes: Mapping[SymptomCode, Symptom]) -> 
     return "; none of the settings that we tried is better" + (" by enough to pay for its memory" if priced else "")
 
 
+def _beyond(seen: Observation, ranked: list[OptimizationRecommendation]) -> str:
+    """Say what L1 size would help beyond the operator's bound, if it helps noticeably more than all that lies within it."""
+    found, setting = beyond_the_bound(seen), server_setting(seen)
+    if found is None or setting is None:
+        return ""
+    size, rate = found
+    gains = [one.gain.estimate for one in ranked if one.gain is not None and one.within_bounds]
+    if rate - predicted_rate(seen, setting) - max([0.0, *gains]) < NOTICEABLE:
+        return ""
+    return f". Beyond the bounds: {size:,.0f} MB would give {rate:.1%}; your bound is {seen.bounds.max_size_mb:g} MB"
+
+
 def _is_worth_it(recommendation: OptimizationRecommendation) -> bool:
-    return recommendation.benefit is None or recommendation.benefit.lower >= WORTH_ACTING
+    return recommendation.benefit is not None and recommendation.benefit.lower >= WORTH_ACTING
 
 
-def _rank(recommendation: OptimizationRecommendation) -> tuple[bool, bool, float, bool]:
-    """Return the sort key: worth a change, within the bounds, largest lower bound of the benefit, live."""
+def _rank(recommendation: OptimizationRecommendation) -> tuple[bool, bool, bool, float, bool]:
+    """Return the sort key: worth a change, within the bounds, lasting, largest lower bound of the benefit, live."""
     benefit = recommendation.benefit
-    sure = WORTH_ACTING if benefit is None else round(benefit.lower, 2)
+    sure = -1.0 if benefit is None else round(benefit.lower, 2)
     live = recommendation.implementation_effort == LIVE
-    return (not _is_worth_it(recommendation), not recommendation.within_bounds, -sure, not live)
+    lasts = recommendation.action is not ActionKind.OPTIMIZE
+    return (not _is_worth_it(recommendation), not recommendation.within_bounds, not lasts, -sure, not live)
 
 
 def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> OptimizationRecommendation:
@@ -151,17 +176,20 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
         confidence=confidence,
         confidence_reasons=reasons,
         cost=_cost(seen, proposal),
-        risk=proposal.violation
-        or (
-            "none known: L1 keeps its contents"
-            if live
-            else "the restart empties L1; the engine recomputes requests until L1 is full again"
-        ),
+        risk=proposal.violation or _risk(seen, proposal, live=live),
         undo="set the old values again"
         + ("; L1 gives memory back as it evicts chunks" if live else ", which needs another restart"),
         verification="compare the token hit rate before the change with the rate after it, over at least as many tokens",
         within_bounds=proposal.violation is None,
     )
+
+
+def _risk(seen: Observation, proposal: Proposal, *, live: bool) -> str:
+    """Return what can go wrong, and which prompts the new setting would refuse."""
+    restart = None if live else "the restart empties L1; the engine recomputes requests until L1 is full again"
+    setting = server_setting(seen, proposal.update.known())
+    refused = None if setting is None else refusals(seen, setting)
+    return "; ".join(str(part) for part in (restart, refused) if part) or "none known: L1 keeps its contents"
 
 
 def _impact(proposal: Proposal, ceiling: float | None, *, beyond_own: bool) -> str:
@@ -184,28 +212,38 @@ def _impact(proposal: Proposal, ceiling: float | None, *, beyond_own: bool) -> s
     return text
 
 
-def _thaw(seen: Observation, symptom: Symptom) -> OptimizationRecommendation:
-    """Recommend to drop cold entries from a cache that does not evict by itself. This relieves the cache but does not cure it."""
+def _thaw(seen: Observation, symptom: Symptom) -> list[OptimizationRecommendation]:
+    """Recommend to drop cold entries from a cache that does not evict by itself, if that is predicted to bring hits.
+
+    This relieves the cache but does not cure it.
+    """
     target = 100 * min(seen.config.eviction_watermark or 0.8, 0.8) * 0.8
-    return OptimizationRecommendation(
+    gain = gain_of_dropping(seen, target / 100)
+    if gain is None or gain.lower <= 0:
+        return []
+    relief = OptimizationRecommendation(
         priority=symptom.severity,
         category=symptom.code,
         title=f"drop the least recently used entries until {target:.0f} % of L1 is used",
         description=symptom.summary,
-        expected_impact="stores succeed until L1 is full again; the gain in hits is not predicted",
+        expected_impact=f"token hit rate {gain_in_points(gain)}, until L1 is full again",
         implementation_effort=LIVE,
         action=ActionKind.OPTIMIZE,
         target_utilization_percent=target,
         evidence=symptom.evidence,
-        rung=Rung.COUNTERS,
-        confidence=Confidence.MEDIUM,
-        confidence_reasons=("the relief is certain but does not last: the watermark stays too high",),
+        rung=Rung.ACCESS_LOG,
+        gain=gain,
+        ceiling=seen.ceiling,
+        benefit=Range(lower=gain.lower, estimate=gain.estimate, upper=gain.upper),
+        confidence=Confidence.LOW,
+        confidence_reasons=("the relief does not last: the watermark stays too high",),
         cost="the dropped entries",
         risk="requests may ask for a dropped entry again",
         undo="not possible; the server stores an entry again when a request computes it again",
         verification="compare the failed stores before and after",
         within_bounds=True,
     )
+    return [relief]
 
 
 def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
@@ -224,6 +262,8 @@ def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
         reasons.append("the cache evicted nothing in the window")
     if seen.metrics.engine is None and seen.own_cache_size is None:
         reasons.append("no engine is read: the hit rate is an upper bound of what LMCache saves; name `engine` in caches.toml")
+    if seen.own_cache is not None and seen.own_cache.split:
+        reasons.append(f"LMCache's log names no engine; requests were divided among the engines: {seen.own_cache.split}")
     low = off or not (seen.metrics.evictions or seen.metrics.failed_stores)
     unsure = seen.metrics.failed_stores or (seen.metrics.engine is None and seen.own_cache_size is None)
     level = Confidence.LOW if low else Confidence.MEDIUM if unsure else Confidence.HIGH

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from agent_tools.models import Gain
-from agent_tools.prediction.hit_rate_curve import hits_per_request
+from agent_tools.prediction.hit_rate_curve import sized_hits_per_request
 from agent_tools.prediction.tenant_curves import Bools, QuotaEviction, TenantCurve, tenant_curves
 from agent_tools.workload.access_log import AccessLog
 
@@ -50,7 +50,7 @@ class TenantHits:
         Tenants share no chunk, but each can evict the others' chunks.
         """
         footprint = sum(one.curve.footprint for one in self.curves.values())
-        return self._counted(hits_per_request(self.log, self.eviction.lru_chunks(limit_chunks, footprint)))
+        return self._counted(sized_hits_per_request(self.log, self.eviction.lru_chunks(limit_chunks, footprint)))
 
     def divided(self, quota_chunks: Callable[[str], float]) -> Ints:
         """Return the hits with one quota per tenant, shape (window's requests,)."""

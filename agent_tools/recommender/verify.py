@@ -3,11 +3,21 @@
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.models import CacheMetrics, Gain, Verification, VerificationVerdict
+from agent_tools.models import CacheConfig, CacheMetrics, ChangeRecord, Gain, Verification, VerificationVerdict, Window
 from agent_tools.models.change import Baseline
+from agent_tools.models.metrics import utc
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import MODEL_OFF, corrected, gain_between, gain_in_points, hits_since_change, predicted_hits, server_setting
+from .modelled import (
+    MODEL_OFF,
+    corrected,
+    gain_between,
+    gain_in_points,
+    hits_since_change,
+    predicted_gain,
+    predicted_hits,
+    server_setting,
+)
 from .observation import Observation
 
 LEAST_INTERVALS = 5
@@ -22,7 +32,16 @@ BLOCK = 3
 Intervals = npt.NDArray[np.float64]
 
 
-def verify(before: Baseline, after: Baseline, *, in_force: bool, seen: Observation, old: ServerSetting | None) -> Verification:
+def verify(
+    before: Baseline,
+    after: Baseline,
+    *,
+    in_force: bool,
+    seen: Observation,
+    old: ServerSetting | None,
+    changed_at: float | None = None,
+    predicted: Gain | None = None,
+) -> Verification:
     """Judge whether a change helped, on the same requests if possible.
 
     * If the access logs show that both windows held the same requests, compare what the server counted in each window.
@@ -37,9 +56,12 @@ def verify(before: Baseline, after: Baseline, *, in_force: bool, seen: Observati
         in_force: Whether the cache reads back the settings that were set.
         seen: The cache after the change, with its log.
         old: The setting of the model before the change.
+        changed_at: Unix time of the change, if nothing else was changed since. The window may start later.
+        predicted: The gain that was predicted when the change was planned. By default the model predicts it now, on the requests
+            before the change.
     """
     same = before.requests_digest is not None and before.requests_digest == after.requests_digest
-    modelled = None if same or old is None else gain_by_model(seen, old)
+    modelled = None if same or old is None else gain_by_model(seen, old, changed_at)
     gain = modelled or _gain(before, after)
     verdict, why = _judge(gain, before.metrics, after.metrics)
     if verdict is VerificationVerdict.BETTER and (nothing := _nothing_for_the_engine(before.metrics, after.metrics)):
@@ -54,10 +76,26 @@ def verify(before: Baseline, after: Baseline, *, in_force: bool, seen: Observati
         before=before.metrics,
         after=after.metrics,
         why=why,
+        predicted=predicted or (None if old is None else _predicted_before(before, seen, old, changed_at)),
     )
 
 
-def gain_by_model(seen: Observation, old: ServerSetting) -> Gain | None:
+def settings_moved(record: ChangeRecord, config: CacheConfig) -> bool:
+    """Return whether a setting that the change did not touch is not as it was when the change was made."""
+    touched, old, now = {one.setting for one in record.changes}, record.before, config.known()
+    return old is not None and any(now.get(name) != value for name, value in old.known().items() if name not in touched)
+
+
+def _predicted_before(before: Baseline, seen: Observation, old: ServerSetting, changed_at: float | None) -> Gain | None:
+    """Return the gain that the model predicts on the requests before the change; ``None`` if the log has none of them."""
+    new, window = server_setting(seen), before.metrics.window
+    if new is None or seen.log is None or changed_at is None:
+        return None
+    past = seen.during(Window(start=window.start, end=max(window.start, utc(changed_at))))
+    return predicted_gain(past, old, new) if past.in_window.any() else None
+
+
+def gain_by_model(seen: Observation, old: ServerSetting, changed_at: float | None = None) -> Gain | None:
     """Return the gain on the observed requests: the measured hit rate minus the model's hit rate for the old setting.
 
     Return ``None`` without a log, or if the model is off by more than `MODEL_OFF` for the setting in force.
@@ -65,7 +103,7 @@ def gain_by_model(seen: Observation, old: ServerSetting) -> Gain | None:
     new, measured = server_setting(seen), seen.saved_rate
     if new is None or measured is None or seen.curve is None or not seen.savings_known:
         return None
-    since = hits_since_change(seen, old, new)
+    since = hits_since_change(seen, old, new, changed_at)
     error = measured - since.saved_rate
     if abs(error) > MODEL_OFF:
         return None
@@ -98,12 +136,12 @@ def _nothing_for_the_engine(before: CacheMetrics, after: CacheMetrics) -> str | 
     engines = [metrics.engine for metrics in (before, after) if metrics.engine is not None]
     if len(engines) < 2 or not all(engine.prompt_tokens for engine in engines) or not engines[1].own_cache_tokens:
         return None
-    saved = [engine.saved_share for engine in engines]
-    if saved[1] - saved[0] >= NO_DIFFERENCE:
+    saved, own = ([getattr(engine, share) or 0.0 for engine in engines] for share in ("saved_share", "own_cache_share"))
+    if any(engine.saved_share is None for engine in engines) or saved[1] - saved[0] >= NO_DIFFERENCE:
         return None
     return (
         f"No gain for the engine: it loaded {saved[0]:.1%} of its prompt tokens from LMCache before the change and {saved[1]:.1%}"
-        f" after it, and its own cache served {engines[0].own_cache_share:.1%} and {engines[1].own_cache_share:.1%}"
+        f" after it, and its own cache served {own[0]:.1%} and {own[1]:.1%}"
     )
 
 

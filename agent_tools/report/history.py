@@ -10,9 +10,9 @@ from .markup import Html, badge, card, folded, listed, tag
 
 MOST_CHANGES = 20
 """The most changes shown."""
-JUDGED = {ChangeOutcome.VERIFIED, ChangeOutcome.KEPT_UNVERIFIED}
+JUDGED = {ChangeOutcome.VERIFIED, ChangeOutcome.FOUND_WORSE, ChangeOutcome.KEPT_UNVERIFIED}
 """The outcomes that state the effect of a change."""
-TROUBLE = {ChangeOutcome.REFUSED, ChangeOutcome.STARTED, ChangeOutcome.UNKNOWN, ChangeOutcome.FAILED}
+TROUBLE = {ChangeOutcome.REFUSED, ChangeOutcome.STARTED, ChangeOutcome.UNKNOWN, ChangeOutcome.FAILED, ChangeOutcome.FOUND_WORSE}
 
 
 def change_cards(changes: Sequence[ChangeRecord]) -> list[Html]:

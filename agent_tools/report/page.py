@@ -26,6 +26,7 @@ from agent_tools.models import (
     Verification,
     VerificationVerdict,
 )
+from agent_tools.models.engine import EngineMetrics
 from agent_tools.plain import plain
 from agent_tools.prediction.forecast import Forecast
 
@@ -138,7 +139,8 @@ def _now(advice: Advice, metrics: CacheMetrics) -> Html:
     tokens, rate, used = metrics.tokens, metrics.tokens.hit_rate, metrics.utilization_percent
     tiers = f"L1 {tokens.hit_l1 / tokens.requested:.1%}, L2 {tokens.hit_l2 / tokens.requested:.1%}" if rate else ""
     figures = (
-        ("token hit rate", "hit_rate_percent", None if rate is None else f"{rate:.1%}", tiers),
+        *_prompt_tokens(metrics),
+        (_hit_rate_name(metrics), "hit_rate_percent", None if rate is None else f"{rate:.1%}", tiers),
         ("L1 in use", "utilization_percent", None if used is None else f"{used:.0f}%", _of_l1(metrics)),
         ("lookups", "total_requests", _count(metrics.total_requests), ""),
         *_engine(metrics),
@@ -146,7 +148,7 @@ def _now(advice: Advice, metrics: CacheMetrics) -> Html:
         ("chunks evicted", "evictions", _count(metrics.evictions), ""),
         ("stores dropped, chunks", "failed_stores", _count(metrics.failed_stores), "because L1 was full"),
     )
-    tiles = [_tile(name, value, note if value else metrics.unavailable.get(field, "")) for name, field, value, note in figures]
+    tiles = [_tile(name, value, note if value else metrics.unavailable.get(field, note)) for name, field, value, note in figures]
     symptoms = [
         joined((inert(f"{one.summary} "), badge(one.severity.value, "act" if one.severity in URGENT else "")))
         for one in advice.symptoms
@@ -158,6 +160,32 @@ def _tile(name: str, value: str | None, note: str) -> Html:
     return tag(
         "div", tag("b", value or "not known", kind="" if value else "unknown"), tag("span", name), tag("i", note), kind="tile"
     )
+
+
+def _prompt_tokens(metrics: CacheMetrics) -> list[tuple[str, str, str | None, str]]:
+    """Return tiles for the engine's prompt tokens by source, if an engine is named. What LMCache saved comes first."""
+    engine = metrics.engine
+    if engine is None or not engine.prompt_tokens:
+        return []
+    shares = (
+        ("of the prompts loaded from LMCache", engine.saved_share, "what it saves the engine"),
+        ("of the prompts from the engine's own cache", engine.own_cache_share, _each_engine(engine)),
+        ("of the prompts computed", engine.computed_share, f"of {engine.prompt_tokens:,} prompt tokens"),
+    )
+    lacks = engine.doubt or f"the engine's metrics lack {', '.join(engine.missing)}"
+    return [
+        (name, "engine", None if share is None else f"{share:.1%}", lacks if share is None else note)
+        for name, share, note in shares
+    ]
+
+
+def _hit_rate_name(metrics: CacheMetrics) -> str:
+    return "token hit rate" if metrics.engine is None else "LMCache's own token hit rate"
+
+
+def _each_engine(engine: EngineMetrics) -> str:
+    shares = [one.own_cache_share for one in engine.engines]
+    return ", ".join("unknown" if share is None else f"{share:.1%}" for share in shares) + " by engine" if shares else ""
 
 
 def _engine(metrics: CacheMetrics) -> list[tuple[str, str, str | None, str]]:

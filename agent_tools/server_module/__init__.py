@@ -25,6 +25,8 @@ sizes there are bytes unless the name says otherwise, times are Unix seconds. Wh
 * ``first``: sequence number of the first lookup in this answer, ``next``: pass it as ``since`` the next time, ``more``: whether
   there are more already, ``lost``: lookups after ``since`` that were forgotten before they were asked for.
 * ``tenants``, ``models``: lists of names that the columns index; index -1 is one beyond the first 4096 names.
+* ``world_sizes``, ``groups``: for each of ``models`` its KV ranks (0: not known), and ``[bytes of one rank's object, window in
+  chunks or -1]`` of each object group (null: not known). A model with two world sizes is listed twice.
 * ``columns``, each with one value per lookup: ``time`` <f8, ``tokens`` <i8 (tail included), ``chunks`` <i4 (whole chunks),
   ``hit_l1`` <i4 and ``hit_l2`` <i4 (leading chunks found; their sum is the hit), ``tenant`` <i2, ``model`` <i2, ``recorded`` <i4
   (how many of its chunks are listed in ``chunk_ids``; equal to ``chunks`` at rate 1).

@@ -29,9 +29,11 @@ class Entry(Body):
     """LMCache's chained hash, hexadecimal."""
     model: str
     tenant: str
+    world_size: int
+    """KV ranks of the engine that stored it."""
     bytes: int
     objects: int
-    """LMCache's objects that it is made of."""
+    """LMCache's objects of it that are there: one for each KV rank and object group, if it is complete."""
     hits: int | None
     """Lookups that found it; ``None``, as the times: not known."""
     stored: float | None
@@ -238,7 +240,7 @@ class Entries:
         chunks: _Chunks = {}
         for l1 in managers or [controller._l1_manager for controller in self._controllers]:
             for key, state in _objects(l1).items():
-                chunk = ChunkId(key.model_name, key.cache_salt, key.chunk_hash)
+                chunk = ChunkId.of(key)
                 known = chunks.get(chunk, _Chunk(0, ()))
                 chunks[chunk] = _Chunk(known.bytes + state.memory_obj.get_size(), (*known.keys, key))
         return chunks
@@ -246,7 +248,7 @@ class Entries:
     def _resident(self) -> Iterator[ChunkId]:
         for controller in self._controllers:
             for key in _objects(controller._l1_manager):
-                yield ChunkId(key.model_name, key.cache_salt, key.chunk_hash)
+                yield ChunkId.of(key)
 
     def _entry(self, chunk: ChunkId, parts: _Chunk, reachable: bool | None) -> Entry:
         past = self.history.of(chunk)
@@ -254,6 +256,7 @@ class Entries:
             chunk_hash=chunk.hash.hex(),
             model=chunk.model,
             tenant=chunk.tenant,
+            world_size=chunk.world_size,
             bytes=parts.bytes,
             objects=len(parts.keys),
             hits=past.hits if past else None,
@@ -267,7 +270,7 @@ class Entries:
         return (past.hits, past.used or 0.0) if past else (-1, 0.0)
 
     def _last_sign(self, key: Any) -> float:  # noqa: ANN401  LMCache's ObjectKey
-        past = self.history.of(ChunkId(key.model_name, key.cache_salt, key.chunk_hash))
+        past = self.history.of(ChunkId.of(key))
         return max(past.used or 0.0, past.stored or 0.0) if past else 0.0
 
 

@@ -13,6 +13,14 @@ _EVENTS = (
     "event_bus.subscribe",
     "event_bus.enabled",
 )
+_LAYOUTS = (
+    *(f"layout_desc_registry.{name}" for name in ("_lock", "_registry", "find_attn_desc", "find_group_layout_descs")),
+    "session_manager.get",
+    *(
+        f"lmcache.v1.mp_observability.event:EventType.{name}"
+        for name in ("L1_WRITE_FINISHED", "L1_WRITE_FINISHED_AND_READ_RESERVED", "L1_KEYS_EVICTED", "L1_ALLOCATION_FAILED")
+    ),
+)
 _POLICIES = (
     "lmcache.v1.distributed.eviction_policy:CreateEvictionPolicy",
     "lmcache.v1.distributed.config:EvictionConfig",
@@ -65,9 +73,10 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
         ),
         f"{_CONTROLLERS}._l1_manager.get_capacity_bytes_by_backend",
     ),
-    "window": (*_EVENTS, "chunk_size"),
+    "window": (*_EVENTS, *_LAYOUTS, "chunk_size"),
     "entries": (
         *_EVENTS,
+        *_LAYOUTS,
         "lmcache.v1.mp_observability.event:EventType.L1_WRITE_FINISHED",
         "lmcache.v1.mp_observability.event:EventType.L1_WRITE_FINISHED_AND_READ_RESERVED",
         "lmcache.v1.distributed.error:L1Error.SUCCESS",

@@ -29,7 +29,9 @@ class Guard:
     def check(self, request: Request) -> None:
         """Raise `Refusal` unless the request may be answered."""
         if self._token is not None:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            # Behind a proxy that takes Authorization for itself, the token comes under a name of our own.
+            given = request.headers.get("x-lmcache-agent-token") or request.headers.get("authorization", "")
+            scheme, _, token = given.partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
                 raise Refusal(401, "these routes need the token that token_env names, as 'Authorization: Bearer TOKEN'")
         changes = request.method not in {"GET", "HEAD"}

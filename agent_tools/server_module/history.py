@@ -8,11 +8,17 @@ from .lookups import Lookup
 
 
 class ChunkId(NamedTuple):
-    """What makes a chunk: the same prefix under another model or tenant is another one."""
+    """What makes a chunk: the same prefix under another model, tenant or world size is another one."""
 
     model: str
     tenant: str
+    world_size: int
     hash: bytes
+
+    @classmethod
+    def of(cls, key: Any) -> "ChunkId":  # noqa: ANN401  LMCache's ObjectKey
+        """The chunk that an object belongs to."""
+        return cls(key.model_name, key.cache_salt, key.WorldSizeFromKVRank(key.kv_rank), key.chunk_hash)
 
 
 class Past:
@@ -38,7 +44,7 @@ class History:
         from lmcache.v1.mp_observability.event import EventType  # noqa: PLC0415  as in `lookups`
 
         self._limit, self._resident = limit, resident
-        self._tables: dict[tuple[str, str], dict[bytes, Past]] = {}
+        self._tables: dict[tuple[str, str, int], dict[bytes, Past]] = {}
         self._size = 0
         self._lock = threading.Lock()
         # What is stored by an engine, and what is loaded from L2.
@@ -51,7 +57,7 @@ class History:
         with self._lock:
             if self._size + len(lookup.hashes) > self._limit:
                 self._prune()
-            table = self._tables.setdefault((lookup.model, lookup.tenant), {})
+            table = self._tables.setdefault((lookup.model, lookup.tenant, lookup.world_size), {})
             parent = None
             for position, chunk in enumerate(lookup.hashes):
                 past = table.get(chunk)
@@ -65,7 +71,7 @@ class History:
 
     def of(self, chunk: ChunkId) -> Past | None:
         """The past of a chunk; ``None`` when it is not known."""
-        table = self._tables.get(chunk[:2])
+        table = self._tables.get(chunk[:3])
         return None if table is None else table.get(chunk.hash)
 
     def hottest_first(self) -> Iterator[tuple[ChunkId, Past]]:
@@ -88,15 +94,15 @@ class History:
     def _stored(self, event: Any) -> None:  # noqa: ANN401  LMCache's Event
         with self._lock:
             for key in event.metadata["keys"]:
-                past = self.of(ChunkId(key.model_name, key.cache_salt, key.chunk_hash))
+                past = self.of(ChunkId.of(key))
                 if past is not None:
                     past.stored = event.timestamp
                     past.keys = (key,) if key in past.keys else (*past.keys, key)
 
     def _prune(self) -> None:
         """Forget chunks that are not in L1; of the others, if they are too many, those first met longest ago."""
-        kept: dict[tuple[str, str], dict[bytes, Past]] = {}
+        kept: dict[tuple[str, str, int], dict[bytes, Past]] = {}
         known = [(chunk, past) for chunk in self._resident() if (past := self.of(chunk)) is not None]
         for chunk, past in known[-self._limit // 2 :]:
-            kept.setdefault(chunk[:2], {})[chunk.hash] = past
+            kept.setdefault(chunk[:3], {})[chunk.hash] = past
         self._tables, self._size = kept, sum(map(len, kept.values()))

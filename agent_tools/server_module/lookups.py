@@ -30,6 +30,8 @@ class Lookup(NamedTuple):
     """Leading chunks found in L1."""
     hit_l2: int
     """Chunks that L2 added to these."""
+    world_size: int = 0
+    """KV ranks of the engine; 0: not known."""
 
 
 Consumer = Callable[[Lookup], None]
@@ -38,8 +40,14 @@ Consumer = Callable[[Lookup], None]
 class Lookups:
     """Puts the two events of a lookup together and hands it to `consumers`. The first error ends it, and is told in `broken`."""
 
-    def __init__(self, event_bus: Any, chunk_size: int, consumers: Sequence[Consumer]) -> None:  # noqa: ANN401
-        """From now on. `chunk_size` in tokens."""
+    def __init__(
+        self,
+        event_bus: Any,  # noqa: ANN401
+        chunk_size: int,
+        consumers: Sequence[Consumer],
+        world_size_of: Callable[[str, str], int] = lambda *_: 0,
+    ) -> None:
+        """From now on. `chunk_size` in tokens; `world_size_of` tells the KV ranks of a request and model, 0 if it cannot."""
         from lmcache.v1.mp_observability.event import EventType  # noqa: PLC0415  where it is missing, other parts still work
 
         self.unfinished = 0
@@ -49,6 +57,7 @@ class Lookups:
         self.broken: str | None = None
         """The error that ended the recording."""
         self._bus, self._chunk_size, self._consumers = event_bus, chunk_size, consumers
+        self._world_size_of = world_size_of
         self._pending: dict[str, tuple[float, dict[str, Any]]] = {}
         self._closed = threading.Event()
         event_bus.subscribe(EventType.MP_LOOKUP, self._begun)
@@ -71,7 +80,9 @@ class Lookups:
         elif len(self._pending) >= MAX_PENDING:
             del self._pending[next(iter(self._pending))]
             self.unfinished += 1
-        self._pending[event.session_id] = (event.timestamp, event.metadata)
+        # The session that knows the world size may be there already, and may be gone when the lookup has ended.
+        world_size = self._world_size_of(event.session_id, event.metadata.get("model_name", ""))
+        self._pending[event.session_id] = (event.timestamp, event.metadata | {"world_size": world_size})
 
     def _ended(self, event: Any) -> None:  # noqa: ANN401  LMCache's Event
         if self._closed.is_set():
@@ -82,6 +93,8 @@ class Lookups:
             return
         try:
             lookup = self._lookup(*begun, event.metadata)
+            world_size = begun[1]["world_size"] or self._world_size_of(event.session_id, lookup.model)
+            lookup = lookup._replace(world_size=world_size)
             for consume in self._consumers:
                 consume(lookup)
         except Exception as error:

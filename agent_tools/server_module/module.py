@@ -79,6 +79,8 @@ class AgentTools:
                 "parts": sorted(part for part in self._parts.made if part not in idle),
                 "read_only": self._options.read_only,
                 "needs_token": self._options.token_env is not None,
+                "layouts": [] if self._parts.layouts is None else self._parts.layouts.all(),
+                "chunks": None if self._parts.counts is None else self._parts.counts.read(),
             }
         }
 

@@ -4,7 +4,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from .chunk_counts import ChunkCounts
 from .fit import misfits
+from .layouts import Layouts
 from .lookups import Lookups
 from .options import Options, Part
 from .window import Window
@@ -20,6 +22,10 @@ class Parts:
     """Part -> why it is off."""
     lookups: Lookups | None = None
     """What feeds window and entries."""
+    counts: ChunkCounts | None = None
+    """Chunks in L1, stored and removed; ``None`` without window and entries."""
+    layouts: Layouts | None = None
+    """What a chunk of each model is made of; ``None`` without window and entries."""
 
     def close(self) -> None:
         """Change and record nothing any more."""
@@ -46,19 +52,19 @@ def assembled(context: Any, options: Options) -> Parts:  # noqa: ANN401  LMCache
     if "entries" in parts.made:
         consumers.append(parts.made["entries"].history.add)
     if consumers:
-        parts.lookups = Lookups(context.event_bus, context.chunk_size, consumers)
+        parts.layouts = Layouts(context)
+        parts.counts = ChunkCounts(context.event_bus, parts.layouts)
+        parts.lookups = Lookups(context.event_bus, context.chunk_size, consumers, parts.layouts.world_size_of)
     return parts
 
 
 def _why_not(context: Any, options: Options, part: Part) -> str | None:  # noqa: ANN401
     if part in options.off:
         return "switched off in the config of --server-module"
-    missing = misfits(context, part)
-    if missing:
-        return f"this LMCache has no {', '.join(missing)}"
-    if part in {"window", "entries"} and not context.event_bus.enabled:
+    if part in {"window", "entries"} and not getattr(getattr(context, "event_bus", None), "enabled", True):
         return "the server was started with --disable-observability, so nothing tells of lookups"
-    return None
+    missing = misfits(context, part)
+    return f"this LMCache has no {', '.join(missing)}" if missing else None
 
 
 def _made(context: Any, options: Options, part: Part) -> object:  # noqa: ANN401

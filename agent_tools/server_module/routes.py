@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from .answer import packed
 from .guard import Guard
+from .layouts import Layouts
 from .options import Part
 from .parts import Parts
 from .problem import ProblemRoute
@@ -22,7 +23,7 @@ def router_of(parts: Parts, guard: Guard, status: Callable[[], dict[str, Any]], 
     router = APIRouter(prefix=PREFIX, route_class=ProblemRoute, tags=["agent-tools"], dependencies=[Depends(guard.check)])
     router.add_api_route("/status", status, methods=["GET"], summary="What of the module is there")
     for part, made in parts.made.items():
-        _ROUTES[part](router, made, identity)
+        _ROUTES[part](router, made, identity | {"layouts": parts.layouts} if part == "window" else identity)
 
     @router.api_route("/{path:path}", methods=_METHODS, include_in_schema=False)
     def nothing(path: str) -> None:
@@ -98,12 +99,21 @@ def _entry_routes(router: APIRouter, entries: Any, _: object) -> None:  # noqa: 
         return entries.remove(removal)  # type: ignore[no-any-return]
 
 
-def _window_routes(router: APIRouter, window: Window, identity: dict[str, Any]) -> None:
+def _window_routes(router: APIRouter, window: Window, given: dict[str, Any]) -> None:
+    identity = {name: value for name, value in given.items() if name != "layouts"}
+    layouts: Layouts = given["layouts"]
+
     @router.get("/window", response_class=Response)
     def read_window(since: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=100_000)] = 20_000) -> Response:
         part = window.since(since, limit)
         # After the slice, so that every name it uses is among them.
-        names = {"tenants": window.names("tenant"), "models": window.names("model")}
+        models = window.names("model")
+        names = {
+            "tenants": window.names("tenant"),
+            "models": [model for model, _ in models],
+            "world_sizes": [world_size for _, world_size in models],
+            "groups": [layouts.of(*model) for model in models],
+        }
         return Response(packed(part, **identity, **names), media_type="application/msgpack")
 
     @router.delete("/window", status_code=204)

@@ -61,7 +61,7 @@ class Window:
         self._halvings = 0
         self._first = self._next = 0  # sequence numbers
         self._end = 0  # of the endless line of chunks
-        self._names: dict[str, dict[str, int]] = {"tenant": {}, "model": {}}
+        self._names: dict[str, dict[Any, int]] = {"tenant": {}, "model": {}}  # a model's name and its world size
         self._lock = threading.Lock()
 
     def add(self, lookup: Lookup) -> None:
@@ -121,8 +121,8 @@ class Window:
                 "rate": self.rate,
             }
 
-    def names(self, kind: str) -> list[str]:
-        """All tenants or models met, in the order of their index."""
+    def names(self, kind: str) -> list[Any]:
+        """All tenants met, or all models with their world size (0: not known), in the order of their index."""
         with self._lock:
             return list(self._names[kind])
 
@@ -135,7 +135,7 @@ class Window:
             lookup.hit_l1,
             lookup.hit_l2,
             self._number("tenant", lookup.tenant),
-            self._number("model", lookup.model),
+            self._number("model", (lookup.model, lookup.world_size)),
             len(chunks),
         )
         self._starts[slot] = self._end
@@ -174,7 +174,7 @@ class Window:
     def _oldest(self) -> float:
         return float(self._records["time"][self._first % len(self._records)])
 
-    def _number(self, kind: str, name: str) -> int:
+    def _number(self, kind: str, name: Any) -> int:  # noqa: ANN401  a string, or a model and its world size
         numbers = self._names[kind]
         if name not in numbers and len(numbers) >= MAX_NAMES:
             return -1

@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from agent_tools.models.engine import EngineSpeed
 
+from .engine_reading import EngineCounters, EngineReading
 from .engine_window import difference
-from .vllm_metrics import EngineCounters, EngineReading
 
 LEAST_REQUESTS = 10
 LEAST_INTERVALS = 5
 """A fit to fewer requests or intervals is left to chance."""
+NEEDED = frozenset({"computed_tokens", "own_cache_tokens", "queue_seconds", "prefill_seconds"})
+"""Counters that the fit needs; SGLang does not have them all."""
 
 _Floats = npt.NDArray[np.float64]
 
@@ -25,10 +27,15 @@ _Floats = npt.NDArray[np.float64]
 def fitted_speed(readings: Sequence[EngineReading]) -> EngineSpeed | None:
     """Return the speed over the intervals in which no request waited for room; ``None`` if there are too few.
 
+    Several engines are taken to be equally fast.
+
     Args:
-        readings: The readings of one engine, oldest first. If the process restarted, only the readings since then count.
+        readings: The readings of the engines, oldest first. If a process restarted, only the readings since then count.
     """
-    counted = [difference(a, b) for a, b in _same_process(readings) if not a.waiting and not b.waiting]
+    if readings and NEEDED & readings[-1].missing.keys():
+        return None
+    pairs = [pair for together in _same_processes(readings) for pair in _each(*together)]
+    counted = [difference(a, b) for a, b in pairs if not a.waiting and not b.waiting]
     ended = [one for one in counted if one.requests]
     if len(ended) < LEAST_INTERVALS or sum(one.requests for one in ended) < LEAST_REQUESTS:
         return None
@@ -50,9 +57,19 @@ def fitted_speed(readings: Sequence[EngineReading]) -> EngineSpeed | None:
     )
 
 
-def _same_process(readings: Sequence[EngineReading]) -> list[tuple[EngineReading, EngineReading]]:
+def _same_processes(readings: Sequence[EngineReading]) -> list[tuple[EngineReading, EngineReading]]:
     pairs = [(a, b) for a, b in pairwise(readings) if b.follows(a)]
-    return [pair for pair in pairs if pair[1].process_start == readings[-1].process_start]
+    return [pair for pair in pairs if _starts(pair[1]) == _starts(readings[-1])]
+
+
+def _starts(reading: EngineReading) -> list[tuple[str, float | None]]:
+    return [(one.name, one.process_start) for one in reading.each]
+
+
+def _each(before: EngineReading, after: EngineReading) -> list[tuple[EngineReading, EngineReading]]:
+    """Return the two readings of each engine."""
+    earlier = {one.name: one for one in before.each}
+    return [(earlier[one.name], one) for one in after.each]
 
 
 def _column(counted: Sequence[EngineCounters], name: str) -> _Floats:

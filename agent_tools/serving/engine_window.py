@@ -1,46 +1,73 @@
 """The window between two readings of an engine: counters are subtracted, gauges come from the later reading."""
 
 import math
-from dataclasses import fields
+from collections.abc import Collection
 
 from agent_tools.models.engine import EngineMetrics, TimeToFirstToken
 
-from .vllm_metrics import EngineCounters, EngineReading
+from .engine_reading import COUNTERS, EngineCounters, EngineReading
+
+PARTS = ("computed_tokens", "own_cache_tokens", "lmcache_tokens")
+"""The sources of prompt tokens. Together they are all prompt tokens."""
 
 
 def engine_between(before: EngineReading | None, after: EngineReading) -> EngineMetrics:
     """Return the figures between two readings.
 
-    If the earlier reading is missing or of another process, return the figures since the engine started.
+    If the earlier reading is missing or of another process, return the figures since the engine started. If one of several
+    engines restarted, all figures are since the start of each.
     """
     start = before if before is not None and after.follows(before) else None
+    whole = _between(start, after)
+    if not after.engines:
+        return whole
+    earlier = {one.name: one for one in start.engines} if start else {}
+    each = tuple(_between(earlier.get(one.name), one) for one in after.engines)
+    return whole.model_copy(update={"engines": each})
+
+
+def _between(start: EngineReading | None, after: EngineReading) -> EngineMetrics:
     counted = difference(start, after)
     began = start.taken_at if start else after.process_start
     ended, first_tokens = counted.requests, counted.first_tokens
+
+    def per_request(name: str) -> float | None:
+        return 1e3 * float(getattr(counted, name)) / ended if ended and name not in after.missing else None
+
     return EngineMetrics(
         seconds=max(after.taken_at - (after.taken_at if began is None else began), 0.0),
         lifetime=start is None,
+        name=after.name,
         requests=int(ended),
         ttft_ms=_ttft(start, after, 1e3 * counted.ttft_seconds / first_tokens) if first_tokens else None,
-        queue_ms=1e3 * counted.queue_seconds / ended if ended else None,
-        prefill_ms=1e3 * counted.prefill_seconds / ended if ended else None,
-        decode_ms=1e3 * counted.decode_seconds / ended if ended else None,
+        queue_ms=per_request("queue_seconds"),
+        prefill_ms=per_request("prefill_seconds"),
+        decode_ms=per_request("decode_seconds"),
         prompt_tokens=int(counted.prompt_tokens),
-        computed_tokens=int(counted.computed_tokens),
+        **_sources(counted, after.missing),
         own_cache_size_tokens=after.own_cache_size,
-        own_cache_tokens=int(counted.own_cache_tokens),
-        lmcache_tokens=int(counted.lmcache_tokens),
         preemptions=int(counted.preemptions),
         running=after.running,
         waiting=after.waiting,
         kv_usage_percent=None if after.kv_usage is None else 100 * min(after.kv_usage, 1.0),
+        missing=tuple(sorted(set(after.missing.values()))),
     )
+
+
+def _sources(counted: EngineCounters, missing: Collection[str]) -> dict[str, int | None]:
+    """Return the prompt tokens of each source. If the page lacks one of them, it is what the others leave of the prompts."""
+    found = {name: None if name in missing else int(getattr(counted, name)) for name in PARTS}
+    unknown = [name for name, tokens in found.items() if tokens is None]
+    if len(unknown) == 1:
+        known = sum(tokens for tokens in found.values() if tokens is not None)
+        found[unknown[0]] = max(int(counted.prompt_tokens) - known, 0)
+    return found
 
 
 def difference(before: EngineReading | None, after: EngineReading) -> EngineCounters:
     """Return what was counted between two readings of one process, or since the process started."""
     earlier = before.counters if before else EngineCounters()
-    return EngineCounters(**{f.name: getattr(after.counters, f.name) - getattr(earlier, f.name) for f in fields(EngineCounters)})
+    return EngineCounters(**{name: getattr(after.counters, name) - getattr(earlier, name) for name in COUNTERS})
 
 
 def _ttft(before: EngineReading | None, after: EngineReading, mean: float) -> TimeToFirstToken | None:

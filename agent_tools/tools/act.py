@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.models import CacheOptimizationResult, ChangeResult
+from agent_tools.models import CacheOptimizationResult, ChangeResult, ConfigUpdate
 
 from .changes import PlanArguments
+from .schema import Compact
 from .spec import CHANGE, Arguments, CacheArguments, Hints, Operations, ToolSpec
 
 ACTOR = "tool"
@@ -22,6 +23,8 @@ class ReasonArguments(CacheArguments):
 class UpdateArguments(PlanArguments, ReasonArguments):
     """The settings to change, the reason, and optionally the plan to follow."""
 
+    update: Annotated[ConfigUpdate, Compact(described=False)]
+    """The settings to change and no others, as lmcache_plan_update describes them."""
     plan_fingerprint: str | None = None
     """The plan_fingerprint from lmcache_plan_update. The change is refused if the cache has changed since the plan was made, or
     if the update differs from the plan."""

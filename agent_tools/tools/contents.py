@@ -101,8 +101,8 @@ CONTENTS = (
     ToolSpec(
         name="delete_prefix",
         title="Delete a prompt prefix",
-        description="Remove a prompt prefix, given as token ids, from a cache, e.g. one that must not be served any more. Its"
-        " requests are computed again. This cannot be undone.",
+        description="Remove a prompt prefix, given as token ids, from L1 and L2 of a cache, e.g. one that must not be served any"
+        " more, and check by a lookup that it is gone. Its requests are computed again. This cannot be undone.",
         arguments=PrefixArguments,
         run=delete_prefix,
         hints=CHANGE,

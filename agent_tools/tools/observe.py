@@ -1,10 +1,11 @@
 """The tools that only read."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.models import Advice, CacheMetrics, LMCacheStatus, Window
+from agent_tools.models import Advice, CacheMetrics, LMCacheStatus, OptimizationRecommendation, Support, SupportLevel, Window
 from agent_tools.models.engine import EngineMetrics
 from agent_tools.plain import names_cut, plain
 
@@ -45,15 +46,36 @@ async def get_metrics(operations: Operations, arguments: WindowArguments) -> tup
     return describe_metrics(metrics), metrics.model_dump(mode="json")
 
 
-async def get_config(operations: Operations, arguments: CacheArguments) -> tuple[str, dict[str, Any]]:
+class ConfigArguments(CacheArguments):
+    """A cache, and how much to show of its settings."""
+
+    all_settings: bool = False
+    """Also list how each setting can be changed, with the reason. Without it: the values in a few lines."""
+
+
+async def get_config(operations: Operations, arguments: ConfigArguments) -> tuple[str, dict[str, Any]]:
     """Run `lmcache_get_config`. The artifact is ``{"config": CacheConfig, "support": {setting: Support}}``."""
     config, support = await operations.config(arguments.cache)
     values = {name: names_cut(value) for name, value in config.known().items()}
-    lines = [f"{name} = {values.get(name, 'unknown')} [{one.level.value}: {one.reason}]" for name, one in support.items()]
+    if arguments.all_settings:
+        lines = [f"{name} = {values.get(name, 'unknown')} [{one.level.value}: {one.reason}]" for name, one in support.items()]
+    else:
+        lines = describe_config(values, support)
     return "\n".join(lines), {
         "config": config.model_dump(mode="json"),
         "support": {name: one.model_dump(mode="json") for name, one in support.items()},
     }
+
+
+def describe_config(values: Mapping[str, Any], support: Mapping[str, Support]) -> list[str]:
+    """Return the settings in force, a line for each way in which they can be changed."""
+    how = {SupportLevel.LIVE: "live", SupportLevel.RESTART: "by a restart", SupportLevel.UNSUPPORTED: "cannot be changed"}
+    lines = []
+    for level, words in how.items():
+        names = [name for name, one in support.items() if one.level is level and name in values]
+        listed = ", ".join(f"{name}={values[name]}" for name in names)
+        lines += [f"{words}: {listed}"] if names else []
+    return lines
 
 
 async def recommend(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
@@ -76,33 +98,37 @@ def describe_status(name: str, status: LMCacheStatus) -> str:
         (
             f"{name}: {status.backend}, LMCache {plain(status.lmcache_version or 'of unknown version')}, {health}",
             describe_metrics(status.metrics),
-            f"symptoms: {', '.join(status.symptoms)}",
+            f"symptoms{_of(status.symptoms_window)}: {', '.join(status.symptoms)}",
         )
     )
+
+
+def _of(window: Window | None) -> str:
+    return "" if window is None else f" ({window.span})"
 
 
 def describe_metrics(metrics: CacheMetrics) -> str:
     """Return the main figures of a window as a few lines of text."""
     tokens = metrics.tokens
-    span = "since the cache started" if metrics.window.lifetime else "observed"
-    lines = [
-        f"{_simulated(metrics.window)}window: {metrics.window.seconds:.0f} s {span}"
-        + (", the counters were reset in it" if metrics.window.counters_reset else "")
-    ]
-    if metrics.total_requests is None:
-        lines.append(f"no counters: {metrics.unavailable.get('total_requests')}")
+    lines = [f"{_simulated(metrics.window)}window: {metrics.window.span}"]
+    lookups = "lookups that are not counted" if metrics.total_requests is None else f"{metrics.total_requests} lookups"
+    if metrics.tokens_served is None:
+        lines.append(f"no counters: {metrics.unavailable.get('tokens_served')}")
     elif tokens.hit_rate is None:
-        lines.append(f"{metrics.total_requests} lookups, no tokens requested")
+        lines.append(f"{lookups}, no tokens requested")
     else:
         lines += [_saved(metrics.engine)] if metrics.engine and metrics.engine.prompt_tokens else []
         lines.append(
             f"token hit rate {tokens.hit_rate:.1%} (L1 {tokens.hit_l1 / tokens.requested:.1%},"
-            f" L2 {tokens.hit_l2 / tokens.requested:.1%}) of {tokens.requested} tokens in {metrics.total_requests} lookups"
+            f" L2 {tokens.hit_l2 / tokens.requested:.1%}) of {tokens.requested} tokens in {lookups}"
         )
-        lines.append(
-            f"chunks stored {metrics.stored_chunks}, evicted {metrics.evictions},"
-            f" stores dropped because L1 was full {metrics.failed_stores}"
-        )
+        counts = {
+            "chunks stored": metrics.stored_chunks,
+            "evicted": metrics.evictions,
+            "stores dropped because L1 was full": metrics.failed_stores,
+        }
+        known = [f"{name} {count}" for name, count in counts.items() if count]
+        lines += [", ".join(known)] if known else []
     lines.append(f"L1 {metrics.used_size_mb:.1f} of {metrics.total_size_mb:.1f} MB used")
     lines += [describe_engine(metrics)] if metrics.engine else []
     lines += [
@@ -115,11 +141,15 @@ def describe_metrics(metrics: CacheMetrics) -> str:
 
 def _saved(engine: EngineMetrics) -> str:
     """Return what LMCache saved the engine, and where its other prompt tokens came from, as one line."""
-    own, computed = engine.own_cache_share, engine.computed_tokens / engine.prompt_tokens
-    return (
-        f"LMCache saved {engine.saved_share:.1%} of the engine's prompt tokens; computed {computed:.1%}, from the engine's own"
-        f" cache {own:.1%} ({_span(engine)})"
-    )
+    saved, computed, own = map(_percent, (engine.saved_share, engine.computed_share, engine.own_cache_share))
+    told = f"computed {computed}, from the engine's own cache {own} ({_span(engine)})"
+    if engine.doubt:
+        return f"nothing says what LMCache saved: {engine.doubt}; {told}"
+    return f"LMCache saved {saved} of the engine's prompt tokens; {told}"
+
+
+def _percent(share: float | None) -> str:
+    return "an unknown share" if share is None else f"{share:.1%}"
 
 
 def _span(engine: EngineMetrics) -> str:
@@ -133,23 +163,43 @@ def describe_engine(metrics: CacheMetrics) -> str:
         return "engine: no request has ended" if engine else f"engine: {metrics.unavailable.get('engine')}"
     return (
         f"engine, {_span(engine)}: time to first token {engine.ttft_ms}; {engine.requests} requests of {engine.prompt_tokens}"
-        f" prompt tokens: computed {engine.computed_tokens}, loaded from LMCache {engine.lmcache_tokens}, from its own prefix"
-        f" cache {engine.own_cache_tokens}; {engine.running} running, {engine.waiting} waiting"
+        f" prompt tokens: {_sources(engine)}; {engine.running} running, {engine.waiting} waiting"
     )
+
+
+def _sources(engine: EngineMetrics) -> str:
+    """Return where the prompt tokens came from; of several engines also of each."""
+    counts = (
+        ("computed", engine.computed_tokens),
+        ("loaded from LMCache", engine.lmcache_tokens),
+        ("from its own prefix cache", engine.own_cache_tokens),
+    )
+    told = ", ".join(f"{source} {'unknown' if tokens is None else tokens}" for source, tokens in counts)
+    if engine.missing:
+        told += f" (its metrics lack {', '.join(engine.missing)})"
+    return told + "".join(f"; {one.name}: {_sources(one)}" for one in engine.engines)
 
 
 def describe_advice(advice: Advice) -> str:
     """Return the advice as a few lines of text."""
-    lines = [f"{_simulated(advice.window)}{advice.verdict.value} ({advice.rung.value}): {advice.why}"]
+    lines = [
+        f"{_simulated(advice.window)}window: {advice.window.span}",
+        f"{advice.verdict.value} ({advice.rung.value}): {advice.why}",
+    ]
     lines += [f"symptom {symptom.code.value} [{symptom.severity.value}]: {symptom.summary}" for symptom in advice.symptoms]
     for rank, one in enumerate(advice.recommendations, 1):
         settings = f"; update={names_cut(one.update.known())}" if one.update else ""
         allowed = "" if one.within_bounds else f"; NOT ALLOWED: {one.risk}"
         lines.append(
             f"{rank}. {one.title}: {one.expected_impact}; {one.implementation_effort}; cost {one.cost};"
-            f" confidence {one.confidence.value}{settings}{allowed}"
+            f" confidence {one.confidence.value}{_warned(one)}{settings}{allowed}"
         )
     return "\n".join(lines)
+
+
+def _warned(one: OptimizationRecommendation) -> str:
+    """Return the risk of a change that is allowed, if it has one."""
+    return "" if not one.within_bounds or one.risk.startswith("none known") else f"; risk: {one.risk}"
 
 
 def _simulated(window: Window) -> str:
@@ -185,8 +235,9 @@ OBSERVE = (
     ToolSpec(
         name="get_config",
         title="Cache configuration",
-        description="Show all settings in force, and whether each can be changed live, by a restart, or not at all.",
-        arguments=CacheArguments,
+        description="Show the settings in force, and whether they can be changed live, by a restart, or not at all. Ask for"
+        " all_settings for the reasons.",
+        arguments=ConfigArguments,
         run=get_config,
         hints=READ,
     ),

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.models import ConfigUpdate, Symptom
+from agent_tools.models import ConfigUpdate, Symptom, Window
 
 from .observe import WindowArguments
+from .schema import Compact
 from .spec import READ, CacheArguments, Operations, ToolSpec
 
 if TYPE_CHECKING:
@@ -14,15 +15,16 @@ if TYPE_CHECKING:
 
 
 async def diagnose(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
-    """Run `lmcache_diagnose`. The artifact is ``{"symptoms": [Symptom, ...]}``."""
-    symptoms = await operations.diagnose(arguments.cache, arguments.window_seconds)
-    return describe_symptoms(symptoms), {"symptoms": [symptom.model_dump(mode="json") for symptom in symptoms]}
+    """Run `lmcache_diagnose`. The artifact is ``{"symptoms": [Symptom, ...], "window": Window}``."""
+    symptoms, window = await operations.diagnosis(arguments.cache, arguments.window_seconds)
+    listed = [symptom.model_dump(mode="json") for symptom in symptoms]
+    return describe_symptoms(symptoms, window), {"symptoms": listed, "window": window.model_dump(mode="json")}
 
 
 class PredictArguments(CacheArguments):
     """A cache, and the settings or sizes to predict for."""
 
-    instead: ConfigUpdate | None = None
+    instead: Annotated[ConfigUpdate, Compact()] | None = None
     """Settings that replace the settings in force, e.g. {"eviction_watermark": 0.6} or {"l2_prefetch_policy": "retain"}. A new
     chunk_size must be a multiple of the present one. Leave out to keep all settings."""
     sizes_mb: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=30)] | None = None
@@ -47,9 +49,9 @@ async def plot_hit_rate_curve(operations: Operations, arguments: CacheArguments)
     return f"The picture is in the artifact, as SVG.\n{described}", {"svg": svg, "forecast": forecast.model_dump(mode="json")}
 
 
-def describe_symptoms(symptoms: tuple[Symptom, ...]) -> str:
-    """Return the symptoms with their figures, one line for each."""
-    lines = []
+def describe_symptoms(symptoms: tuple[Symptom, ...], window: Window) -> str:
+    """Return the window and the symptoms with their figures, one line for each."""
+    lines = [f"window: {window.span}"]
     for one in symptoms:
         figures = "; ".join(f"{figure.metric} = {figure.value:g} {figure.unit}" for figure in one.evidence)
         lines.append(
@@ -78,7 +80,8 @@ def describe_forecast(forecast: "Forecast") -> str:
             + _saved(forecast, row)
             + f", always-full LRU {row.lru:.1%}, best possible {row.clairvoyant:.1%}, {row.failed_chunks:.0f} stores dropped"
         )
-    return "\n".join([*lines, *forecast.notes])
+    meaning = "always-full LRU: an LRU of this size that never evicts early; a server evicts at its watermark, so it holds less"
+    return "\n".join([*lines, *([meaning] if forecast.rows else []), *forecast.notes])
 
 
 def described_log(forecast: "Forecast") -> list[str]:

@@ -58,6 +58,7 @@ def describe_tenants(report: Tenants) -> str:
     """Return all tenants, one line for each, the tenant with the most requested tokens first."""
     ranked = sorted(report.tenants.items(), key=lambda named: -named[1].tokens.requested)
     lines = [_line(salt, tenant) for salt, tenant in ranked]
+    lines[:0] = [f"window: {report.window.span}"] if lines else []
     if report.more.count:
         tokens = report.more.tokens
         lines.append(f"... and {report.more.count:,} more tenants together: {tokens.hit} of {tokens.requested} tokens hit")
@@ -67,9 +68,9 @@ def describe_tenants(report: Tenants) -> str:
 def _line(salt: str, tenant: Tenant) -> str:
     tokens, usage = tenant.tokens, tenant.usage
     rate = "no requests" if tokens.hit_rate is None else f"token hit rate {tokens.hit_rate:.1%} of {tokens.requested} tokens"
-    held = [f"{size:.1f} MB in {tier}" for tier, size in (("L1", usage.l1_mb), ("L2", usage.l2_mb)) if size is not None]
-    quota = "no quota" if usage.quota_mb is None else f"quota {usage.quota_mb:g} MB"
-    return f"{plain(salt) or '(no salt)'}: {'; '.join([rate, *held, quota])}"
+    held = [f"{size:.1f} MB in {tier}" for tier, size in (("L1", usage.l1_mb), ("L2", usage.l2_mb)) if size]
+    quota = [] if usage.quota_mb is None else [f"quota {usage.quota_mb:g} MB"]
+    return f"{plain(salt) or '(no salt)'}: {'; '.join([rate, *held, *quota])}"
 
 
 def describe_quotas(advice: "TenantQuotas") -> str:

@@ -1,28 +1,31 @@
 """All operations as LangChain tools."""
 
+import re
 from importlib import import_module
 from typing import Any
 
 import anyio.to_thread
 from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool, ToolException
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, PrivateAttr, ValidationError
 
 from agent_tools.errors import LMCacheToolError
 from agent_tools.io_loop import io_loop
 from agent_tools.plain import printable
-from agent_tools.tuning.person import person
+from agent_tools.tuning.person import Caller, caller, person
 
 from .act import ACT
 from .changes import CHANGES
 from .contents import CONTENTS
+from .export import EXPORT
 from .observe import OBSERVE
+from .on_demand import START, on_demand
 from .predict import PREDICT
 from .spec import MOST_CHARACTERS, Operations, ToolSpec
 from .tenants import TENANTS
 from .tune import TUNE
 from .wrong_arguments import describe_errors
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *PREDICT, *CHANGES, *CONTENTS, *TENANTS, *ACT, TUNE)
+SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *EXPORT, *PREDICT, *CHANGES, *CONTENTS, *TENANTS, *ACT, TUNE)
 
 
 class LMCacheToolkit(BaseToolkit):
@@ -32,25 +35,89 @@ class LMCacheToolkit(BaseToolkit):
     is the full result as plain JSON (call the tool with a ToolCall to get both). An error that a model can act on comes back as a
     tool message with ``status="error"``; a bug raises. ``tool.metadata`` holds the four MCP hints.
 
-        agent = create_agent(model, LMCacheToolkit(read_only=True).get_tools())
+    A toolkit is composed: each of the methods below returns another toolkit and leaves this one as it is.
+
+        agent = create_agent(model, LMCacheToolkit().read_only().get_tools())
     """
 
     model_config = ConfigDict(hide_input_in_errors=True, arbitrary_types_allowed=True, extra="forbid")
 
-    read_only: bool = False
-    """True returns only the tools that change nothing."""
-    prefix: str = Field(default="lmcache_", pattern=r"^[A-Za-z0-9_-]*$")
-    """Prefix of every tool's name. It keeps the names of several toolkits apart."""
     operations: Operations | None = None
     """Operations on your own set of caches. Default: the caches of the operator's caches.toml, read when the first tool is
     called."""
-    approved: bool = False
-    """Whether the host asks a person before each call of a tool that changes something, as the ready agent does."""
+
+    _specs: tuple[ToolSpec, ...] = PrivateAttr(default_factory=lambda: SPECS)
+    _prefix: str = PrivateAttr(default="lmcache_")
+    _approved: bool = PrivateAttr(default=False)
+    _start: frozenset[str] | None = PrivateAttr(default=None)
+    _deferred: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def read_only(self) -> "LMCacheToolkit":
+        """Return only the tools that change nothing."""
+        return self._with(_specs=tuple(spec for spec in self._specs if spec.hints.read_only))
+
+    def only(self, *names: str) -> "LMCacheToolkit":
+        """Return only these tools, by their names without prefix.
+
+        Raises:
+            ValueError: The toolkit has no tool of that name.
+        """
+        if unknown := set(names) - {spec.name for spec in self._specs}:
+            known = ", ".join(spec.name for spec in self._specs)
+            raise ValueError(f"this toolkit has no tool {', '.join(sorted(unknown))}; it has: {known}")
+        return self._with(_specs=tuple(spec for spec in self._specs if spec.name in names))
+
+    def prefixed(self, prefix: str) -> "LMCacheToolkit":
+        """Return the tools with another prefix than ``lmcache_``. It keeps the names of several toolkits apart.
+
+        Raises:
+            ValueError: The prefix is not made of letters, digits, _ and -.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]*", prefix):
+            raise ValueError("a prefix is made of letters, digits, _ and -")
+        return self._with(_prefix=prefix)
+
+    def requiring_approval(self) -> "LMCacheToolkit":
+        """Return the tools for a host that asks a person before each call of a tool that changes something.
+
+        The host asks by `interrupt_on`; the changes are recorded as approved by whoever answered. Tools cannot ask by
+        themselves: an interrupt inside a tool would run its siblings twice.
+        """
+        return self._with(_approved=True)
+
+    def on_demand(self, *start: str) -> "LMCacheToolkit":
+        """Return a few tools to start with, and two or three that find and call the others.
+
+        Args:
+            start: Names without prefix of the tools to start with; by default the way from a question to a change and back.
+        """
+        return self._with(_start=frozenset(start) or START)
+
+    def deferring(self, *start: str) -> "LMCacheToolkit":
+        """Return all tools, those beyond `start` marked for the model provider's own tool search.
+
+        ``tool.extras["defer_loading"]`` is read by Anthropic's API if the request has its tool search tool too.
+        """
+        kept = frozenset(start) or START
+        return self._with(_deferred=frozenset(spec.name for spec in self._specs) - kept)
+
+    def interrupt_on(self) -> dict[str, bool]:
+        """Return the names of the tools that change something, for `HumanInTheLoopMiddleware` or a sub-agent of deepagents."""
+        return {tool.name: True for tool in self.get_tools() if not (tool.metadata or {})["readOnlyHint"]}
 
     def get_tools(self) -> list[BaseTool]:
         """Return the tools, the reading ones first."""
-        specs = [spec for spec in SPECS if spec.hints.read_only or not self.read_only]
-        return [_tool(spec, self.prefix, self.operations, approved=self.approved) for spec in specs]
+        tools: list[BaseTool] = []
+        for spec in self._specs:
+            tool = _tool(spec, self._prefix, self.operations, approved=self._approved)
+            tools.append(tool.model_copy(update={"extras": {"defer_loading": True}}) if spec.name in self._deferred else tool)
+        return tools if self._start is None else on_demand(tools, self._prefix, self._start)
+
+    def _with(self, **changed: Any) -> "LMCacheToolkit":  # noqa: ANN401  private attributes
+        copy = self.model_copy()
+        for name, value in changed.items():
+            setattr(copy, name, value)
+        return copy
 
 
 class ToolFailure(ToolException):
@@ -67,9 +134,9 @@ async def _shared_operations() -> Operations:
 def _tool(spec: ToolSpec, prefix: str, operations: Operations | None, *, approved: bool) -> StructuredTool:
     asks = approved and not spec.hints.read_only
 
-    async def call(arguments: dict[str, Any], approved_by: str | None) -> tuple[str, dict[str, Any]]:
+    async def call(arguments: dict[str, Any], who: Caller, approved_by: str | None) -> tuple[str, dict[str, Any]]:
         try:
-            chosen = operations or await _shared_operations()
+            chosen = (operations or await _shared_operations()).called_by(who.name, who.program)
             if approved_by is not None:
                 chosen = chosen.approved(approved_by)
             content, artifact = await spec.run(chosen, spec.arguments(**arguments))
@@ -78,10 +145,10 @@ def _tool(spec: ToolSpec, prefix: str, operations: Operations | None, *, approve
         return _bounded(content), artifact
 
     def sync(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
-        return io_loop.run(call, arguments, person() if asks else None)
+        return io_loop.run(call, arguments, caller(), person() if asks else None)
 
     async def asynchronous(**arguments: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
-        return await io_loop.arun(call, arguments, person() if asks else None)
+        return await io_loop.arun(call, arguments, caller(), person() if asks else None)
 
     def wrong_arguments(error: Exception) -> str:
         """Describe wrong arguments to the model. Any other model that does not validate is a bug of ours and raises."""
@@ -105,6 +172,7 @@ def _tool(spec: ToolSpec, prefix: str, operations: Operations | None, *, approve
             "idempotentHint": spec.hints.idempotent,
             "openWorldHint": spec.hints.open_world,
         },
+        tags=[f"lmcache:{spec.name}"],
     )
 
 

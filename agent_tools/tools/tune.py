@@ -14,6 +14,7 @@ from agent_tools.errors import LMCacheToolError
 from agent_tools.models import Mode
 
 from .act import ReasonArguments
+from .changes import describe_verification
 from .spec import Hints, Operations, ToolSpec
 
 if TYPE_CHECKING:
@@ -52,7 +53,20 @@ async def tune(operations: Operations, arguments: TuneArguments) -> tuple[str, d
         report = await own.run(asyncio.ensure_future, _run(operations, arguments, say))
     if report.outcome is Outcome.FAILED and report.change is None:
         raise LMCacheToolError(report.summary)
-    return f"{report.outcome.value}: {report.summary}", report.model_dump(mode="json")
+    return describe_tuning(report), report.model_dump(mode="json")
+
+
+def describe_tuning(report: "TuneReport") -> str:
+    """Return what a run found and did: outcome, what it changed from old to new, and the id that undoes it."""
+    lines = [f"{report.outcome.value}: {report.summary}"]
+    if report.change is not None:
+        undone = "; undone, the old values are in force" if report.undo is not None else f". To undo: {report.change.undo}"
+        lines.append(f"changed {report.change.plan}; change_id {report.change.change_id}{undone}")
+    elif report.plan is not None:
+        lines.append(f"planned, not changed: {report.plan}")
+    if report.verification is not None:
+        lines.append(describe_verification(report.verification).splitlines()[1])
+    return "\n".join(lines)
 
 
 async def _run(operations: Operations, arguments: TuneArguments, say: Callable[[Any], None]) -> "TuneReport":

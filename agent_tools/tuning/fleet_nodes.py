@@ -28,6 +28,7 @@ from .fleet_state import (
     ServerView,
     Step,
 )
+from .person import authenticated
 from .state import context_of
 
 ACTOR = "graph tune_fleet"
@@ -60,7 +61,7 @@ def node(
         # LangGraph does not turn the argument of `Send` into a view.
         view = ServerView.model_validate(given) if isinstance(given, dict) else given
         try:
-            return await step(view, Run(operations(), fleet_context(context), say, person))
+            return await step(view, Run(operations().called_by(authenticated(person)), fleet_context(context), say, person))
         except LMCacheToolError as error:
             return on_error(view, error)
 

@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
+from agent_tools.recommender.trial import keep_trial
 
 from .both_ways import Say, both_ways
+from .person import authenticated
 from .state import (
     APPLY,
     Advised,
@@ -58,7 +60,7 @@ def node(step: Step, operations: Callable[[], Operations]) -> RunnableLambda[Any
 
     async def guarded(view: Any, context: object, say: Say, person: str) -> Command[str]:  # noqa: ANN401
         try:
-            return await step(view, Run(operations(), tune_context(context), say, person))
+            return await step(view, Run(operations().called_by(authenticated(person)), tune_context(context), say, person))
         except LMCacheToolError as error:
             return _stop(Outcome.FAILED, str(error))
 
@@ -87,7 +89,7 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
     advice = await run.operations.recommend(context.cache, context.window_seconds or None, context.bounds, run.say, since)
     run.say(advice.why)
     update: dict[str, Any] = {"tune_advice": advice.model_dump(mode="json")}
-    best = advice.best
+    best = advice.best or advice.trial
     if best is None:
         return _stop(Outcome.NO_DATA if advice.verdict is Verdict.NO_DATA else Outcome.DO_NOTHING, advice.why, update)
     if best.action is ActionKind.OPTIMIZE:
@@ -98,16 +100,17 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
         )
     assert best.update is not None  # noqa: S101  every other action carries one
     plan = await run.operations.plan(context.cache, best.update, view.tune_reason or advice.why, context.bounds)
+    plan = plan.model_copy(update={"predicted": best.gain})
     update["tune_plan"] = plan.model_dump(mode="json")
     if plan.command is not None:
         return _stop(
             Outcome.NEEDS_OPERATOR,
-            f"{advice.why}. The change needs a restart by the operator, with the command: {plan.command}",
+            f"{advice.why}. The change needs a restart by the operator; the plan holds the command line",
             update,
         )
     if context.mode is Mode.RECOMMEND:
-        return _stop(Outcome.RECOMMENDED, advice.why, update)
-    if context.mode is Mode.AUTO:
+        return _stop(Outcome.DO_NOTHING if advice.best is None else Outcome.RECOMMENDED, advice.why, update)
+    if context.mode is Mode.AUTO or advice.trial is not None:
         await run.operations.check_cooldown(context.cache)
     return Command(goto="approve" if context.mode is Mode.APPROVE else "reconfigure", update=update)
 
@@ -131,9 +134,10 @@ def approve(state: Planned) -> Command[str]:
 
 def approval_request(view: Planned) -> dict[str, Any]:
     """Return the plan as LangChain's human-in-the-loop payload."""
-    plan, best = view.tune_plan, view.tune_advice.best
+    plan, best = view.tune_plan, view.tune_advice.best or view.tune_advice.trial
     loses = f"Lost: {plan.loses}." if plan.loses else "No cached data is lost."
-    lines = [f"Change {plan.cache}: {plan}.", f"{view.tune_advice.why}.", loses]
+    what = "Change" if view.tune_advice.trial is None else "Try a small gain (undone unless it helps) on"
+    lines = [f"{what} {plan.cache}: {plan}.", f"{view.tune_advice.why}.", loses]
     if best is not None:
         lines.append(f"Cost: {best.cost}. Risk: {best.risk}. Undo: {best.undo}.")
     arguments = {"plan_id": plan.plan_id, "fingerprint": plan.fingerprint, "update": plan.update.known()}
@@ -154,8 +158,10 @@ async def reconfigure(view: Planned, run: Run) -> Command[str]:
     run.say(f"applying {plan}")
     change = await run.acting(approved=view.tune_approved).apply(plan, ACTOR, run.say, before=view.tune_baseline)
     run.say(f"applied {plan}")
+    tried = view.tune_advice.trial is not None and view.tune_edit is None
     return Command(
-        goto="verify", update={"tune_plan": plan.model_dump(mode="json"), "tune_change": change.model_dump(mode="json")}
+        goto="try_out" if tried else "verify",
+        update={"tune_plan": plan.model_dump(mode="json"), "tune_change": change.model_dump(mode="json")},
     )
 
 
@@ -180,15 +186,34 @@ async def verify(view: Changed, run: Run) -> Command[str]:
     return _stop(Outcome.IMPROVED if improved else Outcome.KEPT_UNDECIDED, verification.why, update)
 
 
+async def try_out(view: Changed, run: Run) -> Command[str]:
+    """Judge the trial of a small gain: keep the change if it helps, else undo it."""
+    found = await run.operations.try_out(view.tune_change, view.tune_baseline, run.context.verify_seconds, run.say)
+    update = {"tune_verification": found.model_dump(mode="json")}
+    sizes = [one.new - (one.old or 0) for one in view.tune_plan.changes if one.setting == "max_size_mb"]
+    if not found.in_force:  # somebody else changed settings: their change is not ours to undo
+        return _stop(Outcome.KEPT_UNDECIDED, f"the trial ended without an answer: {found.why}", update)
+    if not keep_trial(found, added_mb=sum(sizes)):
+        return Command(goto="roll_back", update=update)
+    improved = found.verdict is VerificationVerdict.BETTER
+    return _stop(Outcome.IMPROVED if improved else Outcome.KEPT_UNDECIDED, f"the trial is kept: {found.why}", update)
+
+
 async def roll_back(view: Changed, run: Run) -> Command[str]:
     """Undo the change."""
     change = view.tune_change
     undo = await run.acting(approved=view.tune_approved).undo(change.plan.cache, change.change_id, ACTOR, run.say)
     return _stop(
         Outcome.ROLLED_BACK,
-        f"the change made the cache worse and was undone: {undo.message}",
+        f"{_why_undone(view)} and was undone: {undo.message}",
         {"tune_undo": undo.model_dump(mode="json")},
     )
+
+
+def _why_undone(view: Changed) -> str:
+    tried = view.tune_advice.trial is not None and view.tune_edit is None
+    worse = view.tune_verification is None or view.tune_verification.verdict is VerificationVerdict.WORSE
+    return f"the {'trial' if tried else 'change'} {'made the cache worse' if worse else 'did not show that it helps'}"
 
 
 def report(state: Finished, runtime: Runtime[TuneContext]) -> dict[str, Any]:

@@ -254,6 +254,7 @@ class Changed(Planned):
     """View after `reconfigure`."""
 
     tune_change: ChangeResult
+    tune_verification: Verification | None = None
 
 
 class Finished(Nothing):

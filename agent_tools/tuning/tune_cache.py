@@ -34,8 +34,9 @@ def build_tune_cache(*, operations: Operations | None = None) -> StateGraph[Tune
         (nodes.read_metrics, Nothing, ("recommend", "report"), "Read metrics"),
         (nodes.recommend, Observed, ("approve", "reconfigure", "optimize", "report"), "Recommend"),
         (nodes.optimize, Advised, ("report",), "Optimize"),
-        (nodes.reconfigure, Planned, ("verify", "report"), "Reconfigure"),
+        (nodes.reconfigure, Planned, ("verify", "try_out", "report"), "Reconfigure"),
         (nodes.verify, Changed, ("roll_back", "report"), "Verify"),
+        (nodes.try_out, Changed, ("roll_back", "report"), "Try out"),
         (nodes.roll_back, Changed, ("report",), "Roll back"),
     )
     builder = StateGraph(TuneState, context_schema=TuneContext, input_schema=TuneInput, output_schema=TuneOutput)

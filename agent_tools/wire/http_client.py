@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import ssl
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from functools import cache, partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -13,9 +13,18 @@ import anyio
 import httpx
 from pydantic import SecretStr
 
-from agent_tools.errors import NotLMCacheError, OutcomeUnknownError, RefusedError, SettingsError, UnreachableError
+from agent_tools.errors import (
+    MissingRouteError,
+    NotLMCacheError,
+    OutcomeUnknownError,
+    RefusedError,
+    SettingsError,
+    UnreachableError,
+)
 from agent_tools.plain import plain, refuse_halves
 from agent_tools.redaction import text_without_secrets
+
+from .access import NO_PROXY, Access
 
 READ_TRIES = 3
 IN_ALL = 6
@@ -24,6 +33,12 @@ MOST_SAID = 800
 """Characters repeated of what a server says of itself."""
 MOST_BYTES = 2**27
 """Of an answer. The longest, a piece of the module's window, has some 40 MB."""
+MODULE_TOKEN = "X-LMCache-Agent-Token"  # noqa: S105  a header's name
+"""Header of the module's token where a proxy takes ``Authorization`` for itself."""
+_PREFIX = re.compile(r"/?|(/(?!\.{1,2}(?:/|$))[\w.~!$&'()*+,;=:@-]+)+/?", re.ASCII)
+"""A path under which a proxy serves the API: plain segments, none of which leads up."""
+_NOT_PASSED_ON = {502, 503, 504}
+"""Statuses of a proxy that got no answer. LMCache gives 503 too, always with its reason in JSON."""
 _CLOSED = (anyio.EndOfStream, anyio.BrokenResourceError)
 LIMITS = httpx.Limits(max_connections=3)
 """A server answers its admin calls nearly one by one: to look after more connections takes longer than it saves."""
@@ -41,15 +56,17 @@ class AdminClient:
         transport: httpx.AsyncBaseTransport | None = None,
         token: SecretStr | None = None,
         guarded: str = "/agent-tools/",
+        access: Access = NO_PROXY,
     ) -> None:
         """Make a client; nothing is sent yet.
 
         Args:
-            base_url: ``http(s)://host[:port]``.
+            base_url: ``http(s)://host[:port][/prefix]``. A proxy may serve the API under a prefix.
             timeout: Seconds per call.
             transport: What carries the calls; plain HTTP when not given.
             token: Sent to paths that start with `guarded`, and to no others.
             guarded: Start of the paths that need the token.
+            access: What a proxy in front asks for.
 
         Raises:
             SettingsError: `base_url` has another form.
@@ -60,12 +77,15 @@ class AdminClient:
             wrong, url = str(error), None
         if url is None:  # outside of `except`: what httpx says can hold the address with its password
             raise SettingsError(f"{text_without_secrets(base_url)!r} is not an address: {wrong}")
-        more = url.userinfo or url.path not in {"", "/"} or url.query or url.fragment
+        more = url.userinfo or url.query or url.fragment or _PREFIX.fullmatch(url.raw_path.decode()) is None
         if url.scheme not in {"http", "https"} or not url.host or more:
             raise SettingsError(
-                f"{text_without_secrets(base_url)!r} is not an address of the form http://host:port, by which a cache is reached"
+                f"{text_without_secrets(base_url)!r} is not an address of the form http://host:port or https://host/prefix, by"
+                " which a cache is reached; a proxy's token goes into headers"
             )
         self.base_url = str(url).rstrip("/")
+        self._prefix = url.raw_path.decode().rstrip("/")
+        self._access = access
         self.timeout = timeout
         self._token, self._guarded = token, guarded
         self._http = httpx.AsyncClient(
@@ -74,18 +94,20 @@ class AdminClient:
             transport=transport,
             limits=LIMITS,
             trust_env=False,
-            verify=_certificates(),
-            headers={"Accept-Encoding": "identity"},
+            verify=access.certificates(),
+            headers={**access.plain_headers, "Accept-Encoding": "identity"},
             event_hooks={"request": [self._stay], "response": [_bound]},
         )
         self._unmet = url if transport is None else None
+        self.ready: Callable[[], Awaitable[object]] | None = None
+        """Awaited before each call, and not part of the call's time. A server of our own starts here."""
         self._under_way: dict[tuple[str, tuple[Any, ...]], asyncio.Future[httpx.Response]] = {}
         """Those whose answer who asks now may have too."""
         self._readings: set[asyncio.Future[httpx.Response]] = set()
 
     @contextlib.contextmanager
     def understood(self, path: str) -> Iterator[None]:
-        """Put around the taking apart of an answer: one of another shape than LMCache 0.5 gives is a `NotLMCacheError`."""
+        """Put around the taking apart of an answer: one of another shape than LMCache gives is a `NotLMCacheError`."""
         try:
             yield
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -144,6 +166,12 @@ class AdminClient:
                 f"{method} {plain(path)} was sent to {self.base_url} and no answer came ({_cause(error)}); it may or may not be"
                 " in force: read the cache's status and configuration before anything else"
             ) from error
+        if response.status_code in _NOT_PASSED_ON and not _says_why(response):
+            raise OutcomeUnknownError(
+                f"{method} {plain(path)} was sent and the proxy in front of {self.base_url} answered {response.status_code}: it"
+                " got no answer from LMCache. The change may or may not be in force: read the cache's status and configuration"
+                " before anything else"
+            )
         return self._json(self._accepted(response, f"{method} {plain(path)}"))
 
     async def _sent(self, method: str, path: str, body: Any, seconds: float) -> httpx.Response:  # noqa: ANN401  JSON
@@ -190,10 +218,13 @@ class AdminClient:
     async def _stay(self, request: httpx.Request) -> None:
         """Whatever became part of a path, the request goes where the operator said."""
         here, there = httpx.URL(self.base_url), request.url
-        if (there.scheme, there.host, there.port, there.userinfo) != (here.scheme, here.host, here.port, b""):
+        inside = there.raw_path.startswith(f"{self._prefix}/".encode())
+        if (there.scheme, there.host, there.port, there.userinfo) != (here.scheme, here.host, here.port, b"") or not inside:
             raise NotLMCacheError(f"a request would have left {self.base_url} for {there}; it was not sent. Nothing was changed")
-        if self._token is not None and there.path.startswith(self._guarded):
-            request.headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        if self._token is not None and there.raw_path.startswith(f"{self._prefix}{self._guarded}".encode()):
+            # A proxy's own Authorization must arrive as it is, so the module takes its token under another name too.
+            name = MODULE_TOKEN if "authorization" in request.headers else "Authorization"
+            request.headers[name] = f"Bearer {self._token.get_secret_value()}"
 
     async def _meet(self) -> None:
         """Before the first request, make sure that the other side does not speak first, as ZeroMQ does and HTTP never.
@@ -201,6 +232,8 @@ class AdminClient:
         LMCache 0.5.6 takes an HTTP request to its ``--port`` for a message of its own, and the thread that serves all engines
         dies of it while ``/status`` stays healthy.
         """
+        if self.ready is not None:
+            await self.ready()
         url, began = self._unmet, time.monotonic()
         if url is None:
             return
@@ -221,19 +254,45 @@ class AdminClient:
     def _accepted(self, response: httpx.Response, asked: str) -> httpx.Response:
         if response.is_success:
             return response
+        self._refuse_for_proxy(response, asked)
         if response.status_code in {404, 405} and not _says_why(response):
-            raise NotLMCacheError(
-                f"{self.base_url} answered {response.status_code} to {asked}: something else than an LMCache 0.5 admin API"
-                " listens there; give the server's --http-port, not its --port"
+            behind = " and the proxy's path prefix" if self._prefix else ""
+            raise MissingRouteError(
+                f"{self.base_url} answered {response.status_code} to {asked}: something else than an LMCache admin API listens"
+                f" there, or a version without this route; give the server's --http-port, not its --port{behind}"
             )
         if response.is_redirect:
             raise NotLMCacheError(
-                f"{self.base_url} answered {asked} with a redirect, which LMCache never does; it was not followed"
+                f"{self.base_url} answered {asked} with a redirect, which LMCache never does; it was not followed. If a"
+                " proxy in front asks for a login, give it a token in headers"
             )
         raise RefusedError(
-            f"LMCache refused {asked} with {response.status_code}: {_short(_says_why(response) or response.reason_phrase)}",
+            f"LMCache refused {asked} with {response.status_code}: {self._quoted(_says_why(response) or response.reason_phrase)}",
             response.status_code,
         )
+
+    def _refuse_for_proxy(self, response: httpx.Response, asked: str) -> None:
+        """Raise if a proxy answered in LMCache's place.
+
+        LMCache's admin API asks for no login, and answers 502 and 504 never. Our module asks for a token, on its own routes.
+        """
+        status, said = response.status_code, _says_why(response)
+        ours = response.request.url.raw_path.startswith(f"{self._prefix}{self._guarded}".encode()) and said is not None
+        if status in {401, 403, 407} and not ours:
+            raise RefusedError(
+                f"the proxy in front of {self.base_url} refused {asked} with {status}"
+                f" ({self._quoted(said or response.reason_phrase)}); LMCache was not asked. Correct headers in caches.toml: "
+                + ("the proxy does not take what they hold" if self._access.headers else "they name nothing that lets us in"),
+                status,
+            )
+        if status in _NOT_PASSED_ON and said is None:
+            raise UnreachableError(
+                f"the proxy in front of {self.base_url} answered {asked} with {status} ({_short(response.reason_phrase)}): it"
+                " reaches no LMCache. Start `lmcache server` behind it, or correct where the proxy sends this path"
+            )
+
+    def _quoted(self, words: object) -> str:
+        return _short(self._access.without_secrets(str(words)))
 
     def _json(self, response: httpx.Response) -> Any:  # noqa: ANN401  JSON
         if response.status_code == httpx.codes.NO_CONTENT:
@@ -254,6 +313,11 @@ class AdminClient:
                 f"what listens at {self.base_url} took the connection and did not answer {plain(path)} within {self.timeout:g} s:"
                 " the server hangs, or this is its --port and not its --http-port; nothing was changed"
             )
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return UnreachableError(
+                f"the certificate of {self.base_url} is not one that we trust ({_cause(error)}); nothing was sent. If an"
+                " authority of your own signed it, name its certificates as ca_file in caches.toml"
+            )
         return UnreachableError(
             f"no cache answered {plain(path)} at {self.base_url} within {self.timeout:g} s ({_cause(error)}); nothing was"
             " changed. Start `lmcache server` there or correct the cache's address"
@@ -267,12 +331,6 @@ def segment(name: str) -> str:
         ValueError: It holds half a character.
     """
     return quote(name, safe="").replace(".", "%2E")
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Read once: that takes longer than many a call, and a fleet has many clients."""
-    return httpx.create_ssl_context(trust_env=False)
 
 
 @contextlib.contextmanager

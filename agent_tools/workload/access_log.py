@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .chunk_layout import ChunkLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,11 @@ class AccessLog:
     hashes: npt.NDArray[np.uint8] | None = None
     """(unique chunks, 32) LMCache's hash of each chunk id, raw bytes; ``None`` if the source has no hashes."""
     chunk_bytes: int | None = None
-    """KV bytes of one chunk as the source states them (shapes x dtypes); ``None`` if the source does not state them."""
+    """KV bytes of an average distinct chunk: of all its ranks and object groups where `layouts` has them, else of one rank as the
+    source states it (shapes x dtypes). ``None`` if the source does not state it."""
+    layouts: "tuple[ChunkLayout | None, ...]" = ()
+    """What a chunk of each model is made of, in the order of `model_names`; empty if nothing is known. Chunks then count as
+    equally large."""
     bad_lines: int = 0
     """Lines of the source that could not be read and that the caller chose to skip."""
     sampling_rate: float = 1.0

@@ -42,6 +42,25 @@ _HIDDEN_BYTES = 4
 
 
 @dataclass(frozen=True)
+class Engine:
+    """One model as an engine of some ranks serves it."""
+
+    model: str
+    """The model's name."""
+    world_size: int
+    """KV ranks."""
+    kv_bytes_per_token: int
+    """KV of a token over all ranks, bytes."""
+    retrieves: bool = True
+    """Whether the engine loads what a lookup found."""
+
+    @property
+    def hidden(self) -> int:
+        """Return the hidden elements of one rank."""
+        return self.kv_bytes_per_token // self.world_size // _HIDDEN_BYTES
+
+
+@dataclass(frozen=True)
 class Request:
     """One prompt of an access log."""
 
@@ -64,7 +83,7 @@ class Outcome:
     sent: int
     """Number of chunks sent to the server to be stored."""
     corrupt: int
-    """Number of chunks that came back with other bytes than were stored under that chunk id."""
+    """Number of chunks that came back with other bytes than were stored under that chunk id, on the worst rank."""
     lost: bool
     """Whether the lookup found chunks that could not be retrieved afterwards."""
     refused: bool
@@ -140,29 +159,35 @@ class Connection:
 
 
 class KVClient:
-    """One engine worker, registered for models that share one KV layout: float16, K and V, one layer."""
+    """The workers of one engine for each model: float16, K and V, one layer, one object group."""
 
-    def __init__(self, connection: Connection, instance_id: int, models: tuple[str, ...], kv_bytes_per_token: int) -> None:
-        """Connect, and register the models as `instance_id`, `instance_id` + 1, ..
+    def __init__(
+        self, connection: Connection, instance_id: int, models: tuple[Engine | str, ...], kv_bytes_per_token: int = 128
+    ) -> None:
+        """Connect, and register every rank of every engine as `instance_id`, `instance_id` + 1, ..
+
+        A name stands for an engine of one rank with `kv_bytes_per_token`.
 
         Raises:
             NotLMCacheError: Something listens, but it does not speak LMCache's request protocol.
             UnsupportedError: The server does not accept KV from a client without a GPU.
         """
         self._connection = connection
-        self._models = models
-        self._hidden = kv_bytes_per_token // _HIDDEN_BYTES
+        self._engines = [Engine(one, 1, kv_bytes_per_token) if isinstance(one, str) else one for one in models]
         self._wait = connection.wait
         self._rpc = ZmqMultiprocessClient(MessageQueueClient(connection.url, connection.context))
         self._registered: list[int] = []
+        self._instances: list[range] = []
         try:
             self.chunk_size = self._ask_chunk_size()
-            for number in range(len(models)):
-                self._register(instance_id + number, models[number])
+            for engine in self._engines:
+                first = instance_id + len(self._registered)
+                self._instances.append(range(first, first + engine.world_size))
+                for instance in self._instances[-1]:
+                    self._register(instance, engine)
         except BaseException:
             self.close()
             raise
-        self._shape = (2, 1, self.chunk_size, self._hidden)
 
     def request(self, request: Request) -> Outcome:
         """Do for one prompt what an engine does, also if the prompt is shorter than one chunk, like vLLM's connector.
@@ -170,26 +195,28 @@ class KVClient:
         Raises:
             CacheDiedError: The server is gone or does not answer. The request stays unfinished.
         """
-        whole = len(request.chunk_ids)
+        whole, engine = len(request.chunk_ids), self._engines[request.model]
         lookup = self._key(request)
-        self._wait(self._rpc.lookup(lookup, 1), "lookup")
+        self._wait(self._rpc.lookup(lookup, engine.world_size), "lookup")
         hit: int | None = self._wait(self._rpc.wait_prefetch_status(request.id, self._connection.timeout), "wait_prefetch_status")
         if hit is None:
             msg = f"the LMCache server at {self._connection.url} did not finish a lookup within {self._connection.timeout:g} s"
             raise CacheDiedError(msg)
-        transfer, instance = replace(lookup, worker_id=0), self._registered[request.model]
-        found = self._retrieve(replace(transfer, end=hit * self.chunk_size), instance) if hit else None
-        refused = hit < whole and not self._store(
-            replace(transfer, start=hit * self.chunk_size), instance, request.chunk_ids[hit:]
-        )
+        corrupt, lost, refused = 0, False, False
+        ranks = list(enumerate(self._instances[request.model]))
+        if hit and not engine.retrieves:
+            held = replace(lookup, end=hit * self.chunk_size)
+            self._wait(self._rpc.free_lookup_locks(held, engine.world_size), "free_lookup_locks")
+        for rank, instance in ranks if hit and engine.retrieves else ():
+            found = self._retrieve(replace(lookup, worker_id=rank, end=hit * self.chunk_size), instance)
+            expected = _of_rank(marks(request.chunk_ids[:hit]), rank)
+            corrupt = max(corrupt, 0 if found is None else _differences(found, expected))
+            lost |= found is None
+        for rank, instance in ranks if hit < whole else ():
+            rest = replace(lookup, worker_id=rank, start=hit * self.chunk_size)
+            refused |= not self._store(rest, instance, engine.hidden, _of_rank(marks(request.chunk_ids[hit:]), rank))
         self._wait(self._rpc.end_session(request.id), "end_session")
-        return Outcome(
-            hit=hit,
-            sent=0 if refused else whole - hit,
-            corrupt=_differences(found, marks(request.chunk_ids[:hit])) if found is not None else 0,
-            lost=hit > 0 and found is None,
-            refused=refused,
-        )
+        return Outcome(hit=hit, sent=0 if refused else whole - hit, corrupt=corrupt, lost=lost, refused=refused)
 
     def close(self) -> None:
         """Unregister, unless the server is gone, and release the socket."""
@@ -208,14 +235,14 @@ class KVClient:
             msg = f"{self._connection.url} is not the RPC address (--port, not --http-port) of an `lmcache server`: {error}"
             raise NotLMCacheError(msg) from error
 
-    def _register(self, instance_id: int, model: str) -> None:
+    def _register(self, instance_id: int, engine: Engine) -> None:
         payload = RegisterEngineDrivenContextPayload(
             instance_id=instance_id,
-            model_name=model,
-            world_size=1,
+            model_name=engine.model,
+            world_size=engine.world_size,
             block_size=self.chunk_size,
             num_layers=1,
-            hidden_dim_size=self._hidden,
+            hidden_dim_size=engine.hidden,
             dtype_str="float16",
             use_mla=False,
             num_physical_slots=self.chunk_size,
@@ -233,9 +260,10 @@ class KVClient:
             raise UnsupportedError(msg)
 
     def _key(self, request: Request) -> IPCCacheServerKey:
+        engine = self._engines[request.model]
         return IPCCacheServerKey(
-            model_name=self._models[request.model],
-            world_size=1,
+            model_name=engine.model,
+            world_size=engine.world_size,
             worker_id=None,
             token_ids=prompt(request.chunk_ids, request.tokens, self.chunk_size),
             start=0,
@@ -251,13 +279,13 @@ class KVClient:
         self._wait(self._rpc.commit_retrieve(key, instance), "commit_retrieve")
         return _Loader(io.BytesIO(answer.data)).load() if answer.success else None
 
-    def _store(self, key: IPCCacheServerKey, instance: int, chunk_ids: npt.NDArray[np.int32]) -> bool:
-        """Send the KV of some chunks. Return whether the server accepted it.
+    def _store(self, key: IPCCacheServerKey, instance: int, hidden: int, filled: npt.NDArray[np.uint32]) -> bool:
+        """Send one rank's KV of some chunks, each filled with its mark. Return whether the server accepted it.
 
         The server also accepts a store that it drops because L1 is full.
         """
-        words = np.repeat(marks(chunk_ids), self.chunk_size * self._hidden).reshape(len(chunk_ids), -1)
-        chunks = [torch.from_numpy(row.view(np.float16).reshape(self._shape)) for row in words]
+        words = np.repeat(filled, self.chunk_size * hidden).reshape(len(filled), -1)
+        chunks = [torch.from_numpy(row.view(np.float16).reshape(2, 1, self.chunk_size, hidden)) for row in words]
         self._wait(self._rpc.prepare_store(key, instance), "prepare_store")
         return bool(self._wait(self._rpc.commit_store(key, instance, _pickled(chunks)), "commit_store"))
 
@@ -272,6 +300,11 @@ def _address(rpc_url: str) -> tuple[str, int]:
         msg = f"{rpc_url!r} is not the RPC address of an `lmcache server`; give one like tcp://127.0.0.1:5555"
         raise UnreachableError(msg)
     return host, port
+
+
+def _of_rank(of_chunk: npt.NDArray[np.uint32], rank: int) -> npt.NDArray[np.uint32]:
+    """Return the marks of one rank's part of each chunk; different for each rank, and never zero."""
+    return of_chunk * np.uint32(2 * rank + 1)  # odd, so no two chunks become equal
 
 
 def _differences(chunks: list[npt.NDArray[np.uint32]], expected: npt.NDArray[np.uint32]) -> int:

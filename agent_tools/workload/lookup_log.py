@@ -21,6 +21,7 @@ import numpy.typing as npt
 from agent_tools.errors import WorkloadError
 
 from .access_log import AccessLog, in_time_order
+from .chunk_layout import ChunkLayout, ObjectGroup
 from .chunk_table import ChunkTable, parse_hash_lists
 from .jumps import CLOCK_SET_BACK, without_jumps
 from .lines import Block, Source
@@ -139,7 +140,8 @@ class _Reader:
         self.chunk_size = chunk_size
         self.chunk_sizes: Counter[int] = Counter()
         self.layouts: dict[tuple[bytes, bytes], int | None] = {}
-        self.models: dict[str, int] = {}
+        self.models: dict[tuple[str, int | None], int] = {}
+        """Labels of models by name and bytes of a chunk: engines whose KV is laid out differently share no chunk."""
         self.blocks: list[_Columns] = []
         self._table: ChunkTable | None = None
         self._unnamed = count()
@@ -178,7 +180,7 @@ class _Reader:
 
     def _columns(self, lines: Sequence[_Line], chunk_size: int) -> _Columns:
         tokens = np.array([line.seq_len for line in lines], dtype=np.int64)
-        models = np.array([self.models.setdefault(line.model_name, len(self.models)) for line in lines], dtype=np.int16)
+        models = np.array([self._label(line) for line in lines], dtype=np.int16)
         hashes, counts = self._hashes([line.chunk_hashes for line in lines])
         if (counts > tokens // chunk_size).any():
             msg = "more chunk hashes than whole chunks"
@@ -189,6 +191,17 @@ class _Reader:
         # Lines without a request id all count as different lookups.
         names = np.array([hash((line.timestamp, line.request_id or next(self._unnamed))) for line in lines], dtype=np.int64)
         return _Columns(ids, counts, tokens, np.array([line.timestamp for line in lines]), models, names)
+
+    def _label(self, line: _Line) -> int:
+        size = self.layouts[bytes(line.dtypes), bytes(line.shapes)]
+        return self.models.setdefault((line.model_name, size), len(self.models))
+
+    def _models(self) -> tuple[tuple[str, ...], tuple[ChunkLayout | None, ...]]:
+        """Return name and layout of each model label. A model with several layouts has a name for each."""
+        several = {model for model, count in Counter(model for model, _ in self.models).items() if count > 1}
+        names = (f"{model} ({size} bytes a chunk of one rank)" if model in several else model for model, size in self.models)
+        layouts = (None if size is None else ChunkLayout((ObjectGroup(size),), model=model) for model, size in self.models)
+        return tuple(names), tuple(layouts)
 
     def _hashes(self, lists: list[msgspec.Raw]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Return (chunks, hash bytes) raw hashes, and the number of hashes in each list."""
@@ -213,6 +226,7 @@ class _Reader:
             msg = f"{path} mixes chunk sizes: {self._sizes()}. Choose one of them with chunk_size (--chunk-size)."
             raise WorkloadError(msg)
         counts = np.concatenate([block.counts for block in self.blocks])
+        names, layouts = self._models()
         chunk_bytes = set(self.layouts.values())
         timestamps, set_back = without_jumps(np.concatenate([block.timestamps for block in self.blocks]))
         log = AccessLog(
@@ -223,7 +237,8 @@ class _Reader:
             timestamps=timestamps,
             tenants=np.zeros(len(counts), dtype=np.int16),
             models=np.concatenate([block.models for block in self.blocks]),
-            model_names=tuple(self.models),
+            model_names=names,
+            layouts=layouts if any(layouts) else (),
             hashes=self._table.hashes(),
             chunk_bytes=chunk_bytes.pop() if len(chunk_bytes) == 1 else None,
             bad_lines=bad_lines,

@@ -18,10 +18,10 @@ from agent_tools.lmcache_import import importing_lmcache
 from agent_tools.plain import plain
 
 from .access_log import AccessLog
-from .schedule import ReplaySettings, Schedule
+from .schedule import ReplayedModel, ReplaySettings, Schedule
 
 if TYPE_CHECKING:
-    from .kv_client import KVClient, Outcome
+    from .kv_client import Engine, KVClient, Outcome
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished requests and of all requests, from the thread that called `replay`."""
@@ -197,19 +197,20 @@ def _raise_error_of(worker: Future[None], tally: _Tally) -> None:
 @contextmanager
 def _clients(log: AccessLog, rpc_url: str, settings: ReplaySettings, stopped: threading.Event) -> "Iterator[list[KVClient]]":
     """Provide the clients, registered with the server until the block ends."""
-    models = tuple(name or settings.model for name in log.model_names)
     salts = [salt for salt in log.tenant_names if len(salt) > _SALT_LENGTH or set(salt) & _NOT_IN_SALTS]
     if salts:
         msg = f"tenant {plain(salts[0])!r} cannot be a cache salt: at most {_SALT_LENGTH} characters, none of @ / \\ and NUL"
         raise WorkloadError(msg)
-    kv_client, first_id = _kv_client(), secrets.randbelow(2**30)  # an earlier replay's id would keep that replay's KV layout
+    kv_client = _kv_client()
+    engines = tuple(_engine(kv_client, name or settings.model, settings) for name in log.model_names)
+    ranks = sum(engine.world_size for engine in engines)
+    first_id = secrets.randbelow(2**30)  # an earlier replay's id would keep that replay's KV layout
     with ExitStack() as stack:
         connection = kv_client.Connection(rpc_url, settings.timeout_seconds, stopped)
         stack.callback(connection.close)
         clients = []
         for number in range(settings.clients):
-            ids = first_id + number * len(models)
-            clients.append(kv_client.KVClient(connection, ids, models, settings.kv_bytes_per_token))
+            clients.append(kv_client.KVClient(connection, first_id + number * ranks, engines))
             stack.callback(clients[-1].close)
         if clients[0].chunk_size != log.chunk_size:
             msg = (
@@ -218,6 +219,17 @@ def _clients(log: AccessLog, rpc_url: str, settings: ReplaySettings, stopped: th
             )
             raise WorkloadError(msg)
         yield clients
+
+
+def _engine(kv_client: ModuleType, model: str, settings: ReplaySettings) -> "Engine":
+    """Return how the engine of one model stores its KV."""
+    how = settings.models.get(model, ReplayedModel())
+    size = how.kv_bytes_per_token or settings.kv_bytes_per_token
+    if size % (4 * how.world_size):
+        msg = f"{size} KV bytes per token cannot be divided among {how.world_size} ranks of {plain(model)}: give 4 for each rank"
+        raise WorkloadError(msg)
+    engine: Engine = kv_client.Engine(how.name or model, how.world_size, size, how.retrieves)
+    return engine
 
 
 def _kv_client() -> ModuleType:

@@ -16,6 +16,19 @@ _TICK = 0.1
 """Seconds between two checks whether to halt."""
 
 
+class ReplayedModel(Frozen):
+    """How the engine of one model stores its KV."""
+
+    world_size: Annotated[int, Field(gt=0, le=255)] = 1
+    """KV ranks of the engine. Each stores its part of every chunk as an object of its own."""
+    kv_bytes_per_token: Annotated[int, Field(gt=0, multiple_of=4)] | None = None
+    """KV of each token over all ranks, bytes: a multiple of 4 for each rank. ``None``: as `ReplaySettings.kv_bytes_per_token`."""
+    name: str | None = None
+    """Name that the engine reports, if it is not the model's name in the log: one model may run with several world sizes."""
+    retrieves: bool = True
+    """Whether the engine loads what was found. False: its own cache has it, so it only releases the chunks."""
+
+
 class ReplaySettings(Frozen):
     """The settings of a replay."""
 
@@ -24,7 +37,9 @@ class ReplaySettings(Frozen):
     pace: Annotated[float, Field(gt=0)] | None = None
     """Time compression: 60 replays an hour in a minute. ``None``: send as fast as the server answers."""
     kv_bytes_per_token: Annotated[int, Field(gt=0, multiple_of=4)] = 128
-    """Size of the KV made for each token, bytes."""
+    """Size of the KV made for each token, bytes, over all ranks."""
+    models: dict[str, ReplayedModel] = {}
+    """How the engines of single models store their KV, by the model's name in the log. Others have one rank."""
     model: str = "replay"
     """Model name for the requests of a log that names no model."""
     limit_seconds: Annotated[float, Field(gt=0)] | None = None

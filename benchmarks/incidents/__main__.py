@@ -5,6 +5,7 @@ import sys
 
 from . import report
 from .bench import run
+from .incident import Vllm
 from .rules import judge
 from .scenarios import incidents
 
@@ -16,7 +17,9 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=sorted(known), metavar="NAME", help="these alone; of the others, earlier results stay"
     )
-    chosen = parser.parse_args().only or list(known)
+    parser.add_argument("--vllm", action="store_true", help="those that need a real vLLM, and no others; else they are left out")
+    given = parser.parse_args()
+    chosen = given.only or [name for name, one in known.items() if isinstance(one.stage, Vllm) == given.vllm]
     ran: list[report.Ran] = []
     for number, name in enumerate(chosen, 1):
         incident = known[name]

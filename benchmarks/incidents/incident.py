@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from agent_tools.demo.engine.chat_traffic import ChatTraffic
 from agent_tools.models import Bounds, SymptomCode
 from agent_tools.models.cost import Economics
 from agent_tools.workload.access_log import AccessLog
@@ -59,6 +60,18 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Vllm(Server):
+    """Such a server, and in front of it a real vLLM with its own prefix cache (L0) on, to which agents talk."""
+
+    own_cache_tokens: int = 0
+    """Size of L0, tokens."""
+    chats: ChatTraffic = field(default_factory=ChatTraffic)
+    """The conversations of one round; each further round has other documents."""
+    connector: Mapping[str, float | str | bool] = field(default_factory=dict)
+    """Settings of LMCache's connector in vLLM."""
+
+
+@dataclass(frozen=True)
 class Engines:
     """Real `LMCacheEngine` workers in processes of their own, reached over their internal API servers."""
 
@@ -82,7 +95,7 @@ class Incident:
     expected: Expected
     stage: Server | Engines
     traffic: Callable[[], AccessLog | None] = lambda: None
-    """Makes the requests, sent over `bench.SECONDS`; ``None`` where nobody asks (or `Engines` have their own)."""
+    """Makes the requests, sent over `bench.SECONDS`; ``None`` where nobody asks (or `Engines` and `Vllm` have their own)."""
     clients: int = 2
     bounds: Bounds = field(default_factory=Bounds)
     """What the operator lets the product change on its own."""

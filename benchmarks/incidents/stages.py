@@ -1,12 +1,14 @@
 """The processes of an incident, as they run: real servers and engines, and the traffic into them."""
 
+import asyncio
 import contextlib
 import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -14,6 +16,9 @@ from unittest import mock
 import httpx
 import numpy as np
 
+from agent_tools.demo.engine.chat_traffic import ChatAnswer, client, send
+from agent_tools.demo.engine.tiny_model import Shape
+from agent_tools.demo.engine.vllm_server import MODEL, VllmServer, require_vllm
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.deployments.server.process import ServerProcess, free_port
 from agent_tools.errors import LMCacheToolError
@@ -22,12 +27,18 @@ from agent_tools.models import MB
 from agent_tools.workload.replay import _kv_client, replay
 from agent_tools.workload.schedule import ReplaySettings
 
-from .incident import Engines, Incident, Server
+from .incident import Engines, Incident, Server, Vllm
 
 if TYPE_CHECKING:
     from engine_process import EngineProcess
 
 KV_BYTES_PER_TOKEN = 128
+SMALL_MODEL = Shape(hidden=512, intermediate=1024, layers=2, heads=4, kv_heads=1)
+"""The model of a `Vllm`: 1 KB of KV a token, and so little computation that its requests are many."""
+PAUSE = 0.1
+"""Seconds between an answer of that model and the client's next request."""
+ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+"""The agents and the server need a core too."""
 MAX_L1_MB = 96
 """Most L1 that the module of a server lets anyone ask for."""
 
@@ -97,8 +108,8 @@ class RunningServer(Running):
         settings = ReplaySettings(clients=self._clients, pace=pace, kv_bytes_per_token=KV_BYTES_PER_TOKEN)
         result = replay(self.log, self.process.rpc_url, settings, stop=self._halt)
         for what in ("corrupt_chunks", "failed_retrieves", "refused_stores"):
-            if count := getattr(result, what):
-                self.failures.append(f"{count} {what}")
+            if times := getattr(result, what):
+                self.failures.append(f"{times} {what}")
 
     def restart(self) -> None:
         """As an operator would: the traffic is held back, the server stopped and started on the same ports."""
@@ -123,6 +134,12 @@ class RunningServer(Running):
             connection.wait(engine._rpc.lookup(engine._key(asked), 1), "lookup")  # noqa: SLF001
             connection.wait(engine._rpc.wait_prefetch_status(asked.id, 10), "wait_prefetch_status")  # noqa: SLF001
 
+    def ask_unregistered(self, model: str, world_size: int = 1, lookups: int = 60) -> None:
+        """Be an engine whose registration is gone: it looks up the first prompts, and the server has nothing to look up."""
+        assert self.log is not None  # noqa: S101
+        prompts = [(self.log.request(number % len(self.log)), self.log.chunk_size) for number in range(lookups)]
+        ask_without_registration(self.process.rpc_url, model, world_size, prompts)
+
     def _launched(self, ports: tuple[int, int] | None) -> ServerProcess:
         stage = self._stage
         flags: Flags = {
@@ -146,6 +163,80 @@ class RunningServer(Running):
             flags["--l2-adapter"] = [json.dumps(stage.l2).replace("FOLDER", str(self._folder / "l2"))]
             (self._folder / "l2").mkdir(exist_ok=True)
         return ServerProcess.launch(flags | dict(stage.flags), self._folder / "logs", ports)
+
+
+class RunningVllm(RunningServer):
+    """One server, a real vLLM in front of it, and agents who talk to it round after round."""
+
+    def __init__(self, incident: Incident, seconds: float, folder: Path, stack: ExitStack) -> None:
+        require_vllm()
+        super().__init__(incident, seconds, folder, stack)
+        assert isinstance(incident.stage, Vllm)  # noqa: S101
+        self._chats, self.senders = incident.stage.chats, incident.clients
+        with mock.patch.dict(os.environ, ONE_THREAD):
+            self.vllm = VllmServer.launch(
+                self.process.rpc_url,
+                folder / "logs",
+                free_port(),
+                incident.stage.connector,
+                incident.stage.own_cache_tokens,
+                SMALL_MODEL,
+            )
+        stack.callback(lambda: io_loop.run(self.vllm.stop))
+        io_loop.run(self.vllm.wait_ready)
+        self.settings["engine"] = self.vllm.url
+
+    def send(self, number: int) -> None:
+        answers = asyncio.run(self._talk(number))
+        self.failures += [answer.error for answer in answers if answer.error is not None]
+
+    async def _talk(self, number: int) -> list[ChatAnswer]:
+        """Send this client's share of round after round until `halt`."""
+        answers: list[ChatAnswer] = []
+        async with client(self.vllm.url) as openai:
+            for seed in count():
+                for request in self._chats.with_seed(seed).requests():
+                    if self._halt.is_set():
+                        return answers
+                    if request.conversation % self.senders == number:
+                        answers += await send(openai, MODEL, [request], pause=PAUSE)
+        return answers
+
+
+def ask_without_registration(rpc_url: str, model: str, world_size: int, prompts: Sequence[tuple[Any, int]]) -> int:
+    """Look up prompts of a model that nobody registered with this world size, and return the number of chunks found.
+
+    Args:
+        rpc_url: Address of the server for engines.
+        model: Name of the model.
+        world_size: World size that is asked for.
+        prompts: Chunk ids of each prompt, and the tokens of a chunk.
+    """
+    kv_client, found = _kv_client(), 0
+    connection = kv_client.Connection(rpc_url, 20, threading.Event())
+    engine = kv_client.KVClient(connection, 78, (), KV_BYTES_PER_TOKEN)
+    try:
+        for number, (chunks, size) in enumerate(prompts):
+            chunk_ids, tokens = np.asarray(chunks, np.int32), len(chunks) * size
+            key = kv_client.IPCCacheServerKey(
+                model_name=model,
+                world_size=world_size,
+                worker_id=None,
+                token_ids=kv_client.prompt(chunk_ids, tokens, size),
+                start=0,
+                end=tokens,
+                request_id=f"unregistered-{model}-{world_size}-{number}",
+                cache_salt="",
+                num_kv_readers=1,
+            )
+            rpc = engine._rpc  # noqa: SLF001
+            connection.wait(rpc.lookup(key, world_size), "lookup")
+            found += connection.wait(rpc.wait_prefetch_status(key.request_id, 10), "wait_prefetch_status") or 0
+            connection.wait(rpc.end_session(key.request_id), "end_session")
+    finally:
+        engine.close()
+        connection.close()
+    return found
 
 
 class RunningEngines(Running):
@@ -190,8 +281,10 @@ def staged(incident: Incident, seconds: float) -> Iterator[tuple[Running, list[s
     with tempfile.TemporaryDirectory(prefix="lmcache-incident-", dir="/dev/shm") as name:
         folder = Path(name)
         with ExitStack() as stack:
-            if isinstance(incident.stage, Server):
-                running: Running = RunningServer(incident, seconds, folder, stack)
+            if isinstance(incident.stage, Vllm):
+                running: Running = RunningVllm(incident, seconds, folder, stack)
+            elif isinstance(incident.stage, Server):
+                running = RunningServer(incident, seconds, folder, stack)
             else:
                 running = RunningEngines(incident, folder, stack)
             stack.callback(running.halt)

@@ -135,6 +135,25 @@ def test_an_outcome_that_cannot_be_written_is_told(operations: Operations, monke
     assert [one.outcome for one in records] == [ChangeOutcome.STARTED]
 
 
+def test_an_undo_during_which_the_disk_fills_up_says_that_it_was_made(
+    operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own lines have their room. The line that closes the first change has none."""
+    done = io_loop.run(operations.apply, plan(operations, 24), "test")
+    deployment, log = operations.registry.get("default").deployment, operations.actor.log
+    apply = deployment.apply
+
+    async def filling_up(*arguments: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size, resource.RLIM_INFINITY))
+        await apply(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(deployment, "apply", filling_up)
+    with longest_file(resource.RLIM_INFINITY), pytest.raises(RecordError, match=rf"{done.change_id} was undone by change-"):
+        io_loop.run(operations.undo, "default", done.change_id, "test")
+    assert io_loop.run(operations.settings).max_size_mb == done.plan.changes[0].old
+    assert outcomes(operations) == [ChangeOutcome.STARTED, ChangeOutcome.APPLIED] * 2
+
+
 def plan(operations: Operations, max_size_mb: float) -> Plan:
     return io_loop.run(operations.plan, "default", ConfigUpdate(max_size_mb=max_size_mb), "a test")
 

@@ -58,7 +58,7 @@ def test_a_real_page_gives_the_counters_of_what_was_sent(server: ServerProcess, 
     assert set(mine) == {("exposition", "tenant-1"), ("exposition", "tenant-2")}
     assert sum(counts.requested for counts in mine.values()) == result.requested_chunks * result.chunk_size
     assert sum(counts.hit_l1 for counts in mine.values()) == result.hit_chunks * result.chunk_size
-    assert after.objects_per_token == pytest.approx(1 / result.chunk_size)
+    assert after.objects_per_token["exposition"] == pytest.approx(1 / result.chunk_size)
     assert after.process_start == before.process_start
     assert f'service_instance_id="{after.instance_id}"' in text
 
@@ -73,7 +73,7 @@ def test_label_sets_are_summed_and_other_reasons_left_out() -> None:
         ("llama", "a"): TokenCounters(requested=1024),
         ("qwen", "b"): TokenCounters(requested=2048, hit_l1=512),
     }
-    assert read.objects_per_token == 4 / 512
+    assert read.objects_per_token == {"qwen": 4 / 512}
 
 
 def test_series_with_a_label_we_do_not_know_are_summed_too() -> None:
@@ -91,7 +91,7 @@ def test_a_page_without_cache_metrics_says_so(text: str) -> None:
     read = parse_exposition(text)
     assert not read.has_cache_metrics
     assert read.tokens == {}
-    assert read.objects_per_token is None
+    assert read.objects_per_token == {}
     assert read.process_start is None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from real_cache import Launch, eventually
+from real_engine import engine
 from real_logs import CHUNK_SIZE, conversations, log_of
 
 from agent_tools.deployments.base import silent
@@ -37,7 +38,9 @@ def plain(connect: Connect, process: ServerProcess) -> ServerDeployment:
 def play(plain: ServerDeployment, process: ServerProcess, log: AccessLog, **settings: object) -> ReplayResult:
     """Replay a log, and wait until the server has logged it."""
     began = time.time()
-    result = replay(log, process.rpc_url, ReplaySettings.model_validate(settings))
+    with engine(process, str(settings.get("model", "replay")), 1):  # an engine's registration tells the model's world size
+        result = replay(log, process.rpc_url, ReplaySettings.model_validate(settings))
+        io_loop.run(plain.world_sizes)
     eventually(lambda: len(io_loop.run(plain.access_log, began) or ()) >= result.requests)
     return result
 

@@ -15,7 +15,7 @@ from real_logs import CHUNK_SIZE, conversations, log_of
 
 from agent_tools.caches.registry import Cache
 from agent_tools.deployments.base import silent
-from agent_tools.deployments.server.answers import entry_of
+from agent_tools.deployments.server.answers import entries_of
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.deployments.snapshot import metrics_between
@@ -264,7 +264,7 @@ def test_an_entry_is_read_as_lmcache_would_send_it(chunk_hash: bytes, group: int
     api = pytest.importorskip("lmcache.v1.distributed.api", reason="the entry's own class is LMCache's", exc_type=ImportError)
     key = api.ObjectKey(chunk_hash, "org/model", 0x01000100, object_group_id=group, cache_salt="acme")
     page = api.KeyListPage(entries=(api.KeyEntry(key.to_encoded_object_key(), size),), next_page_token=None)
-    entry = entry_of(jsonable_encoder({"entries": page.entries})["entries"][0])
+    (entry,) = entries_of(jsonable_encoder({"entries": page.entries})["entries"])
     assert entry.prefix_hash == chunk_hash.hex()
-    assert entry.entry_id == f"org/model@01000100@{chunk_hash.hex()}@{group}@acme"
+    assert entry.entry_id == f"org/model@1@{chunk_hash.hex()}@acme"
     assert entry.size_mb == size / MB

@@ -12,7 +12,7 @@ from agent_tools.deployments.server.command_line import adapter_json, adapter_of
 from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
 
 BOOT: dict[str, Any] = {
-    "mp": {"chunk_size": 128, "port": 5555, "shm_name": ""},
+    "mp": {"chunk_size": 128, "port": 5555, "shm_name": "", "server_modules": []},
     "storage_manager": {
         "l1_manager_config": {"memory_config": {"size_in_bytes": 2**24, "use_lazy": True, "devdax_path": ""}},
         "eviction_config": {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.1},

@@ -1,7 +1,7 @@
 """Claims about the simulated cache: it is the server model, to the chunk; a change touches only what comes after."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from agent_tools.deployments.simulated.deployment import SimulatedDeployment, Si
 from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import UnsupportedError, WorkloadError
 from agent_tools.io_loop import io_loop
-from agent_tools.models import MB, SETTINGS, Bounds, ConfigUpdate, EvictionPolicy, L2Adapter, Mode, SupportLevel
+from agent_tools.models import MB, SETTINGS, Bounds, ConfigUpdate, EvictionPolicy, L2Adapter, Mode, SupportLevel, Verdict
 from agent_tools.operations import Operations
 from agent_tools.prediction.eviction_clock import PERIOD, EvictionClock, observed_clock
 from agent_tools.prediction.in_process_model import InProcessPolicy, simulate_in_process
@@ -32,8 +32,8 @@ from agent_tools.workload.generate import AgentTraffic
 NOW = 1.7e9
 """Where the clock of these tests stands; only `advance` moves it."""
 CHUNK_BYTES = 128 * CHUNK_SIZE
-SMALL = {"l1_size_mb": 100 * CHUNK_BYTES / MB, "kv_bytes_per_token": 128}
-"""An L1 of 100 chunks."""
+SMALL = {"l1_size_mb": 100 * CHUNK_BYTES / MB, "kv_bytes_per_token": 128, "past_seconds": 0}
+"""An L1 of 100 chunks, empty at the first call."""
 L2 = L2Adapter(type="mock", settings={"max_size_gb": 400 * CHUNK_BYTES / 2**30, "mock_bandwidth_gb": 1, "eviction": {}})
 BUSY = AgentTraffic(conversations=60, turns=5, think_seconds=5, system_prompts=2)
 
@@ -361,6 +361,16 @@ def test_options_that_make_no_sense_are_refused() -> None:
         made(eviction_policy="mru")
 
 
+def test_generated_traffic_has_a_past_when_the_cache_is_first_read_and_a_recording_has_none(tmp_path: Path) -> None:
+    lived_in = io_loop.run(made(past_seconds=300).snapshot)
+    assert lived_in == replace(advance(made(), 300), asked_at=NOW, taken_at=NOW, process_start=NOW - 300)
+    fast = io_loop.run(made(past_seconds=300, speed=10).snapshot)
+    assert (fast.process_start, fast.counters.lookups) == (NOW - 30, lived_in.counters.lookups)
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 1000, "output_length": 1, "hash_ids": [1, 2]}\n' * 3)
+    assert io_loop.run(made(past_seconds=300, workload=trace, chunk_size=512).snapshot).process_start == NOW
+
+
 # ---- under the operations ----
 
 
@@ -389,6 +399,16 @@ def test_tune_cache_improves_a_badly_set_cache_verifies_it_and_undoes_it(badly_s
     assert after > before + 0.05
     io_loop.run(operations.undo, "default", report.change.change_id, "test")
     assert io_loop.run(cache.deployment.config).max_size_mb == SMALL["l1_size_mb"]
+
+
+def test_the_first_look_at_the_simulated_default_shows_figures_and_advice(tmp_path: Path) -> None:
+    settings = Settings(caches={"default": CacheSettings(target="simulated:")}, state_folder=tmp_path)
+    operations = Operations(Registry(settings))
+    metrics, advice = io_loop.run(operations.metrics), io_loop.run(operations.recommend)
+    assert metrics.window.simulated
+    assert metrics.hit_rate_percent is not None
+    assert 50 < metrics.hit_rate_percent < 90
+    assert advice.verdict is not Verdict.NO_DATA
 
 
 def test_its_status_says_that_it_is_simulated(badly_set: tuple[Operations, Cache]) -> None:

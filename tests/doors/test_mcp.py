@@ -65,7 +65,7 @@ async def test_tools_are_listed_with_their_schemas_titles_and_all_four_hints() -
 
 
 async def test_a_read_only_toolkit_lists_nothing_that_changes_a_cache_and_its_prefix_is_kept() -> None:
-    tools = LMCacheToolkit(read_only=True, prefix="kv_").get_tools()
+    tools = LMCacheToolkit().read_only().prefixed("kv_").get_tools()
     async with connected(mcp_server(tools)) as client:
         listed = (await client.list_tools()).tools
         refused = await client.call_tool("kv_clear_cache", {"reason": "test"})
@@ -150,7 +150,10 @@ def url(environment: dict[str, str]) -> Iterator[str]:
             yield eventually(lambda: answering(f"http://127.0.0.1:{port}/mcp"), seconds=30)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=20)
+            finally:
+                process.kill()  # without effect once it has ended
 
 
 def answering(url: str) -> str | None:

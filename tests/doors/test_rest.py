@@ -188,6 +188,8 @@ def test_of_two_changes_at_once_the_second_is_told_to_wait(client: httpx.Client,
         ("GET changes/change-0", None, 404, "unknown_change", "there is no change 'change-0'"),
         ("POST optimize", {"target_utilization_percent": 100}, 422, "bad_request", "target_utilization_percent"),
         ("POST changes/change-0/undo", None, 404, "unknown_change", "there is no change 'change-0'"),
+        ("POST changes/change-0/verify", None, 404, "unknown_change", "there is no change 'change-0'"),
+        ("POST changes/x/verify?verify_seconds=0", None, 422, "bad_request", "verify_seconds"),
         ("GET nothing", None, 404, "not_found", "Not Found"),
         ("GET clear", None, 405, "method_not_allowed", "Method Not Allowed"),
     ],
@@ -349,7 +351,9 @@ async def test_its_document_names_every_route_model_and_problem(unguarded: httpx
         f"/lmcache/{path}"
         for path in (
             *("caches", "status", "version", "metrics", "config", "config/support", "recommendations", "report"),
-            *("optimize", "clear", "changes", "changes/{change_id}", "changes/{change_id}/undo"),
+            *("config/export", "config/drift", "agent/metrics"),
+            *("optimize", "clear", "changes", "changes/{change_id}"),
+            *("changes/{change_id}/undo", "changes/{change_id}/verify"),
         )
     }
     assert {"get_status", "change_config", "undo_change", "get_report"} < set(routes)

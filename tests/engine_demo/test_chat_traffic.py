@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent_tools.demo.engine.chat_traffic import ChatAnswer, ChatRequest, ChatTraffic
-from agent_tools.demo.engine.demo import Phase, settings_for, ttft_of
+from agent_tools.demo.engine.demo import Phase, own_cache_tokens, settings_for, ttft_of
 from agent_tools.demo.engine.tiny_model import WORDS, Shape
 
 SMALL = ChatTraffic(conversations=4, turns=3, system_words=300, document_words=500, turn_words=100, answer_words=10)
@@ -73,6 +73,14 @@ def test_the_first_l1_is_too_small_for_the_workload_and_the_operator_allows_one_
     assert cache.embedded.l1_size_mb < needed / 2
     assert (cache.bounds.max_size_mb or 0) > needed / 0.8, "LMCache's default watermark"
     assert cache.engine is not None
+
+
+def test_the_engines_own_cache_is_a_third_of_the_workload_and_holds_any_prompt_of_it() -> None:
+    assert own_cache_tokens(ChatTraffic()) == ChatTraffic().tokens // 3
+    for traffic in (SMALL, ChatTraffic(), ChatTraffic(conversations=1)):
+        longest = max(len(words(one)) for one in traffic.requests())
+        assert longest == pytest.approx(traffic.longest_prompt, rel=0.06)
+        assert longest < own_cache_tokens(traffic)
 
 
 def answer(ttft: float | None, started: float = 0.0) -> ChatAnswer:

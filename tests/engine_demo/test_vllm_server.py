@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agent_tools.demo.engine.vllm_server import VllmServer, transfer_config
+from agent_tools.demo.engine.vllm_server import BLOCK, CONTEXT, VllmServer, own_cache_flags, transfer_config
 from agent_tools.doors.cli import app
 from agent_tools.errors import RefusedError
 from agent_tools.io_loop import io_loop
@@ -49,3 +49,11 @@ def test_the_connector_is_told_where_the_cache_server_takes_requests() -> None:
         "lmcache.mp.port": 5555,
         "lmcache.mp.mq_timeout": 10,
     }
+
+
+def test_a_prompt_may_be_as_long_as_the_own_cache_but_for_the_block_that_vllm_keeps_for_itself() -> None:
+    flags = own_cache_flags(53 * BLOCK + 1)
+    assert flags[flags.index("--num-gpu-blocks-override") + 1] == "53"
+    assert flags[flags.index("--max-model-len") + 1] == str(52 * BLOCK)
+    large = own_cache_flags(10 * CONTEXT)
+    assert large[large.index("--max-model-len") + 1] == str(CONTEXT)

@@ -8,7 +8,7 @@ import contextlib
 import re
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from urllib.parse import urlsplit
 
@@ -28,6 +28,10 @@ class Fault(str, Enum):
     BROKE = "500 in LMCache's words after it was carried out"
     KILL_BEFORE = "killed before the server had the call"
     KILL_AFTER = "killed after it was carried out"
+    DISK_FULL = "the agent's disk is full from then on"
+    OTHER_NAME = "another agent changes the server under another name"
+    MANY_SERIES = "50,000 series more in the metrics"
+    SERIES_TWICE = "a series twice in the metrics"
 
 
 Call = int | tuple[str, int]
@@ -36,6 +40,17 @@ LATENESS = 1.0
 """Seconds after its answer that a delayed call reaches the server."""
 HANGS = {Fault.HUNG, Fault.LATE}
 KILLS = {Fault.KILL_BEFORE, Fault.KILL_AFTER}
+MEANWHILE = {Fault.DISK_FULL, Fault.OTHER_NAME}
+"""Something else happens before the server has the call. The call itself goes well."""
+METRICS = {
+    # A client chose these names; nobody asked for a token under them, so all figures stay as they are.
+    Fault.MANY_SERIES: "".join(
+        f'lmcache_mp_lookup_requested_tokens_total{{cache_salt="flood-{number}",model_name="m"}} 0.0\n'
+        for number in range(50_000)
+    ),
+    Fault.SERIES_TWICE: "lmcache_mp_event_bus_dropped_events_total 0.0\n" * 2,
+}
+"""What is added to a page of metrics."""
 
 
 def _answer(status: str, body: str, content_type: str) -> bytes:
@@ -86,7 +101,15 @@ class FaultProxy:
             self._server.close()
             self._server = None
 
-    def arm(self, call: Call, fault: Fault, *, lasting: bool = False, kill: Callable[[], None] = lambda: None) -> None:
+    def arm(
+        self,
+        call: Call,
+        fault: Fault,
+        *,
+        lasting: bool = False,
+        kill: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Count calls from 1 again and spoil one.
 
         Args:
@@ -95,9 +118,10 @@ class FaultProxy:
             fault: What happens to it.
             lasting: To every later one too, until healed; a refused connection is so always.
             kill: What the two faults that kill call.
+            meanwhile: What happens before the call is passed on, for the faults of `MEANWHILE`.
         """
         self.heal()
-        self._call, self._fault, self._lasting, self._kill = call, fault, lasting, kill
+        self._call, self._fault, self._lasting, self._kill, self._meanwhile = call, fault, lasting, kill, meanwhile
         self._refuse_from(1)
 
     def heal(self) -> None:
@@ -116,6 +140,7 @@ class FaultProxy:
         self._lasting = self._begun = False
         self._fault: Fault | None = None
         self._kill: Callable[[], None] = lambda: None
+        self._meanwhile: Callable[[], Awaitable[None]] | None = None
 
     def _refuse_from(self, call: int) -> None:
         """Close the door before this call, if it is the one to be refused."""
@@ -151,10 +176,13 @@ class FaultProxy:
                 self._kill()
             _reset(writer)
             return
+        if fault in MEANWHILE and self._meanwhile is not None:
+            await self._meanwhile()
+            fault = None
         answer = b""
         if fault is Fault.DELAYED:
             self._late.append(asyncio.ensure_future(self._passed_on_late(request)))
-        if fault is None or fault in CARRIED_OUT:
+        if fault is None or fault in CARRIED_OUT or fault in METRICS:
             answer = await self._passed_on(request)
         if fault is Fault.KILL_AFTER:
             self._kill()
@@ -162,6 +190,8 @@ class FaultProxy:
             await released.wait()
         if fault is None or fault is Fault.HALF:
             writer.write(answer if fault is None else answer[: len(answer) // 2])
+        elif fault in METRICS:
+            writer.write(_with_more(answer, METRICS[fault]) if request.startswith(b"GET /metrics") else answer)
         else:
             writer.write(ANSWERS.get(fault, b""))
         await writer.drain()
@@ -179,6 +209,12 @@ class FaultProxy:
             return await reader.read()
         finally:
             writer.close()
+
+
+def _with_more(answer: bytes, lines: str) -> bytes:
+    """The same page of metrics with more lines at its end."""
+    body = answer.partition(b"\r\n\r\n")[2].decode()
+    return _answer("200 OK", body + lines, "text/plain")
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes | None:

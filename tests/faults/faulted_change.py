@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fault_proxy import Call, Fault, FaultProxy
+from fault_proxy import METRICS, Call, Fault, FaultProxy
 from pydantic import SecretStr
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.changes.log import stories
-from agent_tools.errors import CacheDiedError, LMCacheToolError, OutcomeUnknownError, StalePlanError, UnknownChangeError
+from agent_tools.errors import (
+    CacheDiedError,
+    LMCacheToolError,
+    OutcomeUnknownError,
+    RecordError,
+    StalePlanError,
+    UnknownChangeError,
+)
 from agent_tools.models import MB, Bounds, ChangeOutcome, ChangeResult, ConfigUpdate, L2Adapter, Plan
 from agent_tools.operations import Operations
 
@@ -141,7 +148,7 @@ async def trial(scene: Scene, call: Call, fault: Fault, *, lasting: bool = False
         state_folder = Path(name)
         await scene.proxy.open()
         scene.proxy.arm(call, fault, lasting=lasting)
-        async with scene.agent(state_folder, IMPATIENT) as operations:
+        async with scene.agent(state_folder, 10 if fault in METRICS else IMPATIENT) as operations:
             done = await attempt(operations, scene.update)
         await scene.proxy.open()
         scene.proxy.heal()
@@ -168,6 +175,10 @@ async def told(scene: Scene, state_folder: Path, done: Attempt, before: State) -
         return
     if not isinstance(done.error, LMCacheToolError):
         yield f"{type(done.error).__name__} is none of our errors: {done.error}"
+    if isinstance(done.error, RecordError) and "was undone by" in str(done.error):
+        if now != scene.first:
+            yield f"told that it was undone, and in force is {now}"
+        return
     unknown = isinstance(done.error, OutcomeUnknownError | CacheDiedError)
     if not unknown and now != before:
         yield f"told {type(done.error).__name__}, and in force is {now}: {done.error}"

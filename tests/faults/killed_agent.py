@@ -24,6 +24,8 @@ from agent_tools.models import ChangeResult, ConfigUpdate, Plan
 from agent_tools.operations import Operations
 
 KILLED = -9
+PRELOAD = ["killed_agent", "killed_graph", "full_disk"]
+"""Modules that each new process finds imported."""
 ONCE = ("POST /reconfigure/dax/l1/add", "POST /agent-tools/l2/adapters")
 """Calls that would double something when repeated."""
 Process = Callable[..., None]
@@ -60,7 +62,7 @@ def _write(file: Path, text: str) -> None:
 async def run(process: Process, *arguments: Any, started: Callable[[Any], None] = lambda _: None) -> int | None:
     """Run it in a process of its own; its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([process.__module__])
+    context.set_forkserver_preload(PRELOAD)
     child = context.Process(target=process, args=arguments)
     await anyio.to_thread.run_sync(child.start)
     started(child)

@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from agent_tools.workload.access_log import AccessLog, renumber
 from agent_tools.workload.readers import read_mooncake
-
-settings.register_profile("kernels", deadline=None)  # the first call of a kernel may compile it
-settings.load_profile("kernels")
 
 TRACES = Path(os.environ.get("LMCACHE_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
 BLOCK = {"mooncake_conversation": 512, "mooncake_synthetic": 512, "lmcache_agent_miniswe": 256, "lmcache_agent_taubench": 256}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from real_cache import Launch, Play
+from real_engine import engine
 from real_logs import conversations, log_of
 
 from agent_tools.caches.registry import Cache, Registry
@@ -54,21 +55,22 @@ def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Laun
     operations = Operations(Registry(Settings(caches={"prod": CacheSettings.model_validate(target)}, state_folder=tmp_path)))
     try:
         traffic = log_of(*conversations(12, 20), *[range(240, 260)] * 30)  # one a second
-        replay(traffic, server.rpc_url, ReplaySettings(pace=12))
-        advice = io_loop.run(operations.recommend, "prod")
-        assert advice.verdict is Verdict.ACT
-        assert SymptomCode.WATERMARK_TOO_HIGH in {symptom.code for symptom in advice.symptoms}
-        assert "L1 is frozen: it is 94% used, which is below the watermark of 95%" in " ".join(
-            symptom.summary for symptom in advice.symptoms
-        )
-        assert advice.best is not None
-        assert advice.best.update is not None
-        assert (advice.best.update.eviction_watermark or 1) < 0.94
-        (thaw,) = [one for one in advice.recommendations if one.action is ActionKind.OPTIMIZE]
-        assert thaw.target_utilization_percent is not None
-        done = io_loop.run(operations.optimize, "prod", thaw.target_utilization_percent, "test")
-        assert done.entries_before == 240
-        assert done.entries_after <= 256 * thaw.target_utilization_percent / 100
+        with engine(server, "replay", 1):  # without it the world size of what is trimmed is unknown
+            replay(traffic, server.rpc_url, ReplaySettings(pace=12))
+            advice = io_loop.run(operations.recommend, "prod")
+            assert advice.verdict is Verdict.ACT
+            assert SymptomCode.WATERMARK_TOO_HIGH in {symptom.code for symptom in advice.symptoms}
+            assert "L1 is frozen: it is 94% used, which is below the watermark of 95%" in " ".join(
+                symptom.summary for symptom in advice.symptoms
+            )
+            assert advice.best is not None
+            assert advice.best.update is not None
+            assert (advice.best.update.eviction_watermark or 1) < 0.94
+            (thaw,) = [one for one in advice.recommendations if one.action is ActionKind.OPTIMIZE]
+            assert thaw.target_utilization_percent is not None
+            done = io_loop.run(operations.optimize, "prod", thaw.target_utilization_percent, "test")
+            assert done.entries_before == 240
+            assert done.entries_after <= 256 * thaw.target_utilization_percent / 100
         assert replay(log_of(range(20), range(20)), server.rpc_url).hits.tolist()[1] == 20
     finally:
         io_loop.run(operations.close)

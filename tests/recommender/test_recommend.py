@@ -181,12 +181,13 @@ def test_a_cache_that_the_model_does_not_cover_is_told_no_gain(unknown: dict[str
     assert all(one.gain is None for one in advice.recommendations)
 
 
-def test_a_cache_that_does_not_evict_is_not_told_another_watermark() -> None:
+def test_a_cache_that_does_not_evict_is_told_a_policy_first() -> None:
+    """Another watermark or ratio does nothing without a policy that evicts."""
     seen = as_served(AGENTS)
     noop = seen.config.model_copy(update={"eviction_policy": EvictionPolicy.NOOP, "auto_eviction": False})
     for one in sound(recommend(replace(seen, config=noop, predicted={}))).recommendations:
         assert one.update is not None
-        assert one.update.eviction_watermark is None
+        assert one.update.eviction_policy is EvictionPolicy.LRU
 
 
 def test_the_same_observation_gives_the_same_advice() -> None:
@@ -207,3 +208,12 @@ def test_only_what_differs_is_a_change() -> None:
     (change,) = setting_changes(update, CONFIG.known(), support)
     assert str(change) == "eviction_watermark 0.8 -> 0.6 (restart)"
     assert setting_changes(update, CacheConfig().known(), support)[0].old is None
+
+
+def test_what_would_help_beyond_the_bound_is_said_with_its_figure() -> None:
+    advice = sound(recommend(as_served(AGENTS, bounds=Bounds(max_size_mb=18))))
+    told = re.search(r"Beyond the bounds: (\d+) MB would give ([\d.]+)%; your bound is 18 MB", advice.why)
+    assert told is not None
+    assert float(told[1]) > 18
+    assert float(told[2]) / 100 > (advice.token_hit_rate or 0) + 0.05
+    assert "Beyond the bounds" not in recommend(as_served(AGENTS, bounds=Bounds(max_size_mb=1024))).why

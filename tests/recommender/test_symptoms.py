@@ -1,18 +1,22 @@
 """Claims about symptoms: for each, when it speaks and when it must not."""
 
 from dataclasses import replace
+from datetime import timedelta
 
+import numpy as np
 import pytest
-from observed import CHUNK_SIZE, CONFIG, QUIET, observation
+from observed import CHUNK_SIZE, CONFIG, QUIET, as_served, observation
 from real_logs import conversations, log_of
 
 from agent_tools.models import CacheConfig, EvictionPolicy, Health, L2Adapter, Rung, Severity, SymptomCode, TokenCounts
+from agent_tools.models.config import UNKNOWN_SETTINGS
 from agent_tools.models.cost import Economics, Prefill
 from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
 from agent_tools.recommender.observation import Observation
-from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, server, traffic
+from agent_tools.recommender.symptoms import RULES, diagnose, engine, l1, l2, owners, server, shapes, traffic
 from agent_tools.recommender.symptoms.rule import Rule
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.chunk_layout import ChunkLayout, ObjectGroup, with_layouts
 
 NEW = log_of(*conversations(50, 8))
 """No prefix twice."""
@@ -45,11 +49,60 @@ def served(**figures: object) -> Observation:
     return replace(observation(engine=EngineMetrics(seconds=60, **quiet | times | figures)), engine_speed=speed)
 
 
+def beside_own_cache(own_tokens: int, own_share: float, **figures: object) -> Observation:
+    """Every prefix twice, an L1 that lost all, and an engine with an own cache of that size that served that share."""
+    prompts = int(AGAIN.tokens.sum())
+    sources = {"computed_tokens": int(prompts * (1 - own_share)), "own_cache_tokens": int(prompts * own_share)}
+    engine = EngineMetrics(
+        seconds=36_000, requests=100, prompt_tokens=prompts, lmcache_tokens=0, own_cache_size_tokens=own_tokens, **sources
+    )
+    return observation(AGAIN, tokens=TokenCounts(requested=prompts), evictions=1, engine=engine, **figures)
+
+
+NOOP = CONFIG.model_copy(update={"eviction_policy": EvictionPolicy.NOOP, "auto_eviction": False})
+BUFFER: dict[str, object] = {
+    "eviction_policy": EvictionPolicy.NOOP,
+    "l2_store_policy": "skip_l1",
+    "l2_prefetch_policy": "default",
+}
+"""L1 only passes chunks on to L2."""
+
+
+def lately(**figures: object) -> Observation:
+    """A long quiet window whose last minute has these figures."""
+    return replace(observation(), recent=QUIET.model_copy(update=figures))
+
+
+def aged(seconds: float, **figures: object) -> Observation:
+    """A server that has run so long, seen since its start."""
+    window = QUIET.window.model_copy(update={"end": QUIET.window.start + timedelta(seconds=seconds), "lifetime": True})
+    return replace(observation(window=window, **figures), age_seconds=seconds)
+
+
 def windows(*, reset: bool) -> dict[str, object]:
     return {"window": QUIET.window.model_copy(update={"counters_reset": reset})}
 
 
+def two_models(*, big: float, small: float) -> Observation:
+    """Two models ask for every prefix twice, at best half of it is found; `big` and `small` are their measured hit rates."""
+    layouts = (ChunkLayout((ObjectGroup(131_072),), 8, "big"), ChunkLayout((ObjectGroup(4096),), 1, "small"))
+    models = np.tile(np.arange(2, dtype=np.int16), len(AGAIN) // 2)
+    log = with_layouts(replace(AGAIN, models=models, model_names=("big", "small")), layouts)
+    counts = {
+        name: TokenCounts(requested=100_000, hit_l1=round(100_000 * rate)) for name, rate in (("big", big), ("small", small))
+    }
+    return observation(log, by_model=counts)
+
+
 ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
+
+
+def two_tenants(*, again: bool = False) -> AccessLog:
+    """A chat that asks for 15 prompts again and again, and a crawler whose large prompts nobody asks for again."""
+    chat = [range(20 * (i % 15), 20 * (i % 15) + 20) for i in range(240)]
+    crawler = [range(10_000 + 60 * (i * (not again)), 10_060 + 60 * (i * (not again))) for i in range(80)]
+    log = log_of(*(part for i in range(80) for part in (*chat[3 * i : 3 * i + 3], crawler[i])))
+    return replace(log, tenants=(log.chunks_per_request == 60).astype("int16"), tenant_names=("chat", "crawler"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +124,64 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             [],
         ),
         (traffic.no_data, observation(total_requests=19), SymptomCode.NO_DATA, Severity.INFO, [19.0]),
-        (traffic.no_data, observation(total_requests=None), SymptomCode.NO_DATA, Severity.INFO, [0.0]),
+        # Versions up to 0.5.4 count no lookups, so the requested chunks must be enough.
+        (
+            traffic.no_data,
+            observation(total_requests=None, tokens=TokenCounts(requested=199 * CHUNK_SIZE)),
+            SymptomCode.NO_DATA,
+            Severity.INFO,
+            [199.0],
+        ),
+        (
+            server.model_not_registered,
+            observation(total_requests=230, unregistered_lookups=200, missing_models=("toy/m",)),
+            SymptomCode.MODEL_NOT_REGISTERED,
+            Severity.CRITICAL,
+            [200.0, 230.0],
+        ),
+        (
+            server.model_not_registered,  # the total hides it, and the model is not registered now
+            observation(total_requests=100_000, unregistered_lookups=20, missing_models=("toy/m",)),
+            SymptomCode.MODEL_NOT_REGISTERED,
+            Severity.CRITICAL,
+            [20.0, 100_000.0],
+        ),
+        (
+            server.model_not_registered,  # another world size: the model itself is registered
+            lately(total_requests=50, unregistered_lookups=50, unregistered_models={"toy/m": 50}),
+            SymptomCode.MODEL_NOT_REGISTERED,
+            Severity.CRITICAL,
+            [50.0, 50.0],
+        ),
+        (
+            server.model_without_layout,
+            observation(layoutless_lookups=1000),
+            SymptomCode.MODEL_WITHOUT_LAYOUT,
+            Severity.CRITICAL,
+            [1000.0],
+        ),
+        (
+            l1.l1_never_evicts,
+            observation(config=NOOP, failed_stores=9, utilization_percent=99),
+            SymptomCode.L1_NEVER_EVICTS,
+            Severity.HIGH,
+            [9.0, 0.99],
+        ),
+        (
+            l1.l1_never_evicts,  # a buffer that keeps what it loads is none
+            with_l2(**BUFFER | {"l2_prefetch_policy": "retain"}, l2_loads_failed=9, utilization_percent=99),
+            SymptomCode.L1_NEVER_EVICTS,
+            Severity.HIGH,
+            [9.0, 0.99],
+        ),
+        (
+            l1.evicted_too_soon,  # 1000 s of evictions, of which the sample can hold 700 s of those that nobody needed
+            aged(1000, evicted_followed=27, evicted_needed=20, evictions=500),
+            SymptomCode.L1_TOO_SMALL,
+            Severity.MEDIUM,
+            [27.0, 20.0, 20 / 30 * 0.5],
+        ),
+        (owners.crowded_out, as_served(two_tenants()), SymptomCode.CROWDED_OUT, Severity.MEDIUM, [0.5, 0.0, 0.9375]),
         (traffic.no_data, observation(tokens=TokenCounts()), SymptomCode.NO_DATA, Severity.INFO, [1000.0]),
         (
             traffic.short_prompts,
@@ -91,7 +201,7 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             l1.watermark_too_high,
             observation(failed_stores=1, evictions=0, utilization_percent=79),
             SymptomCode.WATERMARK_TOO_HIGH,
-            Severity.CRITICAL,
+            Severity.MEDIUM,  # without a log nobody knows what it costs
             [1.0, 0.79, 0.8],
         ),
         (l1.stores_fail, observation(failed_stores=1, stored_chunks=99), SymptomCode.STORES_FAIL, Severity.MEDIUM, [1.0, 99.0]),
@@ -111,7 +221,21 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             Severity.HIGH,
             [0.0, 0.5, 400.0, 0.0],
         ),
+        (
+            l1.l1_too_small,
+            beside_own_cache(CHUNK_SIZE, 0.0),
+            SymptomCode.L1_TOO_SMALL,
+            Severity.HIGH,
+            [0.0, 0.5, 400.0, 1.0],
+        ),
         (l1.evicts_unjudged, observation(evictions=1), SymptomCode.EVICTS_UNJUDGED, Severity.LOW, [1.0]),
+        (
+            l1.returns_too_late,
+            observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=360_000),
+            SymptomCode.RETURNS_TOO_LATE,
+            Severity.LOW,
+            [50.0, 40.96],
+        ),
         (
             l1.evicted_too_soon,
             observation(evicted_followed=20, evicted_needed=1, evictions=500),
@@ -132,6 +256,21 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             SymptomCode.LOCKS_HELD,
             Severity.MEDIUM,
             [20.0, 100.0],
+        ),
+        (shapes.model_starves, two_models(big=0.02, small=0.5), SymptomCode.MODEL_STARVES, Severity.HIGH, [0.02, 0.5, 0.0]),
+        (
+            shapes.chunks_incomplete,
+            observation(incomplete_chunks=20, resident_chunks=100),
+            SymptomCode.CHUNKS_INCOMPLETE,
+            Severity.MEDIUM,
+            [20.0, 100.0],
+        ),
+        (
+            shapes.chunks_incomplete,
+            observation(incomplete_chunks=51, resident_chunks=100),
+            SymptomCode.CHUNKS_INCOMPLETE,
+            Severity.HIGH,
+            [51.0, 100.0],
         ),
         (server.isolated_lru_on_l1, observation(config=ISOLATED), SymptomCode.ISOLATED_LRU_ON_L1, Severity.CRITICAL, [0.5]),
         (server.hashes_unstable, with_l2(hash_algorithm="md5"), SymptomCode.HASHES_UNSTABLE, Severity.HIGH, [1.0]),
@@ -232,6 +371,13 @@ ALL_HITS = TokenCounts(requested=800 * CHUNK_SIZE, hit_l1=400 * CHUNK_SIZE)
             Severity.LOW,
             [131072.0, 200000.0],
         ),
+        (
+            engine.engine_figures_do_not_fit,
+            served(doubt="it is another cache's engine"),
+            SymptomCode.ENGINE_FIGURES_DO_NOT_FIT,
+            Severity.MEDIUM,
+            [100000.0, 256000.0, 128000.0],
+        ),
     ],
 )
 def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, severity: Severity, figures: list[float]) -> None:
@@ -245,10 +391,30 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
 @pytest.mark.parametrize(
     ("rule", "seen"),
     [
+        (owners.crowded_out, observation()),
+        (owners.crowded_out, as_served(two_tenants(again=True))),
+        (owners.crowded_out, as_served(two_tenants(), config=CONFIG.model_copy(update={"max_size_mb": 400}))),
         (server.eviction_dead, observation()),
         (server.counters_incomplete, observation()),
         (server.counters_incomplete, observation(dropped_events=None)),  # an engine, which counts its lookups
         (traffic.no_data, observation(total_requests=20)),
+        (traffic.no_data, observation(total_requests=None, tokens=TokenCounts(requested=200 * CHUNK_SIZE))),
+        (traffic.no_data, observation(total_requests=203, tokens=TokenCounts(), unregistered_lookups=203)),
+        (server.counters_incomplete, observation(total_requests=None, tokens_served=7)),  # an older server
+        (server.model_not_registered, observation()),
+        (server.model_not_registered, observation(unregistered_lookups=1)),  # an engine that was just starting
+        (server.model_not_registered, lately(total_requests=50, unregistered_lookups=0, missing_models=("gone",))),
+        (server.model_without_layout, observation(layoutless_lookups=1)),
+        (l1.l1_never_evicts, observation(config=NOOP, failed_stores=0, utilization_percent=99)),
+        (l1.l1_never_evicts, with_l2(**BUFFER, failed_stores=1, utilization_percent=99)),
+        (l1.l1_never_evicts, observation(failed_stores=9, utilization_percent=99)),
+        (l1.watermark_too_high, observation(config=NOOP, failed_stores=1, evictions=0, utilization_percent=79)),
+        (l1.evicts_unjudged, with_l2(**BUFFER, evictions=1000)),
+        (l1.evicts_unjudged, with_l2(evictions=1000, l2_evictions=0)),  # what L1 drops is in L2
+        (l1.evicted_too_soon, with_l2(evicted_followed=100, evicted_needed=90, evictions=500, l2_evictions=0)),
+        (l1.evicted_too_soon, aged(250, evicted_followed=100, evicted_needed=100, evictions=500)),
+        (l2.l2_not_retained, with_l2(log=AGAIN, tokens=FROM_L2, max_size_mb=64, **BUFFER)),
+        (l2.l2_unbounded, with_l2(L2Adapter(type="fs", settings=UNKNOWN_SETTINGS))),
         (traffic.no_data, observation(total_requests=20, short_prompts=20, tokens=TokenCounts())),
         (traffic.short_prompts, observation(total_requests=20, short_prompts=9)),
         (traffic.short_prompts, observation(total_requests=0, short_prompts=0)),
@@ -267,13 +433,23 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (traffic.nothing_to_reuse, observation(NEW, tokens=ALL_HITS)),  # LMCache dropped lookups before they were logged
         (traffic.nothing_to_reuse, observation(tokens=TokenCounts())),
         (l1.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
+        (l1.returns_too_late, observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=36_000)),
+        (l1.returns_too_late, observation(NEW, tokens=NO_HITS, evictions=1, stored_chunks=360_000)),
+        (engine.engine_figures_do_not_fit, served()),
         (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
+        (l1.l1_too_small, beside_own_cache(10_000_000, 0.5)),  # the engine's own cache had all that L1 lost
         (l1.l1_too_small, observation(tokens=NO_HITS, evictions=1)),
         (l1.evicts_unjudged, observation(NEW, evictions=1)),
         (l1.evicts_unjudged, observation()),
         (l1.evicted_too_soon, observation(evicted_followed=19, evicted_needed=19, evictions=500)),
         (l1.evicted_too_soon, observation(evicted_followed=100, evicted_needed=1, evictions=500)),
         (l1.l1_too_small, with_l2(log=AGAIN, tokens=NO_HITS, evictions=1)),
+        (shapes.model_starves, two_models(big=0.02, small=0.1)),
+        (shapes.model_starves, two_models(big=0.4, small=0.5)),
+        (shapes.model_starves, observation(AGAIN)),
+        (shapes.chunks_incomplete, observation(incomplete_chunks=19, resident_chunks=50)),
+        (shapes.chunks_incomplete, observation(incomplete_chunks=199, resident_chunks=1000)),
+        (shapes.chunks_incomplete, observation(incomplete_chunks=None)),
         (l1.locks_held, observation(locked_chunks=19, resident_chunks=100)),
         (l1.locks_held, observation(log_of(range(10)), locked_chunks=20, resident_chunks=100)),
         (l1.locks_held, observation(locked_chunks=None, resident_chunks=100)),
@@ -311,6 +487,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (engine.engine_decodes, served(decode_ms=4_400.0)),
         (engine.engine_decodes, served(decode_ms=None)),
         (engine.engine_cache_serves, served(own_cache_tokens=4_000)),
+        (engine.engine_cache_serves, beside_own_cache(10_000_000, 0.5)),  # LMCache counts no hits that could be overstated
         (engine.engine_cache_serves, served(own_cache_tokens=60_000, lmcache_tokens=0)),  # a finding of its own
         (engine.lmcache_saves_nothing, served(own_cache_tokens=60_000, lmcache_tokens=500)),
         (engine.lmcache_saves_nothing, served(own_cache_tokens=4_000, lmcache_tokens=0)),
@@ -375,3 +552,25 @@ def test_a_cache_of_unknown_size_or_chunks_is_not_called_too_small() -> None:
     unknown = CONFIG.model_copy(update={"max_size_mb": None})
     assert l1.request_larger_than_l1(observation(log_of(range(513)), config=unknown)) is None
     assert l1.request_larger_than_l1(observation(log_of(range(513)), kv_bytes_per_token=None)) is None
+
+
+def test_one_tenants_prompts_that_nobody_asks_for_again_are_named_with_what_they_cost_the_others() -> None:
+    found = owners.crowded_out(as_served(two_tenants()))
+    assert found is not None
+    assert (found.code, found.severity) == (SymptomCode.CROWDED_OUT, Severity.MEDIUM)
+    share, again, cost = (one.value for one in found.evidence)
+    assert share == pytest.approx(0.5)
+    assert again == 0
+    assert cost > 0.1
+    assert (
+        "The prompts of tenant crawler take 50% of the requested tokens, and 0% of them come again: 80 prompts" in found.summary
+    )
+    assert "lmcache.max_offload_tokens set to 0" in found.summary
+
+
+def test_models_are_told_apart_like_tenants() -> None:
+    log = two_tenants()
+    by_model = replace(log, models=log.tenants, model_names=("small", "large"), tenants=0 * log.tenants, tenant_names=("",))
+    found = owners.crowded_out(as_served(by_model))
+    assert found is not None
+    assert "The prompts of model large" in found.summary

@@ -162,7 +162,7 @@ def test_a_run_cannot_widen_what_the_operator_allows(operations: Operations) -> 
 
 def test_reading_tools_send_nothing_but_readings(meet: Meet) -> None:
     operations, server = meet(ANSWERS)
-    for tool in LMCacheToolkit(read_only=True, operations=operations).get_tools():
+    for tool in LMCacheToolkit(operations=operations).read_only().get_tools():
         arguments = {"lmcache_plan_update": {"update": {"eviction_ratio": 0.3}}, "lmcache_list_caches": {}}.get(tool.name, {})
         tool.invoke({**arguments, **({} if tool.name == "lmcache_list_caches" else {"cache": "prod"})})
     assert len(server.asked) > 20
@@ -172,7 +172,7 @@ def test_reading_tools_send_nothing_but_readings(meet: Meet) -> None:
 
 async def test_a_reading_mcp_server_takes_no_changing_call(meet: Meet) -> None:
     operations, server = meet(ANSWERS)
-    async with connected(mcp_server(LMCacheToolkit(read_only=True, operations=operations).get_tools())) as client:
+    async with connected(mcp_server(LMCacheToolkit(operations=operations).read_only().get_tools())) as client:
         every = {tool.name for tool in LMCacheToolkit().get_tools()}
         listed = {tool.name for tool in (await client.list_tools()).tools}
         for name in sorted(every - listed):

@@ -194,7 +194,7 @@ def test_where_approvers_are_named_nobody_else_approves(capped: Callable[..., Op
 
 @pytest.mark.parametrize("name", ["token", "local", "a person"])
 def test_an_approver_is_not_named_as_callers_without_a_name_are(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="name the approvers otherwise"):
+    with pytest.raises(ValidationError, match="choose other names"):
         Settings(state_folder=tmp_path, approvers={name: SecretStr("a token of his own")})
 
 

@@ -40,7 +40,7 @@ def test_a_lookup_is_put_together_from_its_two_events(bus: Any) -> None:
     begin(bus, "2")
     end(bus, "2")
     (lookup,) = seen
-    assert lookup[1:] == ("model", "salt", 600, [b"a" * 32, b"b" * 32], 1, 1)
+    assert lookup[1:] == ("model", "salt", 600, [b"a" * 32, b"b" * 32], 1, 1, 0)
     assert lookup.time > 0
 
 
@@ -86,4 +86,4 @@ def test_the_past_of_more_chunks_than_the_limit_is_kept_for_those_in_l1(bus: Any
 
 
 def chunk(number: int) -> ChunkId:
-    return ChunkId("model", "salt", number.to_bytes(32, "big"))
+    return ChunkId("model", "salt", 0, number.to_bytes(32, "big"))

@@ -9,8 +9,8 @@ from agent_tools.models.cost import KvSize
 from agent_tools.models.engine import EngineSpeed
 from agent_tools.prediction.cost import measured_economics
 from agent_tools.prediction.time_to_first_token import seconds_to_first_token, time_to_first_token
+from agent_tools.serving.engine_reading import EngineCounters, EngineReading
 from agent_tools.serving.engine_speed import fitted_speed
-from agent_tools.serving.vllm_metrics import EngineCounters, EngineReading
 
 QUEUE, PREFILL, ELSEWHERE = 0.004, 0.02, 0.011
 PER_COMPUTED, PER_LOADED = 600e-6, 40e-6

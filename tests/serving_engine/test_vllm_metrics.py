@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent_tools.serving.engine_reading import EngineCounters, EngineReading
 from agent_tools.serving.engine_window import engine_between
-from agent_tools.serving.vllm_metrics import EngineCounters, EngineReading, parse_vllm_metrics
+from agent_tools.serving.vllm_metrics import parse_vllm_metrics
 
 PAGE = (Path(__file__).parent / "vllm_0_32_0.txt").read_text()
 STARTED = 1795633640.04
@@ -67,9 +68,9 @@ def test_who_waits_for_a_load_does_not_wait_for_room() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "metrics are missing: vllm:external_prefix_cache_hits_total, vllm:num_preemptions_total"),
-        ("sglang:num_running_reqs 3.0\n", "metrics are missing: vllm:"),
-        ("<html>", "metrics are missing: vllm:"),
+        ("", "none of the metrics of vLLM"),
+        ("sglang:num_running_reqs 3.0\n", "none of the metrics of vLLM"),
+        ("<html>", "none of the metrics of vLLM"),
         (PAGE.replace("vllm:request_prompt_tokens_sum", "vllm:was_renamed_sum"), "missing: vllm:request_prompt_tokens_sum"),
         (PAGE.replace("} 6015.0", "} NaN"), "which is not a count"),
         (PAGE.replace("} 6015.0", "} -1.0"), "which is not a count"),
@@ -96,8 +97,9 @@ CACHE = (
     [
         (CACHE, 128 * 167),
         (CACHE.replace('caching="True"', 'caching="False"'), 0),
-        (CACHE.replace('num_gpu_blocks="167"', 'num_gpu_blocks="None"'), None),
-        (CACHE + CACHE.replace('engine="0"', 'engine="1"'), None),  # data-parallel engines: each has a cache of its own
+        (CACHE.replace('kv_cache_size_tokens="21376"', 'kv_cache_size_tokens="5344"'), 5_344),  # four kinds of layers
+        (CACHE.replace('kv_cache_size_tokens="21376",', ""), 128 * 167),
+        (CACHE.replace('kv_cache_size_tokens="21376",', "").replace('num_gpu_blocks="167"', 'num_gpu_blocks="None"'), None),
         ("", None),
     ],
 )

@@ -38,9 +38,11 @@ READING = {
     "lmcache_list_caches",
     "lmcache_list_changes",
     "lmcache_plan_update",
+    "lmcache_verify_change",
     "lmcache_get_status",
     "lmcache_get_metrics",
     "lmcache_get_config",
+    "lmcache_export_config",
     "lmcache_recommend",
     "lmcache_diagnose",
     "lmcache_predict_hit_rate",
@@ -61,7 +63,8 @@ DESTRUCTIVE = {
 CHANGING = {*DESTRUCTIVE, "lmcache_warm_prefix", "lmcache_pin_prefix"}
 PREFIX = {"model": "some-model", "token_ids": list(range(512)), "reason": "test"}
 ELSEWHERE = {
-    "lmcache_warm_prefix": (PREFIX, "no layout registered"),
+    "lmcache_delete_prefix": (PREFIX, "no engine has registered"),
+    "lmcache_warm_prefix": (PREFIX, "no engine has registered"),
     "lmcache_pin_prefix": (PREFIX, "coordinator"),
     "lmcache_recommend_tenant_quotas": ({}, "cannot compute quotas for default"),
     "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
@@ -70,6 +73,7 @@ ELSEWHERE = {
 HERE = sorted((READING | CHANGING) - ELSEWHERE.keys())
 MARKS: dict[str, pytest.MarkDecorator] = {
     "lmcache_plot_hit_rate_curve": pytest.mark.needs("matplotlib"),
+    "lmcache_export_config": pytest.mark.real_cache("a simulated cache starts from no configuration of LMCache"),
     "lmcache_delete_prefix": pytest.mark.real_cache("simulated prompts have no token ids"),
 }
 """What the tests of a tool need."""
@@ -77,10 +81,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_plan_update": {"update": {"max_size_mb": 18}},
     "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test"},
     "lmcache_undo_change": {"change_id": "change-1f0c9a2b"},
+    "lmcache_verify_change": {"change_id": "change-1f0c9a2b"},
     "lmcache_tune": {"mode": "observe", "window_seconds": 0, "reason": "test"},
     "lmcache_optimize": {"target_utilization_percent": 50, "reason": "test"},
     "lmcache_clear_cache": {"reason": "test"},
-    "lmcache_delete_prefix": PREFIX,
 }
 NEED_A_LOG = {"lmcache_predict_hit_rate", "lmcache_plot_hit_rate_curve"}
 
@@ -119,7 +123,7 @@ def test_no_two_tools_have_one_name() -> None:
 
 
 def test_a_read_only_toolkit_has_only_the_tools_that_change_nothing() -> None:
-    tools = LMCacheToolkit(read_only=True).get_tools()
+    tools = LMCacheToolkit().read_only().get_tools()
     assert {tool.name for tool in tools} == READING
     assert all(tool.metadata and tool.metadata["readOnlyHint"] for tool in tools)
 
@@ -133,7 +137,7 @@ def test_every_tool_states_all_four_hints() -> None:
 
 
 def test_the_prefix_is_the_hosts_choice_also_in_descriptions() -> None:
-    tools = LMCacheToolkit(prefix="kv_").get_tools()
+    tools = LMCacheToolkit().prefixed("kv_").get_tools()
     assert all(tool.name.startswith("kv_") for tool in tools)
     assert not any("lmcache_" in tool.description for tool in tools)
 
@@ -156,6 +160,8 @@ def example(request: pytest.FixtureRequest, tools: Tools, play: Play) -> Callabl
             play(TRAFFIC.select(slice(0, 5)))
         if name == "lmcache_undo_change":
             return {"change_id": request.getfixturevalue("grown")}
+        if name == "lmcache_verify_change":
+            return {"change_id": request.getfixturevalue("grown"), "verify_seconds": 0.1}
         return ELSEWHERE[name][0] if name in ELSEWHERE else EXAMPLES.get(name, {})
 
     return made
@@ -260,10 +266,11 @@ def test_the_configuration_says_of_every_setting_whether_it_can_be_changed(tools
 
 
 def test_a_recommendation_is_an_advice_a_model_can_act_on(tools: Tools, play: Play) -> None:
+    tools.call("lmcache_get_metrics")  # a reading from before the traffic
     play(TRAFFIC)
     message = tools.call("lmcache_recommend")
     advice = Advice.model_validate(message.artifact)
-    assert f"{advice.verdict.value} ({advice.rung.value}): {advice.why}" in message.content.splitlines()[0]
+    assert f"{advice.verdict.value} ({advice.rung.value}): {advice.why}" in message.content.splitlines()[1]
     assert (advice.verdict is Verdict.ACT) == (advice.best is not None and advice.best.within_bounds)
     for rank, one in enumerate(advice.recommendations, 1):
         (line,) = [line for line in message.content.splitlines() if line.startswith(f"{rank}. {one.title}: ")]

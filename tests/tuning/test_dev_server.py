@@ -36,6 +36,7 @@ from agent_tools.workload.replay import ReplaySettings, replay
 ROOT = Path(__file__).parents[2]
 OFFLINE = {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "true", "LANGSMITH_TRACING": "false"}
 TOKEN = "a token for the tests"  # noqa: S105
+APPROVERS = {name: f"the own token of {name}" for name in ("alice", "bob")}
 CACHES = """
 [caches.default]
 bounds = {{ max_size_mb = 64 }}
@@ -295,19 +296,30 @@ def test_without_a_token_only_this_machine_and_studio_are_answered(dev: DevServe
     assert httpx.post(f"{dev.url}/threads/search", json={}, headers=headers).status_code == status
 
 
-def test_with_a_token_only_who_sends_it_is_answered(start: Callable[..., Any]) -> None:
-    with start(LMCACHE_AGENT_TOKEN=TOKEN) as dev:
-        for route in ("threads/search", "assistants/search", "runs/wait"):
-            for headers in ({}, {"Authorization": "Bearer guess"}, {"X-Auth-Scheme": "langsmith"}):
-                assert httpx.post(f"{dev.url}/{route}", json={}, headers=headers).status_code == 401
-        assert httpx.get(f"{dev.url}/lmcache/caches").status_code == 401
-        with get_sync_client(url=dev.url, api_key=None, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
-            assert client.assistants.search(graph_id="tune_cache")
-        # What stays open says nothing of a cache; docs/production.md says how to close it.
-        for route in ("ok", "info", "metrics"):
-            answer = httpx.get(f"{dev.url}/{route}")
-            assert answer.status_code == 200
-            assert "lmcache_" not in answer.text.lower()
+@pytest.fixture(scope="module")
+def guarded(start: Callable[..., Any]) -> Iterator[DevServer]:
+    """A server that asks for a token, and for one of another kind from who approves."""
+    with start(LMCACHE_AGENT_TOKEN=TOKEN, LMCACHE_AGENT_APPROVERS=json.dumps(APPROVERS)) as server:
+        yield server
+
+
+def test_with_a_token_only_who_sends_it_is_answered(guarded: DevServer) -> None:
+    for route in ("threads/search", "assistants/search", "runs/wait"):
+        for headers in ({}, {"Authorization": "Bearer guess"}, {"X-Auth-Scheme": "langsmith"}):
+            assert httpx.post(f"{guarded.url}/{route}", json={}, headers=headers).status_code == 401
+    assert httpx.get(f"{guarded.url}/lmcache/caches").status_code == 401
+    with get_sync_client(url=guarded.url, api_key=None, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        assert client.assistants.search(graph_id="tune_cache")
+        # Switched off: they would serve each graph as a tool that nobody could be asked about.
+        for route in ("mcp", "mcp/", f"a2a/{client.assistants.search(graph_id='tune_cache')[0]['assistant_id']}"):
+            hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+            answer = httpx.post(f"{guarded.url}/{route}", json=hello, headers={"Authorization": f"Bearer {TOKEN}"})
+            assert answer.status_code == 404, route
+    # What stays open says nothing of a cache; docs/production.md says how to close it.
+    for route in ("ok", "info", "metrics"):
+        answer = httpx.get(f"{guarded.url}/{route}")
+        assert answer.status_code == 200
+        assert "lmcache_" not in answer.text.lower()
 
 
 # ---- what a caller may make it do ----
@@ -351,42 +363,40 @@ def test_a_run_calls_no_webhook(dev: DevServer, client: SyncLangGraphClient) -> 
         assert came == []
 
 
-def test_who_starts_a_run_does_not_approve_it(start: Callable[..., Any], lmcache: None) -> None:
-    own = {name: f"the own token of {name}" for name in ("alice", "bob")}
+def test_who_starts_a_run_does_not_approve_it(guarded: DevServer, lmcache: None) -> None:
     began = now()
-    with start(LMCACHE_AGENT_TOKEN=TOKEN, LMCACHE_AGENT_APPROVERS=json.dumps(own)) as dev:
 
-        def by(token: str) -> SyncLangGraphClient:
-            return get_sync_client(url=dev.url, api_key=None, headers={"Authorization": f"Bearer {token}"})
+    def by(token: str) -> SyncLangGraphClient:
+        return get_sync_client(url=guarded.url, api_key=None, headers={"Authorization": f"Bearer {token}"})
 
-        with by(TOKEN) as starter, by(own["alice"]) as alice:
+    with by(TOKEN) as starter, by(APPROVERS["alice"]) as alice:
+        thread = starter.threads.create()["thread_id"]
+        with pytest.raises(httpx.HTTPStatusError, match="403"):
+            alice.runs.wait(thread, "tune_cache", input={}, context={"cache": "unreachable"})
+        for command in ({"goto": "reconfigure"}, {"update": {"tune_approved": True}}):
+            with pytest.raises(httpx.HTTPStatusError, match="403"):
+                starter.runs.wait(thread, "tune_cache", command=command)
+        done: Any = starter.runs.wait(thread, "tune_cache", input={}, context={"cache": "unreachable"})
+        assert done["tune_report"]["outcome"] == "failed"
+        for someone in (starter, alice):
+            with pytest.raises(httpx.HTTPStatusError, match="nobody may write the state of a thread"):
+                someone.threads.update_state(thread, {"tune_approved": True}, as_node="approve")
+        with pytest.raises(httpx.HTTPStatusError, match="403"):
+            alice.runs.wait(thread, "tune_cache", input={}, command={"resume": {}})
+        assert alice.threads.get_state(thread)["values"]
+
+        cache = thrash(guarded, starter)
+        context, yes = {"verify_seconds": 1, **GREATEST}, {"resume": {"decisions": [{"type": "approve"}]}}
+        for person, outcome in ((starter, "failed"), (alice, "kept_undecided")):
             thread = starter.threads.create()["thread_id"]
-            with pytest.raises(httpx.HTTPStatusError, match="403"):
-                alice.runs.wait(thread, "tune_cache", input={}, context={"cache": "unreachable"})
-            for command in ({"goto": "reconfigure"}, {"update": {"tune_approved": True}}):
-                with pytest.raises(httpx.HTTPStatusError, match="403"):
-                    starter.runs.wait(thread, "tune_cache", command=command)
-            done: Any = starter.runs.wait(thread, "tune_cache", input={}, context={"cache": "unreachable"})
-            assert done["tune_report"]["outcome"] == "failed"
-            for someone in (starter, alice):
-                with pytest.raises(httpx.HTTPStatusError, match="nobody may write the state of a thread"):
-                    someone.threads.update_state(thread, {"tune_approved": True}, as_node="approve")
-            with pytest.raises(httpx.HTTPStatusError, match="403"):
-                alice.runs.wait(thread, "tune_cache", input={}, command={"resume": {}})
-            assert alice.threads.get_state(thread)["values"]
-
-            cache = thrash(dev, starter)
-            context, yes = {"verify_seconds": 1, **GREATEST}, {"resume": {"decisions": [{"type": "approve"}]}}
-            for person, outcome in ((starter, "failed"), (alice, "kept_undecided")):
-                thread = starter.threads.create()["thread_id"]
-                asked: Any = starter.runs.wait(thread, "tune_cache", input={}, context=context)
-                assert asked["__interrupt__"]
-                done = person.runs.wait(thread, "tune_cache", command=yes, context=context)
-                assert done["tune_report"]["outcome"] == outcome, done["tune_report"]["summary"]
-                assert (l1_mb(cache) == 16) is (person is starter)
-            io_loop.run(cache.close)
-        told = httpx.get(f"{dev.url}/lmcache/changes", headers={"Authorization": f"Bearer {TOKEN}"}).json()
-        # Tests before this one have changed the cache too.
-        since = {one["actor"] for one in told if datetime.fromisoformat(one["recorded_at"]) >= began}
-        assert since == {"graph tune_cache, approved by alice"}
-        assert httpx.get(f"{dev.url}/lmcache/caches", headers={"Authorization": f"Bearer {own['bob']}"}).status_code == 401
+            asked: Any = starter.runs.wait(thread, "tune_cache", input={}, context=context)
+            assert asked["__interrupt__"]
+            done = person.runs.wait(thread, "tune_cache", command=yes, context=context)
+            assert done["tune_report"]["outcome"] == outcome, done["tune_report"]["summary"]
+            assert (l1_mb(cache) == 16) is (person is starter)
+        io_loop.run(cache.close)
+    told = httpx.get(f"{guarded.url}/lmcache/changes", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    # Tests before this one have changed the cache too.
+    since = {one["actor"] for one in told if datetime.fromisoformat(one["recorded_at"]) >= began}
+    assert since == {"graph tune_cache, approved by alice"}
+    assert httpx.get(f"{guarded.url}/lmcache/caches", headers={"Authorization": f"Bearer {APPROVERS['bob']}"}).status_code == 401

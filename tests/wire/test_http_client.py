@@ -211,7 +211,6 @@ def test_json_of_another_shape_is_not_that_of_lmcache(body: object, method: str)
         "127.0.0.1:8080",
         "ftp://h",
         "http://",
-        "http://h/api",
         "http://user:secret@h",
         "http://h?x=1",
         "http://h:port",

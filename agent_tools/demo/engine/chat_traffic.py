@@ -83,6 +83,11 @@ class ChatTraffic:
         own = self.document_words + self.turns * (self.turn_words + self.answer_words)
         return self.system_words + self.conversations * own
 
+    @property
+    def longest_prompt(self) -> int:
+        """Return about how many tokens the last prompt of a conversation has."""
+        return self.system_words + self.document_words + self.turns * (self.turn_words + self.answer_words)
+
     def with_seed(self, seed: int) -> "ChatTraffic":
         """Return the same traffic with other documents, in another order."""
         return replace(self, seed=seed)
@@ -127,6 +132,7 @@ async def send(
     *,
     clients: int = 1,
     answer_tokens: int = 4,
+    pause: float = 0.0,
     on_answer: Callable[[ChatAnswer], None] = lambda _: None,
 ) -> list[ChatAnswer]:
     """Send all requests and return the answers in the order of sending. Each client sends its next request after an answer.
@@ -137,6 +143,7 @@ async def send(
         requests: The requests. One client sends all requests of a conversation, so its turns follow each other.
         clients: Number of requests in progress at the same time. With one client, no request waits in the engine.
         answer_tokens: Length of each answer, tokens.
+        pause: Seconds that each client waits after an answer, like an agent that runs a tool.
         on_answer: Called with each answer.
     """
     answers: list[ChatAnswer] = []
@@ -145,6 +152,7 @@ async def send(
         for request in mine:
             answers.append(await _ask(openai, model, request, answer_tokens))
             on_answer(answers[-1])
+            await anyio.sleep(pause)
 
     async with anyio.create_task_group() as tasks:
         for number in range(clients):

@@ -26,13 +26,15 @@ from agent_tools.tuning.tune_cache import build_tune_cache
 
 from .chat_traffic import ChatAnswer, ChatRequest, ChatTraffic, client, send
 from .tiny_model import Shape
-from .vllm_server import LMCACHES_OWN, MODEL, Connector, VllmServer, require_vllm
+from .vllm_server import BLOCK, LMCACHES_OWN, MODEL, SHAPE, Connector, VllmServer, require_vllm
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-SMALL = 0.25
+SMALL = 0.5
 """Size of the first L1, as a share of the size that would hold the whole workload."""
+OWN = 1 / 3
+"""Size of the engine's own prefix cache (L0), likewise. vLLM has this cache on unless it is told otherwise."""
 ROOM = 2.0
 """The operator's bound on L1, as a multiple of the size that would hold the whole workload."""
 WARM_UP = ChatTraffic(conversations=2, turns=2, seed=-1)
@@ -113,9 +115,19 @@ def settings_for(traffic: ChatTraffic, state_folder: Path) -> Settings:
     return Settings(caches={DEFAULT: cache}, state_folder=state_folder)
 
 
+def own_cache_tokens(traffic: ChatTraffic) -> int:
+    """Return the size of the engine's own prefix cache, tokens: a share of the workload, but never less than a prompt needs."""
+    longest = max(one.longest_prompt for one in (traffic, WARM_UP))
+    return max(int(OWN * traffic.tokens), longest + 4 * BLOCK)
+
+
 @asynccontextmanager
 async def engine_on_a_cache(
-    settings: Settings, say: Say, connector: Connector = LMCACHES_OWN, own_cache_tokens: int | None = None
+    settings: Settings,
+    say: Say,
+    connector: Connector = LMCACHES_OWN,
+    own_cache_tokens: int | None = None,
+    shape: Shape = SHAPE,
 ) -> AsyncIterator["EngineOnACache"]:
     """Run both servers of settings from `settings_for`, warmed up. Both are stopped at the end in any case.
 
@@ -124,6 +136,7 @@ async def engine_on_a_cache(
         say: Called with one sentence for each server that is started.
         connector: See `VllmServer.launch`.
         own_cache_tokens: See `VllmServer.launch`.
+        shape: See `VllmServer.launch`.
 
     Raises:
         UnsupportedError: vLLM or LMCache is not installed.
@@ -136,7 +149,7 @@ async def engine_on_a_cache(
         assert isinstance(deployment, EmbeddedDeployment)  # noqa: S101  the settings define it so
         server = await io_loop.arun(deployment.started)
         say(f"`lmcache server` runs at {server.http_url}; log: {server.log}")
-        async with _vllm(settings, server, say, connector, own_cache_tokens) as vllm, client(vllm.url) as openai:
+        async with _vllm(settings, server, say, connector, own_cache_tokens, shape) as vllm, client(vllm.url) as openai:
             engine = EngineOnACache(operations, vllm, openai)
             await engine.warm_up()
             yield engine
@@ -147,12 +160,12 @@ async def engine_on_a_cache(
 
 @asynccontextmanager
 async def _vllm(
-    settings: Settings, server: ServerProcess, say: Say, connector: Connector, own_cache_tokens: int | None
+    settings: Settings, server: ServerProcess, say: Say, connector: Connector, own_cache_tokens: int | None, shape: Shape
 ) -> AsyncIterator[VllmServer]:
     url = settings.caches[DEFAULT].engine
     assert url is not None  # noqa: S101  the settings define it so
     vllm = VllmServer.launch(
-        server.rpc_url, settings.state_folder / "logs", int(url.rpartition(":")[2]), connector, own_cache_tokens
+        server.rpc_url, settings.state_folder / "logs", int(url.rpartition(":")[2]), connector, own_cache_tokens, shape
     )
     try:
         say(f"vLLM creates a model of random weights and loads it; log: {vllm.log}")
@@ -178,16 +191,19 @@ class EngineOnACache:
         await self.clear("after the warm-up")
 
     async def clear(self, why: str) -> None:
-        """Empty L1. Earlier requests no longer count for predictions."""
+        """Empty L1 and the engine's own cache. Earlier requests no longer count for predictions."""
         await io_loop.arun(self.operations.clear, DEFAULT, "demo", why)
+        await self.vllm.empty_own_cache()
 
-    async def send(self, name: str, requests: Sequence[ChatRequest], on_answer: OnAnswer, clients: int = 1) -> Phase:
-        """Send requests, and read the cache and the engine meanwhile."""
+    async def send(
+        self, name: str, requests: Sequence[ChatRequest], on_answer: OnAnswer, clients: int = 1, pause: float = 0.0
+    ) -> Phase:
+        """Send requests, and read the cache and the engine meanwhile; see `chat_traffic.send`."""
         phase = Phase(name)
         start = (await self.metrics()).window.end.timestamp()
         async with self.watched():
             phase.answers = await send(
-                self.openai, MODEL, requests, clients=clients, on_answer=lambda answer: on_answer(name, answer)
+                self.openai, MODEL, requests, clients=clients, pause=pause, on_answer=lambda answer: on_answer(name, answer)
             )
             await anyio.sleep(1.2)  # until all counters include the last request
         phase.metrics = await self.metrics(start)
@@ -221,7 +237,7 @@ async def run_demo(traffic: ChatTraffic, settings: Settings, say: Say, on_answer
         say: Called with one sentence for each thing that happens.
         on_answer: Called with each answer.
     """
-    async with engine_on_a_cache(settings, say) as engine:
+    async with engine_on_a_cache(settings, say, own_cache_tokens=own_cache_tokens(traffic)) as engine:
         began = time.time()
         before = await engine.send("before", traffic.requests(), on_answer)
         run = _Tuning(engine, traffic, say, on_answer)
@@ -272,7 +288,7 @@ class _Tuning:
         others = self._other_conversations()
         while self.changed_at is None:
             self.during.answers += await self._send(next(others))
-        await self._engine.clear("both passes start with an empty L1, so that they can be compared")
+        await self._engine.clear("both passes start with empty caches, so that they can be compared")
         self.after = await self._engine.send("after", self._traffic.requests(), self._on_answer)
         self._after_is_done.set()
         for request in others:

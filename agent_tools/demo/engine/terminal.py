@@ -14,6 +14,7 @@ from .chat_traffic import ChatAnswer, ChatTraffic
 from .demo import EngineDemoResult, Phase, run_demo, settings_for
 from .picture import ttft_picture
 
+SAVED = "prompt tokens loaded from LMCache"
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}{task.fields[of]}"), TimeElapsedColumn())
 
 
@@ -62,7 +63,7 @@ def errors_of(result: EngineDemoResult) -> list[str]:
 
 def show_result(result: EngineDemoResult) -> None:
     """Print the figures before and after the change, the prediction beside them, and what was done."""
-    table = Table("", "before", "predicted", "after", title="Same requests, both from an empty L1")
+    table = Table("", "before", "predicted", "after", title="Same requests, both from empty caches")
     for label, figure in ROWS:
         after = figure(result.after) if result.after else "-"
         table.add_row(label, figure(result.before), _predicted(result).get(label, ""), after)
@@ -81,8 +82,11 @@ def _predicted(result: EngineDemoResult) -> dict[str, str]:
     """Return what the advice predicted for the proposed setting, by row."""
     best = result.report.advice.best if result.report.advice else None
     found = {}
-    if best is not None and best.gain is not None and (rate := _metrics(result.before).tokens.hit_rate) is not None:
-        found["token hit rate"] = f"{rate + best.gain.estimate:.1%}"
+    tokens, engine = _metrics(result.before).tokens, _metrics(result.before).engine
+    if best is not None and best.gain is not None and engine is not None and engine.saved_share is not None:
+        # The gain is a share of the whole chunks that LMCache was asked for; vLLM counts whole prompts.
+        asked = tokens.requested / max(engine.prompt_tokens, 1)
+        found[SAVED] = f"{engine.saved_share + best.gain.estimate * asked:.1%}"
     if best is not None and best.ttft is not None:
         then = best.ttft.then
         times = {"mean": then.mean, "p50": then.p50, "p95": then.p95, "p99": then.p99}
@@ -93,6 +97,11 @@ def _predicted(result: EngineDemoResult) -> dict[str, str]:
 def _metrics(phase: Phase) -> CacheMetrics:
     assert phase.metrics is not None  # noqa: S101  the phase is over
     return phase.metrics
+
+
+def _share(phase: Phase, name: str) -> str:
+    share = getattr(_metrics(phase).engine, name, None)
+    return "unknown" if share is None else f"{share:.1%}"
 
 
 def _ms(value: float) -> str:
@@ -110,7 +119,9 @@ ROWS: tuple[tuple[str, Callable[[Phase], str]], ...] = (
     ("time to first token, p99", lambda phase: _ms(phase.ttft.p99)),
     ("requests a second", lambda phase: f"{len(phase.answers) / phase.seconds:.2f}"),
     ("prompt tokens a second", lambda phase: f"{_prompt_tokens(phase) / phase.seconds:,.0f}"),
-    ("token hit rate", lambda phase: f"{_metrics(phase).tokens.hit_rate or 0:.1%}"),
-    ("prompt tokens from the cache, as vLLM reports", lambda phase: str(sum(one.cached_tokens for one in phase.answers))),
+    (SAVED, lambda phase: _share(phase, "saved_share")),
+    ("prompt tokens from vLLM's own cache", lambda phase: _share(phase, "own_cache_share")),
+    ("prompt tokens computed", lambda phase: _share(phase, "computed_share")),
+    ("LMCache's own token hit rate", lambda phase: f"{_metrics(phase).tokens.hit_rate or 0:.1%}"),
     ("L1 total, MB", lambda phase: f"{_metrics(phase).total_size_mb or 0:.0f}"),
 )

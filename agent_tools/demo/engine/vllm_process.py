@@ -4,6 +4,7 @@ The guard ends this process. vLLM 0.32 leaves its engine process running when it
 process group ends the whole group after the API server has ended for any reason.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -17,10 +18,19 @@ PATIENCE = 5.0
 """Seconds that vLLM's processes get to end by themselves and to remove their shared memory."""
 
 
-def main(folder: str, flags: list[str]) -> None:
-    """Write the model in a separate process, so that torch is gone afterwards; start the watcher; become the server."""
+def main(folder: str, shape: str, flags: list[str]) -> None:
+    """Write the model in a separate process, so that torch is gone afterwards; start the watcher; become the server.
+
+    Args:
+        folder: Folder for the model.
+        shape: The model's `Shape`, as JSON.
+        flags: The flags of vLLM.
+    """
     os.setpgid(0, 0)
-    write = f"from pathlib import Path; from agent_tools.demo.engine.tiny_model import write_model; write_model(Path({folder!r}))"
+    write = (
+        "from pathlib import Path; from agent_tools.demo.engine.tiny_model import Shape, write_model;"
+        f" write_model(Path({folder!r}), Shape(**{json.loads(shape)!r}))"
+    )
     subprocess.run(python_command(write), check=True)  # noqa: S603  our own interpreter and code
     server = os.getpid()
     if os.fork() == 0:

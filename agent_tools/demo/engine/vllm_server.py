@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from agent_tools.child_process import environment, python_command
 from agent_tools.deployments.server.process import GUARD
 from agent_tools.errors import RefusedError, UnreachableError, UnsupportedError
 
+from .tiny_model import Shape
+
 MODEL = "tiny"
 """Name of the model, as clients request it."""
 CONTEXT = 8192
 """Longest prompt with its answer, tokens. One step computes at most as many, so each prompt is computed in one step."""
-RUN = "from agent_tools.demo.engine.vllm_process import main; main(sys.argv[1], sys.argv[2:])"
-"""What the child process runs; its arguments are a folder and the flags of vLLM."""
+RUN = "from agent_tools.demo.engine.vllm_process import main; main(*sys.argv[1:3], sys.argv[3:])"
+"""What the child process runs; its arguments are a folder, the shape of the model as JSON, and the flags of vLLM."""
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -37,17 +40,21 @@ ENVIRONMENT = {
     "LMCACHE_TRACK_USAGE": "false",
     "DO_NOT_TRACK": "1",
     "LMCACHE_LOG_LEVEL": "WARNING",
+    "VLLM_SERVER_DEV_MODE": "1",
 }
-"""1 GB for vLLM's own KV, no telemetry, no downloads, warnings only."""
+"""1 GB for vLLM's own KV, no telemetry, no downloads, warnings only, and ``POST /reset_prefix_cache``."""
 FLAGS = (
-    "--served-model-name", MODEL, "--host", "127.0.0.1", "--dtype", "bfloat16", "--max-model-len", str(CONTEXT),
+    "--served-model-name", MODEL, "--host", "127.0.0.1", "--dtype", "bfloat16",
     "--max-num-batched-tokens", str(CONTEXT), "--max-num-seqs", "4", "--enforce-eager", "--disable-uvicorn-access-log",
     "--enable-prompt-tokens-details",
 )  # fmt: skip
+PATIENCE = 10.0
+"""Longest wait for the stores of requests that have ended, seconds."""
 BLOCK = 128
 """Tokens of a block of vLLM's KV memory on a CPU."""
 
-Connector = Mapping[str, float]
+Connector = Mapping[str, float | str]
+SHAPE = Shape()
 LMCACHES_OWN: Connector = {}
 """Settings of the connector. Settings that are not named have LMCache's defaults."""
 
@@ -70,7 +77,13 @@ class VllmServer:
 
     @classmethod
     def launch(
-        cls, rpc_url: str, log_folder: Path, port: int, connector: Connector = LMCACHES_OWN, own_cache_tokens: int | None = None
+        cls,
+        rpc_url: str,
+        log_folder: Path,
+        port: int,
+        connector: Connector = LMCACHES_OWN,
+        own_cache_tokens: int | None = None,
+        shape: Shape = SHAPE,
     ) -> "VllmServer":
         """Start vLLM with a model of random weights and return at once. `wait_ready` waits until it answers.
 
@@ -80,11 +93,12 @@ class VllmServer:
             port: Port to listen on, on loopback.
             connector: Settings of LMCache's connector in vLLM, e.g. ``lmcache.mp.heartbeat_interval``.
             own_cache_tokens: Size of vLLM's KV memory, tokens, with its own prefix cache on; ``None`` switches that cache off.
+            shape: Shape of the model.
         """
         log_folder.mkdir(parents=True, exist_ok=True)
         log = log_folder / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
         folder = tempfile.mkdtemp(prefix="lmcache-agent-")
-        command = [*python_command(RUN), folder, "--port", str(port)]
+        command = [*python_command(RUN), folder, json.dumps(asdict(shape)), "--port", str(port)]
         with log.open("wb") as output:
             guard = subprocess.Popen(  # noqa: S603  our own interpreter and arguments
                 [
@@ -93,7 +107,7 @@ class VllmServer:
                     folder,
                     *command,
                     *FLAGS,
-                    *_own_cache(own_cache_tokens),
+                    *own_cache_flags(own_cache_tokens),
                     "--kv-transfer-config",
                     json.dumps(transfer_config(rpc_url, connector)),
                 ],
@@ -111,8 +125,8 @@ class VllmServer:
         """Return whether vLLM still runs."""
         return self._guard.poll() is None
 
-    async def wait_ready(self, patience: float = 300.0) -> None:
-        """Return when ``/health`` answers. This takes about 40 s on two cores.
+    async def wait_ready(self, patience: float = 900.0) -> None:
+        """Return when ``/health`` answers. This takes about 40 s on two idle cores, and many times as long on busy ones.
 
         Raises:
             RefusedError: vLLM ended while starting; the message holds the end of its log.
@@ -132,6 +146,19 @@ class VllmServer:
         await self.stop()
         raise UnreachableError(f"vLLM did not answer within {patience:g} s of its start and was stopped; see its log: {self.log}")
 
+    async def empty_own_cache(self) -> None:
+        """Empty vLLM's own prefix cache. The store of a request that has ended may hold its blocks a little longer.
+
+        Raises:
+            RefusedError: vLLM still holds blocks: a request runs.
+        """
+        deadline = time.monotonic() + PATIENCE
+        async with httpx.AsyncClient(base_url=self.url, timeout=30.0, trust_env=False) as client:
+            while not ((answer := await client.post("/reset_prefix_cache")).is_success and answer.json().get("success")):
+                if time.monotonic() > deadline:
+                    raise RefusedError("vLLM did not empty its own prefix cache: a request runs", status=answer.status_code)
+                await anyio.sleep(0.25)
+
     def last_words(self, lines: int = 5) -> str:
         """Return the last lines of the log as one line, and the path of the log."""
         said = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -147,11 +174,13 @@ class VllmServer:
             await anyio.to_thread.run_sync(partial(shutil.rmtree, self._folder, ignore_errors=True))
 
 
-def _own_cache(tokens: int | None) -> tuple[str, ...]:
-    """Return the flags for vLLM's own prefix cache."""
+def own_cache_flags(tokens: int | None) -> tuple[str, ...]:
+    """Return the flags for vLLM's own prefix cache. vLLM keeps one block for itself; the others must hold the longest prompt."""
     if tokens is None:
-        return ("--no-enable-prefix-caching",)
-    return ("--enable-prefix-caching", "--num-gpu-blocks-override", str(tokens // BLOCK))
+        return ("--no-enable-prefix-caching", "--max-model-len", str(CONTEXT))
+    blocks = tokens // BLOCK
+    longest = min(CONTEXT, (blocks - 1) * BLOCK)
+    return ("--enable-prefix-caching", "--num-gpu-blocks-override", str(blocks), "--max-model-len", str(longest))
 
 
 def transfer_config(rpc_url: str, connector: Connector = LMCACHES_OWN) -> dict[str, object]:

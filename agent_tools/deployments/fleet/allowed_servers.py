@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 import httpx
 
 from agent_tools.errors import SettingsError, UnsupportedError
+from agent_tools.redaction import text_without_secrets
 
 from .coordinator import Instance
 
@@ -23,13 +24,19 @@ class AllowedServers:
 
         Args:
             networks: Networks in which servers may be called.
-            addresses: Maps a registered ``ip`` or ``ip:port`` to ``host:port``. Without a port, the registered port is used.
+            addresses: Maps a registered ``ip`` or ``ip:port`` to ``host:port`` (without a port, the registered port is used), or
+                to the URL of a proxy, ``https://host/prefix``.
 
         Raises:
             SettingsError: One of `addresses` is not ``host:port``.
         """
         self._networks = tuple(networks)
-        self._addresses = {advertised: _place(reachable) for advertised, reachable in addresses.items()}
+        self._urls = {advertised: _url(reachable) for advertised, reachable in addresses.items() if "://" in reachable}
+        self._addresses = {name: _place(reachable) for name, reachable in addresses.items() if name not in self._urls}
+
+    def is_operators_url(self, url: str) -> bool:
+        """Return whether the operator gave this URL whole."""
+        return url in self._urls.values()
 
     def url(self, instance: Instance) -> str:
         """Return the server's URL in the format of `AdminClient.base_url`.
@@ -41,6 +48,9 @@ class AllowedServers:
             raise UnsupportedError(f"its name must have 1 to {_NAME_LENGTH} characters, only letters, digits and . : + = _ -")
         if not 0 < instance.port <= _PORTS:
             raise UnsupportedError(f"its port {instance.port} is not a valid port")
+        proxied = self._urls.get(f"{instance.ip}:{instance.port}") or self._urls.get(instance.ip)
+        if proxied is not None:
+            return proxied
         mapped = self._addresses.get(f"{instance.ip}:{instance.port}") or self._addresses.get(instance.ip)
         place = self._own(instance) if mapped is None else mapped["host"] + ":" + (mapped["port"] or str(instance.port))
         return str(httpx.URL(f"http://{place}")).rstrip("/")
@@ -66,6 +76,17 @@ class AllowedServers:
 def shown_name(name: str) -> str:
     """Return a name or address that is safe to show. Anyone who registers a server chooses it, and a model reads it."""
     return _ODD.sub("?", name)[:_NAME_LENGTH]
+
+
+def _url(reachable: str) -> str:
+    """Return a URL in the format of `AdminClient.base_url`, which checks the rest."""
+    try:
+        url = httpx.URL(reachable)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise SettingsError(f"addresses: {text_without_secrets(reachable)!r} is no URL; correct it in caches.toml")
+    return str(url).rstrip("/")
 
 
 def _place(reachable: str) -> re.Match[str]:

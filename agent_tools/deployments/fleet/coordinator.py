@@ -21,6 +21,7 @@ from agent_tools.errors import (
 )
 from agent_tools.models import MB, CacheEntry, TenantUsage
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import AdminClient, segment
 
 PAGE = 10_000
@@ -89,9 +90,9 @@ class Deletion:
 class Coordinator:
     """The typed routes of one coordinator. A coordinator stores no KV itself."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, access: Access = NO_PROXY) -> None:
         """Prepare the connection. Raise `SettingsError` if `url` is not ``http://host:port``."""
-        self._admin = AdminClient(url, timeout)
+        self._admin = AdminClient(url, timeout, access=access)
 
     async def close(self) -> None:
         """Close the connections."""

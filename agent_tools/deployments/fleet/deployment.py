@@ -12,6 +12,7 @@ from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import UnknownCacheError, UnsupportedError
 from agent_tools.models import SETTINGS, CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.workload.access_log import AccessLog
 
 from .allowed_servers import AllowedServers
@@ -39,17 +40,20 @@ class FleetDeployment:
         networks: Sequence[IPv4Network | IPv6Network],
         addresses: Mapping[str, str] = {},
         timeout: float = 5.0,
+        access: Access = NO_PROXY,
     ) -> None:
         """Prepare the connections, without calling anything yet.
 
         Args:
             coordinator_url: ``http://host:port`` of `lmcache coordinator`.
             networks: Networks in which servers may be called. Other servers are left out and named in the health.
-            addresses: Maps a registered ``ip`` or ``ip:port`` to the ``host:port`` at which the server is reachable.
+            addresses: Maps a registered ``ip`` or ``ip:port`` to the ``host:port`` at which the server is reachable, or to the
+                URL of a proxy in front of it.
             timeout: Seconds per call.
+            access: What the proxy asks for, in front of the coordinator and of the servers whose URL `addresses` gives.
         """
-        self._coordinator = Coordinator(coordinator_url, timeout)
-        self._known = FleetServers(self._coordinator, AllowedServers(networks, addresses), timeout)
+        self._coordinator = Coordinator(coordinator_url, timeout, access)
+        self._known = FleetServers(self._coordinator, AllowedServers(networks, addresses), timeout, access)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -173,6 +177,16 @@ class FleetDeployment:
         """
         servers = await self._known.some()
         return await deleted(self._coordinator, servers, await prefix_of(servers, model, tokens, tenant))
+
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:
+        """Return the most chunks of a prefix that a lookup finds on a server, or ``None`` if some could not be checked."""
+        servers = await self._known.some()
+        answers, failures = await side_by_side({n: server.still_found(model, tokens, tenant) for n, server in servers.items()})
+        found = max((chunks for chunks, _ in answers.values() if chunks is not None), default=0)
+        unchecked = {name: why for name, (chunks, why) in answers.items() if chunks is None} | failures
+        if unchecked and not found:
+            return None, "; ".join(f"{name}: {why}" for name, why in sorted(unchecked.items()))
+        return found, ""
 
     async def access_log(self, since: float | None = None) -> AccessLog | None:  # noqa: ARG002
         """Return ``None``, because each server has its own access log."""

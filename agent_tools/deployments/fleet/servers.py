@@ -10,6 +10,7 @@ import anyio
 from agent_tools.deployments.members import side_by_side
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.errors import LMCacheToolError, OutcomeUnknownError, RefusedError, UnreachableError, UnsupportedError
+from agent_tools.wire.access import NO_PROXY, Access
 
 from .allowed_servers import AllowedServers, shown_name
 from .coordinator import Coordinator, Instance
@@ -33,8 +34,9 @@ class Listed:
 class FleetServers:
     """Keep one `ServerDeployment` per server while the server stays at the same address."""
 
-    def __init__(self, coordinator: Coordinator, allowed: AllowedServers, timeout: float) -> None:
+    def __init__(self, coordinator: Coordinator, allowed: AllowedServers, timeout: float, access: Access = NO_PROXY) -> None:
         self._coordinator = coordinator
+        self._access = access
         self._allowed = allowed
         self._timeout = timeout
         self._servers: dict[str, ServerDeployment] = {}
@@ -84,10 +86,15 @@ class FleetServers:
                 urls = {name: known for name, known in urls.items() if known != url} | {one.name: url}
         stay = {name: server for name, server in self._servers.items() if urls.get(name) == server.admin.base_url}
         parted = [server for name, server in self._servers.items() if name not in stay]
-        come = {name: ServerDeployment(url, timeout=self._timeout) for name, url in urls.items() if name not in stay}
+        come = {name: self._connection(url) for name, url in urls.items() if name not in stay}
         self._servers = stay | come
         await self._let_go(parted)
         return Listed(servers=self._servers, left_out=left_out)
+
+    def _connection(self, url: str) -> ServerDeployment:
+        """Connect to a server. Only a proxy that the operator named gets the headers, never an address that was registered."""
+        access = self._access if self._allowed.is_operators_url(url) else NO_PROXY
+        return ServerDeployment(url, timeout=self._timeout, access=access)
 
     def _url_or_why(self, instance: Instance) -> str | UnsupportedError:
         try:

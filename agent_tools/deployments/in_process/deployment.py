@@ -1,6 +1,7 @@
 """In-process LMCache inside vLLM or SGLang, reached through the internal API servers of its workers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -20,10 +21,12 @@ from agent_tools.errors import (
 )
 from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.workload.access_log import AccessLog, lookups_since
 
 from .change import FREEZE, HOT_CACHE, Switch, bypass_switch, change_all, change_settings
 from .lookup_record import LookupRecord, bytes_of_chunk
+from .ranks import once_per_engine, ranks_answering
 from .settable import SUPPORT, WITHOUT_SCHEDULER, adapter_support
 from .worker import CPU_BACKEND, Worker, WorkerState, config_of
 
@@ -37,15 +40,23 @@ def _silent(_: str) -> None:
 class InProcessDeployment:
     """In-process LMCache in all workers of one engine (LMCache 0.5.x with ``internal_api_server_enabled``), as one cache.
 
-    LMCache refreshes its counters every 10 s, so a shorter window may show nothing. Counts are sums over the workers; in a
-    tensor-parallel engine each worker looks up every prompt. Sizes in the configuration are per worker.
+    LMCache refreshes its counters every 10 s, so a shorter window may show nothing. Counts are those of one rank of each engine,
+    because every rank counts every prompt; bytes are sums over all workers (see `ranks`). Sizes in the configuration are per
+    worker.
     Reading leaves out a worker that does not answer, and names it in the health. A change needs all workers.
     """
 
     backend = "engine"
     owned = False
 
-    def __init__(self, worker_urls: Sequence[str], *, access_log: Path | None = None, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        worker_urls: Sequence[str],
+        *,
+        access_log: Path | None = None,
+        timeout: float = 5.0,
+        access: Access = NO_PROXY,
+    ) -> None:
         """Prepare the connections, without calling anything yet.
 
         Args:
@@ -55,12 +66,13 @@ class InProcessDeployment:
             access_log: Folder in which the scheduler's chunk statistics record lookups (``chunk_statistics_file_output_dir``), if
                 this machine can read it.
             timeout: Seconds per call.
+            access: What a proxy in front of the workers asks for.
 
         Raises:
             SettingsError: There is no address, an address is given twice, or an address is not ``http://host:port``.
         """
         self._record = None if access_log is None else LookupRecord(access_log)
-        self.workers = {f"worker{rank}": Worker(url.strip(), timeout) for rank, url in enumerate(worker_urls)}
+        self.workers = {f"worker{rank}": Worker(url.strip(), timeout, access) for rank, url in enumerate(worker_urls)}
         if not self.workers:
             raise SettingsError("in-process LMCache needs the address of each worker, and none is given: engine:http://host:port")
         if len({worker.url for worker in self.workers.values()}) < len(self.workers):
@@ -77,7 +89,11 @@ class InProcessDeployment:
         """Return the sum of all workers, from ``/metrics`` and the state of each worker. See `members.together`."""
         answers, failures = await side_by_side({name: worker.snapshot() for name, worker in self.workers.items()})
         _raise_strangers(failures)
-        return together({name: one for name, one in answers.items() if one is not None}, failures)
+        readings = {name: one for name, one in answers.items() if one is not None}
+        members = once_per_engine(readings, {name: self.workers[name].meta for name in readings})
+        total = together(members, failures)
+        per_chunk = total.objects_per_chunk
+        return replace(total, objects_per_chunk=None if per_chunk is None else per_chunk * ranks_answering(members))
 
     async def version(self) -> str | None:
         """Return LMCache's version from ``/lmc_version``. If the workers differ, return all versions."""
@@ -197,6 +213,10 @@ class InProcessDeployment:
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:  # noqa: ARG002
         """Raise `UnsupportedError`, because in-process LMCache cannot delete a single prefix."""
         _refuse("in-process LMCache cannot delete a single prefix; clear L1 instead")
+
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:  # noqa: ARG002
+        """Say that the internal API has no lookup."""
+        return None, "in-process LMCache has no lookup for other programs"
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str) -> WarmResult:  # noqa: ARG002
         """Raise `UnsupportedError`, because in-process LMCache loads a prefix only for a request."""

@@ -13,6 +13,7 @@ from agent_tools.models import MB, CacheConfig, EvictionPolicy, Health, L2Adapte
 from agent_tools.models.config import MB_IN_A_GB
 from agent_tools.plain import plain
 from agent_tools.redaction import text_without_secrets
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import MOST_SAID, AdminClient
 from agent_tools.wire.prometheus import parsed
 
@@ -73,9 +74,11 @@ class WorkerState:
 class Worker:
     """The internal API server at one address."""
 
-    def __init__(self, url: str, timeout: float) -> None:
-        self._admin = AdminClient(url, timeout)
+    def __init__(self, url: str, timeout: float, access: Access = NO_PROXY) -> None:
+        self._admin = AdminClient(url, timeout, access=access)
         self.url = self._admin.base_url
+        self.meta: Json = {}
+        """The answer of ``/meta`` at the last reading."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -113,6 +116,7 @@ class Worker:
         """Return the counters (up to 10 s old) and sizes, or ``None`` for a scheduler, which has neither."""
         asked_at = _now()
         state = await self.state()
+        self.meta = state.meta
         if state.is_scheduler:
             return None
         async with self._asked("/metrics"):
@@ -214,6 +218,8 @@ UNCOUNTED = dict.fromkeys(
     (
         "failed_stores",
         "short_prompts",
+        "unregistered_lookups",
+        "layoutless_lookups",
         "dropped_events",
         "evicted_followed",
         "evicted_needed",

@@ -11,7 +11,7 @@ import httpx
 
 from agent_tools.arena_file import reserve
 from agent_tools.deployments.base import Progress
-from agent_tools.errors import RefusedError, UnsupportedError
+from agent_tools.errors import MissingRouteError, RefusedError, UnsupportedError
 from agent_tools.models import MB
 from agent_tools.wire.http_client import AdminClient
 
@@ -56,6 +56,8 @@ async def arenas_of(admin: AdminClient) -> Arenas | None:
     """Return the arenas of a server's L1, or ``None`` if its L1 has no arenas."""
     try:
         status = await admin.read(f"{ROUTE}/status")
+    except MissingRouteError:  # up to 0.5.5
+        return None
     except RefusedError as error:
         # LMCache 0.5.6 answers 409 if L1 is plain DRAM, and 500 with several L1 managers or after any internal error.
         if error.status == httpx.codes.CONFLICT or (error.status == httpx.codes.INTERNAL_SERVER_ERROR and await _several(admin)):

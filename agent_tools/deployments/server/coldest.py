@@ -21,4 +21,6 @@ def coldest_first(log: AccessLog) -> list[tuple[str, str]]:
     last_request[log.chunk_ids] = request
     last_position[log.chunk_ids] = position
     order = np.lexsort((-last_position, last_request))
-    return [(log.model_names[log.models[last_request[chunk]]], log.hashes[chunk].tobytes().hex()) for chunk in order]
+    layouts = log.layouts or (None,) * len(log.model_names)
+    names = [name if layout is None else layout.model for name, layout in zip(log.model_names, layouts, strict=True)]
+    return [(names[log.models[last_request[chunk]]], log.hashes[chunk].tobytes().hex()) for chunk in order]

@@ -3,79 +3,58 @@
 import ast
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent_tools.errors import UnsupportedError
 from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
 from agent_tools.redaction import SECRET, without_secrets
 
+from .start_flags import at, first_allocation, start_flags, tagged_pools
+
 Flags = dict[str, Any]
-"""The value of each flag: a text or number, ``True`` for a bare flag, a list for a repeated flag."""
+"""The value of each flag: a text or number, ``True`` for a bare flag, a list for a repeated flag, a tuple for a flag with several
+values."""
 
 L1_POLICIES = {EvictionPolicy.LRU: "LRU", EvictionPolicy.ARC: "ARC", EvictionPolicy.NOOP: "noop"}
 """Eviction policies for L1. LMCache 0.5.6 also accepts IsolatedLRU, but the eviction thread then dies at the watermark."""
 POLICY_NAMES = {**L1_POLICIES, EvictionPolicy.ISOLATED_LRU: "IsolatedLRU"}
 
-_FROM_CONFIG: tuple[tuple[str, str, Any], ...] = (
-    # (place in /config, flag, default of 0.5.6)
-    ("mp.instance_id", "--instance-id", None),
-    ("mp.transport", "--transport", "zmq"),
-    ("mp.host", "--host", "localhost"),
-    ("mp.port", "--port", 5555),
-    ("mp.chunk_size", "--chunk-size", 256),
-    ("mp.max_gpu_workers", "--max-gpu-workers", 1),
-    ("mp.max_cpu_workers", "--max-cpu-workers", 1),
-    ("mp.hash_algorithm", "--hash-algorithm", "blake3"),
-    ("mp.engine_type", "--engine-type", "default"),
-    ("mp.supported_transfer_mode", "--supported-transfer-mode", "lmcache_driven"),
-    ("mp.session_ttl_seconds", "--session-ttl-seconds", 600.0),
-    ("mp.worker_reap_timeout_seconds", "--worker-reap-timeout-seconds", 120.0),
-    ("mp.kv_event_log_size", "--kv-event-log-size", 32768),
-    ("storage_manager.l1_manager_config.memory_config.align_bytes", "--l1-align-bytes", 4096),
-    ("storage_manager.l1_manager_config.memory_config.devdax_path", "--l1-devdax-path", ""),
-    ("storage_manager.l1_manager_config.write_ttl_seconds", "--l1-write-ttl-seconds", 600),
-    ("storage_manager.l1_manager_config.read_ttl_seconds", "--l1-read-ttl-seconds", 300),
-    ("storage_manager.eviction_config.eviction_policy", "--eviction-policy", None),
-    ("storage_manager.eviction_config.trigger_watermark", "--eviction-trigger-watermark", 0.8),
-    ("storage_manager.eviction_config.eviction_ratio", "--eviction-ratio", 0.2),
-    ("storage_manager.store_policy", "--l2-store-policy", "default"),
-    ("storage_manager.prefetch_policy", "--l2-prefetch-policy", "default"),
-    ("storage_manager.prefetch_max_in_flight", "--l2-prefetch-max-in-flight", 8),
-    ("http.http_host", "--http-host", "127.0.0.1"),
-    ("http.http_port", "--http-port", 8080),
-    ("observability.metrics_sample_rate", "--metrics-sample-rate", 0.01),
-    ("observability.max_queue_size", "--event-bus-queue-size", 10000),
-    ("observability.otlp_endpoint", "--otlp-endpoint", None),
-    ("observability.lookup_hash_log.output_dir", "--lookup-hash-log-dir", ""),
-    ("observability.trace_level", "--trace-level", None),
-    ("observability.trace_output", "--trace-output", None),
-    ("coordinator.url", "--coordinator-url", ""),
-    ("coordinator.advertise_ip", "--coordinator-advertise-ip", ""),
-)
+_OF_ONE_POOL = {"--l1-devdax-path", "--gds-l1-path", "--gds-l1-backend", "--no-gds-l1-use-direct-io", "--l1-align-bytes"} | {
+    "--l1-use-hugepages",
+    "--no-l1-use-lazy",
+    "--shm-name",
+}
+"""Flags that LMCache refuses or ignores beside ``--l1-manager``."""
 
 
 def flags_of(boot: Mapping[str, Any], now: CacheConfig) -> Flags:
     """Return the flags that start a server with its present settings. Flags with their default value are left out.
 
     Args:
-        boot: Answer of ``GET /config``: the settings at the start. The size of L1 comes from here.
+        boot: Answer of ``GET /config``: the settings at the start.
         now: The settings in force.
     """
     config = {**boot, "storage_manager": {**boot["storage_manager"], **_live(boot["storage_manager"], now)}}
-    flags: Flags = {"--l1-size-gb": _at(config, "storage_manager.l1_manager_config.memory_config.size_in_bytes") / 2**30}
-    for place, flag, default in _FROM_CONFIG:
-        value = _at(config, place)
-        if value is not None and value != default:
-            flags[flag] = without_secrets(value)
-    if not _at(config, "storage_manager.l1_manager_config.memory_config.use_lazy"):
-        flags["--no-l1-use-lazy"] = True
-    if "--l1-devdax-path" in flags:
-        flags["--shm-name"] = _at(config, "mp.shm_name") or ""
+    pools = tagged_pools(config)
+    flags: Flags = {"--l1-manager": [json.dumps(pool) for pool in pools]} if pools else {"--l1-size-gb": _size_now(config, now)}
+    flags |= dict(start_flags(config))
+    if pools:  # each pool states these itself
+        flags = {flag: value for flag, value in flags.items() if flag not in _OF_ONE_POOL}
+    else:
+        flags |= dict(first_allocation(config))
     flags["--l2-adapter"] = [adapter_json(adapter) for adapter in now.l2_adapters or ()]
-    modules = _at(config, "mp.server_modules") or ()
+    modules = at(config, "mp.server_modules") or ()
     if modules:
         flags["--server-module"] = [json.dumps(without_secrets(module)) for module in modules]
     return flags
+
+
+def _size_now(config: Mapping[str, Any], now: CacheConfig) -> float:
+    """Return the present size of L1 in GB; without it, the size at the start."""
+    if now.max_size_mb is not None:
+        return now.max_size_mb / 1024
+    return float(at(config, "storage_manager.l1_manager_config.memory_config.size_in_bytes")) / 2**30
 
 
 def _live(boot: Mapping[str, Any], now: CacheConfig) -> dict[str, Any]:
@@ -109,7 +88,34 @@ def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
         "--l2-prefetch-policy": update.l2_prefetch_policy,
         "--l2-adapter": None if update.l2_adapters is None else [adapter_json(a) for a in update.l2_adapters],
     }
+    if "--l1-manager" in changed:
+        changed["--l1-manager"] = _pools_with_update(changed["--l1-manager"], wanted)
+        del wanted["--l1-size-gb"]
     changed.update({flag: value for flag, value in wanted.items() if value is not None})
+    return changed
+
+
+def _pools_with_update(pools: Sequence[str], wanted: Flags) -> list[str]:
+    """Return the ``--l1-manager`` objects with the wanted eviction, and the wanted size if there is one pool.
+
+    Raises:
+        UnsupportedError: A size is wanted for several pools.
+    """
+    size = wanted["--l1-size-gb"]
+    if size is not None and len(pools) > 1:
+        raise UnsupportedError(
+            "this server has several L1 pools, and nothing says how they divide max_size_mb: change size_gb in its --l1-manager"
+            " flags"
+        )
+    eviction = {
+        "eviction_policy": wanted["--eviction-policy"],
+        "trigger_watermark": wanted["--eviction-trigger-watermark"],
+        "eviction_ratio": wanted["--eviction-ratio"],
+    }
+    changed = []
+    for pool in map(json.loads, pools):
+        pool["eviction"] |= {name: value for name, value in eviction.items() if value is not None}
+        changed.append(json.dumps(pool if size is None else pool | {"size_gb": size}))
     return changed
 
 
@@ -119,10 +125,19 @@ def argv(flags: Flags) -> list[str]:
     for flag, value in flags.items():
         if value is True:
             arguments.append(flag)
+        elif isinstance(value, tuple):
+            arguments += [flag, *map(str, value)]
         else:
             for one in value if isinstance(value, list) else [value]:
-                arguments += [flag, f"{one:.12g}" if isinstance(one, float) else str(one)]
+                text = _number(one) if isinstance(one, float) else str(one)
+                # argparse takes a value that starts with a dash for a flag, unless it is a part of the same word.
+                arguments += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return arguments
+
+
+def _number(value: float) -> str:
+    """Return the shortest text that is read back as the same number."""
+    return next((text for digits in (6, 12, 17) if float(text := f"{value:.{digits}g}") == value), repr(value))
 
 
 def command_line(flags: Flags) -> str:
@@ -170,10 +185,3 @@ def _constructor_fields(text: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
         return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
     except (SyntaxError, ValueError):
         return {}
-
-
-def _at(config: Mapping[str, Any], place: str) -> Any:  # noqa: ANN401  JSON
-    value: Any = config
-    for part in place.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -14,32 +16,51 @@ from agent_tools.deployments.all_or_nothing import all_or_nothing
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.quotas import change_quotas
 from agent_tools.deployments.snapshot import Snapshot
-from agent_tools.errors import RefusedError, SettingsError, UnsupportedError
-from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, L2Adapter, Support, SupportLevel, TenantUsage, WarmResult
+from agent_tools.errors import MissingRouteError, RefusedError, SettingsError, UnsupportedError
+from agent_tools.models import (
+    MB,
+    CacheConfig,
+    CacheEntry,
+    ConfigUpdate,
+    L2Adapter,
+    Support,
+    SupportLevel,
+    TenantUsage,
+    WarmResult,
+)
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
 from agent_tools.plain import plain
+from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import AdminClient, segment
 from agent_tools.wire.prometheus import parsed
 from agent_tools.workload.access_log import AccessLog, lookups_since
+from agent_tools.workload.chunk_layout import with_world_sizes
 from agent_tools.workload.lookup_log import read_lookup_log
 
-from .answers import adapters_of, config_of, entry_of, resident_entry_of, snapshot_of
+from .answers import (
+    adapters_of,
+    config_of,
+    entries_of,
+    groups_of,
+    resident_entry_of,
+    single_ranks_of,
+    snapshot_of,
+    world_sizes_of,
+)
 from .chunk_hashes import chunk_hashes
 from .coldest import coldest_first
 from .command_line import Flags, command_line, flags_of, with_update
-from .exposition import parse_exposition
+from .contents import Shape, delete_from_l1, delete_from_l2, known_shape, look_up, still_found
+from .exposition import Exposition, parse_exposition
 from .l1_size import change_size
 from .live_change import change_settings
 from .module_client import ROUTE, LiveL2, ServerModule, module_of
-from .support import server_support
+from .support import on_older, server_support
+from .versions import Release, ServerAnswers
 from .workload_window import WorkloadWindow
 
 MODULE_SECONDS = 1.0
 """Seconds for which the module's state in ``/status`` is reused, because one observation needs it several times."""
-DELETE_BATCH = 5000
-"""Keys per ``DELETE /cache/objects``. LMCache accepts at most 10,000."""
-KV_RANK = 0x01000100
-"""LMCache's ``kv_rank`` of a single worker (world size 1)."""
 
 
 class ServerDeployment:
@@ -57,18 +78,21 @@ class ServerDeployment:
         timeout: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
         token: SecretStr | None = None,
+        access: Access = NO_PROXY,
     ) -> None:
         """Prepare the connection, without calling anything yet.
 
         Args:
-            base_url: ``http://host:port`` of the admin API.
+            base_url: ``http://host:port`` of the admin API, or ``https://host/prefix`` behind a proxy.
             access_log: The folder of the server's ``--lookup-hash-log-dir``, if this machine can read it.
             arena_folder: A folder on the server's host for live L1 growth, usually ``/dev/shm``.
             timeout: Seconds per call.
             transport: The HTTP transport. The default is plain HTTP.
             token: Token for the server's module (``token_env`` of its config).
+            access: What a proxy in front of the server asks for.
         """
-        self.admin = AdminClient(base_url, timeout, transport, token)
+        self.admin = AdminClient(base_url, timeout, transport, token, access=access)
+        self._answers = ServerAnswers(self.admin)
         self._has_token = token is not None
         self._access_log = access_log
         self._arena_folder = arena_folder
@@ -76,6 +100,10 @@ class ServerDeployment:
         self._window = WorkloadWindow(self.admin)
         self._module: ServerModule | None = None
         self._module_until = 0.0
+        self._world_sizes: dict[str, set[int]] = {}
+        """World sizes with which engines registered each model, since we first read the server: chunks outlive their engines."""
+        self._groups: dict[str, int] = {}
+        """The most object groups of each model, where the module tells them."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -83,22 +111,45 @@ class ServerDeployment:
 
     async def snapshot(self) -> Snapshot:
         """Return the snapshot from ``/status`` and ``/metrics``, read side by side."""
+        release = await self._answers.release()
         asked_at = _now()
-        status, text = await asyncio.gather(self.admin.read("/status"), self.admin.read_text("/metrics"))
-        with self.admin.understood("/metrics"):
-            exposition = await parsed(parse_exposition, text)
-        with self.admin.understood("/status"):
-            return snapshot_of(asked_at, _now(), status, exposition)
+        status, text = await asyncio.gather(self._answers.status(), self.admin.read_text("/metrics"))
+        taken_at = _now()
+        exposition = await self._exposition(text, release)
+        if self._answers.is_of_another_process(exposition.process_start):
+            release = await self._answers.release()
+            exposition = await self._exposition(text, release)
+        with self._answers.understood("/status"):
+            for model, sizes in single_ranks_of(exposition, status["chunk_size"]).items():
+                self._world_sizes.setdefault(model, sizes)
+            self._remember_world_sizes(status)
+            return snapshot_of(asked_at, taken_at, status, exposition, release)
+
+    async def _exposition(self, text: str, release: Release) -> Exposition:
+        with self._answers.understood("/metrics"):
+            return await parsed(partial(parse_exposition, splits_hits=release.counts_lookups), text)
+
+    def _remember_world_sizes(self, status: Mapping[str, Any]) -> None:
+        for model, sizes in world_sizes_of(status).items():
+            self._world_sizes.setdefault(model, set()).update(sizes)
+        self._groups |= groups_of(status)
+
+    async def world_sizes(self) -> Mapping[str, set[int]]:
+        """Return the world sizes of each model whose engine is registered, or was since we first read the server."""
+        status = await self._answers.status()
+        with self._answers.understood("/status"):
+            self._remember_world_sizes(status)
+        return self._world_sizes
 
     async def version(self) -> str | None:
         """Return LMCache's version (``/lmc_version``)."""
-        return str(await self.admin.read("/lmc_version"))
+        return (await self._answers.release()).text
 
     async def module(self) -> ServerModule | None:
         """Return the server's `agent_tools.server_module`, at most one second old, or ``None`` if the server runs without it."""
         if time.monotonic() > self._module_until:
-            status = await self.admin.read("/status")
-            with self.admin.understood("/status"):
+            status = await self._answers.status()
+            with self._answers.understood("/status"):
                 self._module = module_of(self.admin, status, token=self._has_token)
             self._module_until = time.monotonic() + MODULE_SECONDS
         return self._module
@@ -106,19 +157,20 @@ class ServerDeployment:
     async def config(self) -> CacheConfig:
         """Return the settings from ``/status`` (in force), ``/config`` (at the start), the module and the tenants' quotas."""
         status, boot, adapters, quotas, l2 = await asyncio.gather(
-            self.admin.read("/status"),
-            self.admin.read("/config"),
-            self.admin.read("/config/adapters"),
+            self._answers.status(),
+            self._answers.boot(),
+            self._answers.adapters(),
             self.admin.read("/quota"),
             self._l2(),
         )
-        with self.admin.understood("/status, /config, /config/adapters, /quota"):
+        with self._answers.understood("/status, /config, /config/adapters, /quota"):
             return config_of(status, boot, adapters, quotas, l2)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """Return for every setting how it can be changed. With an update, return how it can be changed to these values."""
-        module, adapters = await asyncio.gather(self.module(), self._adapters())
-        return await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
+        module, adapters, release = await asyncio.gather(self.module(), self._adapters(), self._answers.release())
+        support = await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
+        return support if release.changes_live else on_older(release, support, update)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
         """Return the command line with the update. Settings that ``/config`` does not report get LMCache's defaults."""
@@ -151,37 +203,43 @@ class ServerDeployment:
             with self.admin.understood(f"{ROUTE}/entries/top"):
                 return [resident_entry_of(entry, answer["chunk_size"]) for entry in answer["top"]]
         try:
-            page = await self.admin.read("/cache/objects", tier="l2", page_size=min(limit, 5000))
-        except RefusedError as error:
+            page = await self.admin.read("/cache/objects", tier="l2", page_size=5000)  # a chunk has several
+        except (RefusedError, MissingRouteError) as error:
+            if not (await self._answers.release()).changes_live:
+                raise UnsupportedError(f"this server cannot list its entries ({error}); that needs LMCache 0.5.6") from error
             raise UnsupportedError(
                 f"this server cannot list its entries ({error}): without our module, LMCache lists only entries of s3 L2"
                 " adapters; start the server with --server-module agent_tools.server_module to list the entries of L1"
             ) from error
         with self.admin.understood("/cache/objects"):
-            return [entry_of(entry) for entry in page["entries"][:limit]]
+            return entries_of(page["entries"])[:limit]
 
     async def clear(self) -> None:
-        """Clear L1 (``POST /cache/clear``). Locked objects stay."""
+        """Clear L1 (``POST /cache/clear``). Locked objects stay.
+
+        Raises:
+            UnsupportedError: The server is 0.5.0 or older. Its ``/clear-cache`` also drops what requests hold locked.
+        """
+        release = await self._answers.release()
+        if not release.clears_unlocked_only:
+            raise UnsupportedError(
+                f"LMCache {release.text} clears L1 only together with what requests hold locked, so we do not: upgrade"
+                " it, or restart it to empty L1. Nothing was changed"
+            )
         await self.admin.change("POST", "/cache/clear", {"tier": "l1"})
 
     async def delete(self, model: str, chunk_hashes: Sequence[str], tenant: str) -> int:
-        """Delete chunks from L1 (``DELETE /cache/objects``). Return LMCache's count of deleted objects. Locked objects stay."""
-        deleted = 0
-        for start in range(0, len(chunk_hashes), DELETE_BATCH):
-            keys = [
-                {
-                    "chunk_hash_hex": h.removeprefix("0x"),
-                    "model_name": model,
-                    "kv_rank": KV_RANK,
-                    "object_group_id": 0,
-                    "cache_salt": tenant,
-                }
-                for h in chunk_hashes[start : start + DELETE_BATCH]
-            ]
-            answer = await self.admin.change("DELETE", "/cache/objects", {"keys": keys, "tier": "l1"})
-            with self.admin.understood("/cache/objects"):
-                deleted += int(answer["deleted"])
-        return deleted
+        """Delete chunks from L1, on every rank and in every object group. Return the number of chunks; locked objects stay.
+
+        Raises:
+            UnsupportedError: The world size of the model is not known. Nothing was deleted.
+        """
+        return await delete_from_l1(self.admin, await self._shape(model, "deleted"), chunk_hashes, tenant)
+
+    async def _shape(self, model: str, what: str) -> Shape:
+        """Return how the chunks of a model are stored. `what` is what is not done to them if that is not known."""
+        sizes = await self.world_sizes()
+        return known_shape(model, sizes, self._groups, what)
 
     async def trim(self, max_used_bytes: int) -> None:
         """Delete chunks that cannot be hit, then the least recently used chunks, until L1 holds at most `max_used_bytes`.
@@ -202,52 +260,63 @@ class ServerDeployment:
                 "only the lookup-hash log shows which entries are least recently used: start the server with"
                 " --lookup-hash-log-dir and set access_log in caches.toml to that folder, or clear the whole cache instead"
             )
-        per_object = now.l1_used_bytes / now.resident_objects
-        surplus = int(-(-(now.l1_used_bytes - max_used_bytes) // per_object))
         tenants = {tenant for _, tenant in now.tokens if tenant is not None} or {""}
         # Most of the coldest chunks were evicted long ago. Deleting them again does nothing, and LMCache does not count it.
-        cold = coldest_first(log)
-        while surplus > 0 and cold:
+        sizes, used = await self.world_sizes(), now.l1_used_bytes
+        named = coldest_first(log)
+        cold = [(model, chunk) for model, chunk in named if model in sizes]
+        strangers = sorted({model for model, _ in named} - sizes.keys())
+        while used > max_used_bytes and cold:
+            objects = now.objects_per_chunk or max(max(one) for one in sizes.values())
+            per_chunk = used / max(now.resident_objects, 1) * objects
+            surplus = max(int(-(-(used - max_used_bytes) // per_chunk)), 1)
             some, cold = cold[:surplus], cold[surplus:]
             for model in {model for model, _ in some}:
                 hashes = [chunk for owner, chunk in some if owner == model]
                 # The log has no tenants, so we try each tenant.
-                surplus -= sum([await self.delete(model, hashes, tenant) for tenant in sorted(tenants)])
+                for tenant in sorted(tenants):
+                    await self.delete(model, hashes, tenant)
+            now = await self.snapshot()
+            used = now.l1_used_bytes
+        if used > max_used_bytes:
+            raise UnsupportedError(
+                f"L1 still holds {used / MB:.1f} MB after all chunks were deleted that the lookup-hash log names. The rest is"
+                " older than the log, locked by requests, or of models whose world size is unknown because none of their engines"
+                f" is registered ({', '.join(map(plain, strangers)) or 'none'}). Clear the whole cache instead"
+            )
 
     async def warm(self, model: str, tokens: Sequence[int], tenant: str, patience: float = 30.0) -> WarmResult:
-        """Load a prefix from L2 into L1 (``POST /cache/prefetches``), and wait for it at most `patience` seconds."""
-        body = {"model_name": model, "world_size": 1, "token_ids": list(tokens), "cache_salt": tenant}
-        submitted = await self.admin.change("POST", "/cache/prefetches", body)
-        with self.admin.understood("/cache/prefetches"):
-            noop = submitted["status"] == "noop"
-            request = "" if noop else segment(str(submitted["request_id"]))
-        if noop:
-            return WarmResult(
-                requested_chunks=0, found_chunks=0, message="the prefix is shorter than one chunk, so there is nothing to load"
-            )
-        with anyio.move_on_after(patience):
-            while True:
-                # LMCache reports the completion only once; another poll would get a 404.
-                answer = await self.admin.read(f"/cache/prefetches/{request}")
-                with self.admin.understood("/cache/prefetches"):
-                    if answer["status"] == "completed":
-                        found, total = int(answer["found_keys"]), int(answer["total_keys"])
-                        return WarmResult(
-                            requested_chunks=total, found_chunks=found, message=f"{found} of {total} chunks are now in L1"
-                        )
-                await anyio.sleep(0.05)
-        raise UnsupportedError(f"LMCache has not loaded the prefix within {patience:g} s; it may still load it")
+        """Load a prefix from L2 into L1, all ranks and object groups of it, and wait for it at most `patience` seconds."""
+        shape = await self._shape(model, "loaded")
+        result = await look_up(self.admin, shape, tokens, tenant, patience)
+        if not result.chunks:
+            message = "the prefix is shorter than one chunk, so there is nothing to load"
+        elif result.found < result.chunks:
+            message = f"{result.found} of {result.chunks} chunks are now in L1; L2 does not hold the others, or L1 has no room"
+        else:
+            message = f"{result.found} of {result.chunks} chunks are now in L1"
+        return WarmResult(requested_chunks=result.chunks, found_chunks=result.found, message=message)
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
-        """Delete a prefix's chunks from L1. Return the number of deleted objects. This needs an installed LMCache."""
-        config = await self.config()
+        """Delete a prefix's chunks from L2 and L1, on every rank and in every object group. This needs an installed LMCache.
+
+        Return the number of chunks that were in L1. LMCache does not count what an L2 deleted; see `still_found`.
+        """
+        shape, config = await self._shape(model, "deleted"), await self.config()
         if config.chunk_size is None or not config.stable_hashes:
             raise UnsupportedError(
                 f"the chunk hashes of {self.admin.base_url} cannot be computed from tokens, because it runs with --hash-algorithm"
                 f" {plain(config.hash_algorithm)}; delete chunks by their hash instead. Nothing was deleted"
             )
         hashes = await anyio.to_thread.run_sync(chunk_hashes, list(tokens), config.chunk_size, config.hash_algorithm)
-        return await self.delete(model, hashes, tenant)
+        if not hashes:
+            return 0
+        await delete_from_l2(self.admin, shape, hashes, tenant)  # first, or a lookup loads them into L1 again
+        return await delete_from_l1(self.admin, shape, hashes, tenant)
+
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:
+        """Return how many chunks of a prefix a lookup finds, or ``None`` and why that could not be checked."""
+        return await still_found(self.admin, await self._shape(model, "checked"), tokens, tenant, patience=10.0)
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:  # noqa: ARG002
         """Raise `UnsupportedError`, because only LMCache's coordinator has pins."""
@@ -262,10 +331,12 @@ class ServerDeployment:
             salts = {*quotas["users"], *(tenant or DEFAULT_TENANT for _, tenant in now.tokens)}
             routes = [f"/quota/{segment(salt)}" for salt in sorted(salts)]
         answers = await asyncio.gather(*map(self.admin.read, routes))
+        release = await self._answers.release()
         with self.admin.understood("/quota/{salt}"):
             return {
                 "" if one["cache_salt"] == DEFAULT_TENANT else one["cache_salt"]: TenantUsage(
-                    l2_mb=one["current_usage_gb"] * MB_IN_A_GB, quota_mb=one["limit_gb"] * MB_IN_A_GB if one["exists"] else None
+                    l2_mb=one["current_usage_gb"] * MB_IN_A_GB if release.accounts_tenants else None,
+                    quota_mb=one["limit_gb"] * MB_IN_A_GB if one["exists"] else None,
                 )
                 for one in answers
             }
@@ -289,7 +360,12 @@ class ServerDeployment:
     async def _logged(self, since: float | None) -> AccessLog | None:
         if self._access_log is None:
             return None
-        return await lookups_since(await anyio.to_thread.run_sync(self._read_log, self._access_log), since)
+        log = await anyio.to_thread.run_sync(self._read_log, self._access_log)
+        if log is not None:
+            log = await anyio.to_thread.run_sync(
+                with_world_sizes, log, {m: sorted(s) for m, s in (await self.world_sizes()).items()}
+            )
+        return await lookups_since(log, since)
 
     def _read_log(self, folder: Path) -> AccessLog | None:
         """Return the log in a folder, or ``None`` before the first lookup. Read the files again only if they have grown."""
@@ -307,16 +383,16 @@ class ServerDeployment:
 
     async def _flags_now(self) -> Flags:
         """Return the server's start flags, updated with the changes that its module has made since."""
-        boot, config = await asyncio.gather(self.admin.read("/config"), self.config())
-        with self.admin.understood("/config"):
+        boot, config = await asyncio.gather(self._answers.boot(), self.config())
+        with self._answers.understood("/config"):
             return flags_of(boot, config)
 
     async def _adapters(self) -> Sequence[L2Adapter]:
         l2 = await self._l2()
         if l2 is not None:
             return [one.adapter for one in l2.adapters]
-        boot, live = await asyncio.gather(self.admin.read("/config"), self.admin.read("/config/adapters"))
-        with self.admin.understood("/config, /config/adapters"):
+        boot, live = await asyncio.gather(self._answers.boot(), self._answers.adapters())
+        with self._answers.understood("/config, /config/adapters"):
             return adapters_of(boot, live)
 
     async def _l2(self) -> LiveL2 | None:

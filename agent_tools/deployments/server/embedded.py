@@ -61,6 +61,7 @@ class EmbeddedDeployment(ServerDeployment):
         }
         # The transport adds the port of the running server.
         super().__init__("http://127.0.0.1", arena_folder=options.arena_folder, transport=_OwnedTransport(self), token=token)
+        self.admin.ready = self.started  # a slow start does not use up the time of the first call
         self._flags = _start_flags(options)
         self._folder = options.arena_folder
         self._log_folder = log_folder

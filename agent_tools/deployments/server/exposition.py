@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from prometheus_client.samples import Sample
 
-from agent_tools.deployments.counters import Counters, Labels, TokenCounters, TokensByLabels, Unlisted
+from agent_tools.deployments.counters import MOST_MODELS, Counters, Labels, TokenCounters, TokensByLabels, Unlisted
 from agent_tools.wire.prometheus import process_start_of, samples_of
 
 
@@ -19,8 +19,14 @@ class Exposition:
     counters: Counters
     tokens: dict[Labels, TokenCounters]
     unlisted: Unlisted
-    objects_per_token: float | None
-    """L1 objects read per token hit, measured over the lifetime: 1 / chunk size with one rank; ``None`` before the first hit."""
+    objects_per_token: dict[str, float]
+    """L1 objects read per token hit of each model with hits, measured over the lifetime: 1 / chunk size with one rank."""
+    unregistered: dict[str, int]
+    """Lookups by model that ended because no engine registered the model with that world size."""
+    l2_loaded_objects: int
+    """Objects loaded from L2."""
+    absent: frozenset[str]
+    """The fields of `Counters`, and ``tokens``, of which there is no series. LMCache exports a series from its first event on."""
     has_cache_metrics: bool
     """False when the server exports none (``--otlp-endpoint``, ``--disable-metrics`` or ``--disable-observability``)."""
 
@@ -41,6 +47,9 @@ _TOKENS = {
     "lmcache_mp_lookup_hit_l1_tokens_total": "hit_l1",
     "lmcache_mp_lookup_hit_l2_tokens_total": "hit_l2",
 }
+_HITS_OF_ANY_TIER = "lmcache_mp_lookup_hit_tokens_total"
+_L2_LOADED = "lmcache_mp_l2_prefetch_load_completed_chunks_total"
+_UNREGISTERED = "unregistered"
 _WANTED = (
     "lmcache_mp_lookup",
     "lmcache_mp_l1_write_chunks_total",
@@ -50,6 +59,7 @@ _WANTED = (
     "lmcache_mp_l1_eviction_loop_ticks_total",
     "lmcache_mp_l1_chunk_evict_reuse_gap_seconds_",
     "lmcache_mp_l2_prefetch_failure_chunks_total",
+    _L2_LOADED,
     "lmcache_mp_l2_evicted_objects_chunks_total",
     "lmcache_mp_l2_load_throughput_GB_per_second_",
     "grpc_server_call_duration_seconds_",
@@ -62,6 +72,8 @@ _LABELLED = {
     # (name, label, value of the label)
     ("lmcache_mp_l1_allocation_failure_chunks_total", "during", "l1_store"): "failed_stores",
     ("lmcache_mp_lookup_early_exit_requests_total", "reason", "empty_chunk_hashes"): "short_prompts",
+    ("lmcache_mp_lookup_early_exit_requests_total", "reason", "no_gpu_context"): _UNREGISTERED,
+    ("lmcache_mp_lookup_early_exit_requests_total", "reason", "no_group_layout_descs"): "no_layout",
     ("lmcache_mp_l2_prefetch_failure_chunks_total", "reason", "l1_oom"): "l2_loads_failed",
     ("lmcache_mp_l2_prefetch_failure_chunks_total", "reason", "not_found"): "l2_loads_lost",
     # Chunks that were not asked for again are recorded as 300 s, the last finite bucket.
@@ -72,26 +84,44 @@ _LABELLED = {
 }
 
 
-def parse_exposition(text: str) -> Exposition:
-    """Read the text of ``GET /metrics`` of an `lmcache server` 0.5.6.
+def parse_exposition(text: str, *, splits_hits: bool = True) -> Exposition:
+    """Read the text of ``GET /metrics`` of an `lmcache server`.
+
+    Args:
+        text: The page.
+        splits_hits: Whether the server counts hits by tier. If not (LMCache up to 0.5.4), all hits are in `hit_l1`.
 
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
     totals: dict[str, float] = {field.name: 0.0 for field in fields(Counters)}
     tokens = TokensByLabels()
-    keys_hit = tokens_hit = 0.0
+    fields_of_tokens = _TOKENS if splits_hits else {**_TOKENS, _HITS_OF_ANY_TIER: "hit_l1"}
+    keys_hit: dict[str, float] = {}
+    tokens_hit: dict[str, float] = {}
+    l2_loaded = 0.0
+    unregistered: dict[str, int] = {}
+    present: set[str] = set()
     has_cache_metrics = False  # the event bus's counter is exported from the first second, long before the first lookup
     process: list[Sample] = []
     for sample in samples_of(text, _wanted):
         labels = sample.labels
-        if sample.name in _TOKENS:
-            tokens.add(labels.get("model_name", ""), labels.get("cache_salt", ""), _TOKENS[sample.name], int(sample.value))
-            tokens_hit += sample.value if sample.name == "lmcache_mp_lookup_hit_l1_tokens_total" else 0
+        if sample.name in fields_of_tokens:
+            field = fields_of_tokens[sample.name]
+            tokens.add(labels.get("model_name", ""), labels.get("cache_salt", ""), field, int(sample.value))
+            present.add("tokens")
+            if sample.name == "lmcache_mp_lookup_hit_l1_tokens_total":
+                _add(tokens_hit, labels.get("model_name", ""), sample.value)
         elif sample.name == "lmcache_mp_lookup_hit_l1_keys_total":
-            keys_hit += sample.value
+            _add(keys_hit, labels.get("model_name", ""), sample.value)
+        elif sample.name == _L2_LOADED:
+            l2_loaded += sample.value
         elif (name := _total_of(sample)) is not None:
             totals[name] += sample.value
+            present.add(name)
+            if name == _UNREGISTERED and len(unregistered) < MOST_MODELS:
+                model = labels.get("model_name", "")
+                unregistered[model] = unregistered.get(model, 0) + int(sample.value)
         elif sample.name in {"process_start_time_seconds", "target_info"}:
             process.append(sample)
         has_cache_metrics = has_cache_metrics or sample.name == "lmcache_mp_event_bus_dropped_events_total"
@@ -103,9 +133,18 @@ def parse_exposition(text: str) -> Exposition:
         counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
         tokens=tokens.tokens,
         unlisted=tokens.unlisted,
-        objects_per_token=keys_hit / tokens_hit if tokens_hit else None,
+        unregistered=unregistered,
+        l2_loaded_objects=int(l2_loaded),
+        absent=frozenset({*totals, "tokens"} - present),
+        objects_per_token={model: keys_hit.get(model, 0.0) / hit for model, hit in tokens_hit.items() if hit},
         has_cache_metrics=has_cache_metrics,
     )
+
+
+def _add(sums: dict[str, float], model: str, value: float) -> None:
+    """Add to the sum of a model. Clients choose these names, so only the first ones have a sum."""
+    if model in sums or len(sums) < MOST_MODELS:
+        sums[model] = sums.get(model, 0.0) + value
 
 
 def _wanted(line: str) -> bool:

@@ -74,6 +74,10 @@ QUOTAS = Support(
 )
 
 
+OLDER = "LMCache {} changes it by a restart only, which empties L1 and may end a vLLM in front; live changes need LMCache 0.5.6"
+NO_ARC = "LMCache {} has no ARC; its policies for L1 are LRU and noop"
+
+
 def locked(support: Support) -> Support:
     """Return how a setting can be changed on a server whose module asks for a token that we do not have."""
     return support.model_copy(

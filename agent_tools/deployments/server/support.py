@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent_tools.deployments.quotas import check_salt
-from agent_tools.models import SETTINGS, CacheConfig, ConfigUpdate, L2Adapter, Support, SupportLevel, TenantUsage
+from agent_tools.models import SETTINGS, CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter, Support, SupportLevel, TenantUsage
 from agent_tools.models.config import DEFAULT_TENANT
 from agent_tools.wire.http_client import AdminClient
 
@@ -16,9 +16,11 @@ from .module_client import ServerModule
 from .settable import (
     L2_ADAPTERS,
     LIVE_PARTS,
+    NO_ARC,
     NO_ISOLATED_L2,
     NOT_A_SETTING,
     NOT_LISTED,
+    OLDER,
     POLICY_REFUSED,
     QUOTAS,
     SECRETS_NOT_KEPT,
@@ -26,6 +28,7 @@ from .settable import (
     locked,
     wiped,
 )
+from .versions import Release
 
 Tenants = Callable[[], Awaitable[Mapping[str, TenantUsage]]]
 
@@ -64,6 +67,17 @@ async def server_support(
         _adapters(module, wanted, support["l2_adapters"]),
     )
     return {**support, "max_size_mb": size, "tenant_quotas_mb": quotas, "l2_adapters": l2_adapters}
+
+
+def on_older(
+    release: Release, support: Mapping[str, Support], wanted: CacheConfig | ConfigUpdate | None
+) -> Mapping[str, Support]:
+    """Return how settings can be changed on a version before 0.5.6, which has neither our module nor live L1 arenas."""
+    restart = Support(level=SupportLevel.RESTART, reason=OLDER.format(release.text))
+    older = {name: restart if one.level is SupportLevel.RESTART else one for name, one in support.items()}
+    if wanted is not None and wanted.eviction_policy is EvictionPolicy.ARC:
+        older["eviction_policy"] = Support(level=SupportLevel.UNSUPPORTED, reason=NO_ARC.format(release.text))
+    return older
 
 
 async def _quotas(adapters: Sequence[L2Adapter], tenants: Tenants, wanted: Mapping[str, float] | None) -> Support:

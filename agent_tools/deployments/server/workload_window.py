@@ -1,5 +1,6 @@
 """Fetch the workload window of the server's module piece by piece, and keep it as one access log."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 
 from agent_tools.prediction.live_window import LiveHitRateCurve
 from agent_tools.wire.http_client import AdminClient
+from agent_tools.wire.prometheus import MOST
 from agent_tools.workload.access_log import AccessLog, in_time_order
+from agent_tools.workload.chunk_layout import ChunkLayout, ObjectGroup, name_of, with_layouts
 
 from . import module_client as server_module
 
@@ -23,6 +26,8 @@ SAMPLED = (
     "The window was too small for all chunks, so the server's module kept one in {:.0f} distinct chunks. Sizes are scaled"
     " accordingly, and rates are estimates"
 )
+UNKNOWN = " (world size unknown)"
+"""Ends the name of a model whose world size the module does not know, within this file."""
 _COLUMNS = {"time": "<f8", "tokens": "<i8", "chunks": "<i4", "tenant": "<i2", "model": "<i2", "recorded": "<i4"}
 
 
@@ -38,6 +43,8 @@ class WorkloadWindow:
         self._kept = LiveHitRateCurve()
         self._requests = self._next = 0
         self._log: AccessLog | None = None
+        self._layouts: dict[str, ChunkLayout | None] = {}
+        """The layout of each model, by its name within this class: with its world size."""
 
     async def log(self) -> AccessLog | None:
         """Return all known lookups in order of time, or ``None`` before the first. Fetch only the new lookups."""
@@ -71,6 +78,7 @@ class WorkloadWindow:
                 self._next = 0
                 return True
         piece = _decoded(answer)
+        self._layouts |= zip(piece.model_names, piece.layouts, strict=False)
         if len(piece):
             await anyio.to_thread.run_sync(self._kept.add, piece)
             self._requests, self._log = self._requests + len(piece), None
@@ -80,6 +88,7 @@ class WorkloadWindow:
     def _joined(self) -> AccessLog:
         log = self._kept.log()
         self._requests = min(self._requests, len(log))  # the history drops its oldest requests when it grows too long
+        log = self._named(log)
         rate = self._origin[1] if self._origin else 1.0
         if rate == 1:
             return in_time_order(log)
@@ -88,10 +97,24 @@ class WorkloadWindow:
         tokens = some.chunks_per_request * some.chunk_size + (rate * (some.tokens % some.chunk_size)).astype(np.int64)
         return in_time_order(replace(some, tokens=tokens, sampling_rate=rate, remarks=(SAMPLED.format(1 / rate),)))
 
+    def _named(self, log: AccessLog) -> AccessLog:
+        """Return the log with the models' own names, if each model has one world size, and with what is known of layouts."""
+        layouts = [self._layouts.get(name) for name in log.model_names]
+        used = [layouts[label] for label in np.unique(log.models)]
+        several = Counter(layout.model for layout in used if layout is not None)
+        names = [
+            name if layout is None or several[layout.model] > 1 else layout.model
+            for name, layout in zip(log.model_names, layouts, strict=True)
+        ]
+        log = replace(log, model_names=tuple(name.removesuffix(UNKNOWN) for name in names))
+        return with_layouts(log, [layout if layout is None or layout.world_size else None for layout in layouts])
+
 
 def _decoded(answer: dict[str, Any]) -> AccessLog:
     column = {name: np.frombuffer(answer["columns"][name], kind) for name, kind in _COLUMNS.items()}
-    tenants, models = (_named(column[name], answer[f"{name}s"]) for name in ("tenant", "model"))
+    pairs = zip(answer["models"], _shapes(answer)[0], strict=True)
+    wanted = [name_of(model, size) if size else model + UNKNOWN for model, size in pairs]
+    tenants, models = _named(column["tenant"], answer["tenants"]), _named(column["model"], wanted)
     hashes = np.frombuffer(answer["hashes"], np.uint8).reshape(-1, 8)
     chunk_ids = np.frombuffer(answer["chunk_ids"], "<i4")
     # Code that uses a log relies on all of this without checking.
@@ -115,8 +138,26 @@ def _decoded(answer: dict[str, Any]) -> AccessLog:
         models=models[0],
         tenant_names=tenants[1],
         model_names=models[1],
+        layouts=tuple(map(_layout, answer["models"], *_shapes(answer))),
         hashes=hashes,
     )
+
+
+def _shapes(answer: dict[str, Any]) -> tuple[list[int], list[Any]]:
+    """Return world size and object groups of each model; an older module does not tell them."""
+    count = len(answer["models"])
+    sizes, groups = answer.get("world_sizes", [0] * count), answer.get("groups", [None] * count)
+    if len(sizes) != count or len(groups) != count or not all(isinstance(size, int) and 0 <= size < 256 for size in sizes):
+        raise ValueError("its world sizes are inconsistent")
+    return sizes, groups
+
+
+def _layout(model: str, world_size: int, groups: list[tuple[int, int]] | None) -> ChunkLayout | None:
+    if not world_size or not groups:
+        return None
+    if not all(0 < size < MOST and window >= -1 for size, window in groups):
+        raise ValueError("it has an object group without a size")
+    return ChunkLayout(tuple(ObjectGroup(size, window) for size, window in groups), world_size, model)
 
 
 def _named(indexes: Any, names: list[str]) -> tuple[Any, tuple[str, ...]]:  # noqa: ANN401  (requests,) int16

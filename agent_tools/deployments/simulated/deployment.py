@@ -44,7 +44,11 @@ NO_TOKENS = "prompts of a simulated cache have no token ids; {}. Nothing was cha
 
 
 class SimulatedDeployment:
-    """A simulated server whose time comes from a clock. The server starts at the first call."""
+    """A simulated server whose time comes from a clock.
+
+    The server is made at the first call. If its traffic is generated, it started ``past_seconds`` of traffic before that call and
+    has served this traffic. A recorded workload begins with the first call.
+    """
 
     backend = "simulated"
     owned = True
@@ -168,6 +172,10 @@ class SimulatedDeployment:
         """Raise `UnsupportedError`, because prompts have no token ids."""
         raise UnsupportedError(NO_TOKENS.format("delete chunks by their hash instead"))
 
+    async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:  # noqa: ARG002
+        """Say that prompts have no token ids."""
+        return None, "simulated prompts have no token ids"
+
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:  # noqa: ARG002
         """Raise `UnsupportedError`, like an `lmcache server`."""
         raise UnsupportedError("a simulated cache has no pins, like an `lmcache server` without coordinator. Nothing was changed")
@@ -189,14 +197,19 @@ class SimulatedDeployment:
 
     def _at_present(self) -> SimulatedServer:
         if self._server is None:
-            self._origin = self._clock() + self._ahead
+            past = self._options.past_seconds / self._options.speed if self._generates else 0.0
+            self._origin = self._clock() + self._ahead - past
             self._traffic = Traffic(_workload(self._options), self._options.chunk_size, self._options.speed)
             self._server = self._start(self._traffic, 0.0)
         self._server.advance(self._seconds())
         return self._server
 
+    @property
+    def _generates(self) -> bool:
+        return self._options.workload is None and self._options.traffic is not None
+
     def _seconds(self) -> float:
-        """Return the seconds since the cache was first read."""
+        """Return the seconds since the server first started."""
         return self._clock() + self._ahead - self._origin
 
     def _start(self, traffic: Traffic, instant: float) -> SimulatedServer:

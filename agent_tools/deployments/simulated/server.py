@@ -22,7 +22,7 @@ Int32 = npt.NDArray[np.int32]
 
 
 class SimulatedServer:
-    """A simulated server. Times are seconds since the cache was first read (`origin`). Ticks and requests come in time order."""
+    """A simulated server. Times are seconds since the first one started (`origin`). Ticks and requests come in time order."""
 
     def __init__(
         self, traffic: Traffic, config: CacheConfig, *, bytes_per_token: int, origin: float, started: float, first_tick: float

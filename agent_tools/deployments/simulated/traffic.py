@@ -21,7 +21,7 @@ MOST_REQUESTS = 10_000_000
 class Traffic:
     """All requests of one simulated cache, as a log that only grows at its end.
 
-    Times are seconds since the cache was first read. A chunk's hash has 8 bytes and depends on the chunk numbers of its prefix:
+    Times are seconds since the server first started. A chunk's hash has 8 bytes and depends on the chunk numbers of its prefix:
     two logs with the same chunk numbers send the same prompts.
     """
 

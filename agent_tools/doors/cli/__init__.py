@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import act, look, offline, serve, try_out, tune
+from . import act, look, monitoring, offline, serve, try_out, tune
 
 HELP = "See, tune and verify an LMCache KV cache."
 EPILOG = """\b
@@ -43,6 +43,7 @@ for command in (
     look.diagnose,
     look.recommend,
     look.changes,
+    look.export,
     act.plan,
     act.set_,
     act.verify,
@@ -52,6 +53,8 @@ for command in (
     tune.tune,
     tune.tune_fleet,
     offline.predict,
+    monitoring.alerts,
+    monitoring.dashboard,
     look.report,
     serve.serve,
     serve.mcp,

@@ -1,6 +1,6 @@
 """The commands that plan, make, verify and undo changes."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +55,9 @@ def plan(
     with opened(cache, url, max_size_mb=max_size_mb, arena_folder=arena_folder) as (operations, name):
         from agent_tools.io_loop import io_loop
         from agent_tools.models.assignments import update_of
-        from agent_tools.tools.changes import describe_plan
 
-        found = io_loop.run(operations.plan, name, update_of(_each_once(assignments)), reason)
-        show(found.model_dump(mode="json"), describe_plan(found), as_json)
+        found = io_loop.run(operations.predicted_plan, name, update_of(_each_once(assignments)), reason)
+        show(found.model_dump(mode="json"), _with_command(found), as_json)
 
 
 def set_(  # noqa: PLR0913, PLR0917  the options of a command
@@ -86,11 +85,10 @@ def set_(  # noqa: PLR0913, PLR0917  the options of a command
         from agent_tools.io_loop import io_loop
         from agent_tools.models.assignments import update_of
         from agent_tools.tools.act import changed
-        from agent_tools.tools.changes import describe_plan
         from agent_tools.tuning.terminal import Steps, err, say
 
-        found = io_loop.run(operations.plan, name, update_of(_each_once(assignments)), reason)
-        say(describe_plan(found), err)
+        found = io_loop.run(operations.predicted_plan, name, update_of(_each_once(assignments)), reason)
+        say(_with_command(found), err)
         if found.command is not None:
             raise typer.Exit(ExitCode.A_PERSON_MUST_ACT)
         if not agreed("Apply?", yes):
@@ -116,11 +114,12 @@ def verify(
     with opened(cache, url) as (operations, name):
         from agent_tools.io_loop import io_loop
         from agent_tools.models import VerificationVerdict
+        from agent_tools.tools.changes import describe_verification
         from agent_tools.tuning.terminal import Steps
 
         with Steps() as steps:
             found = io_loop.run(operations.verify_change, change_id, patience, name, steps)
-        show(found.model_dump(mode="json"), f"{found.verdict.value}: {found.why}", as_json)
+        show(found.model_dump(mode="json"), describe_verification(found), as_json)
         raise typer.Exit(0 if found.verdict is VerificationVerdict.BETTER else ExitCode.A_PERSON_MUST_ACT)
 
 
@@ -180,6 +179,14 @@ def clear(
             raise typer.Exit(ExitCode.A_PERSON_MUST_ACT)
         result = io_loop.run(operations.clear, name, ACTOR, reason)
         show(result.model_dump(mode="json"), result.message, as_json)
+
+
+def _with_command(plan: Any) -> str:  # noqa: ANN401  a `Plan`, imported where it is used
+    """Return a plan as text for the operator, with the command line that a restart takes."""
+    from agent_tools.plain import MESSAGE, plain
+    from agent_tools.tools.changes import describe_plan
+
+    return describe_plan(plan) + (f"\nstart the server with: {plain(plan.command, MESSAGE)}" if plan.command else "")
 
 
 def how_to_undo(change_id: str, url: str | None) -> str:

@@ -1,5 +1,6 @@
 """The commands that only read."""
 
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -49,8 +50,8 @@ def diagnose(
         from agent_tools.tuning.terminal import Steps
 
         with Steps() as steps:
-            found = io_loop.run(operations.diagnose, name, window or None, steps)
-        show([one.model_dump(mode="json") for one in found], describe_symptoms(found), as_json)
+            found, seen = io_loop.run(operations.diagnosis, name, window or None, steps)
+        show([one.model_dump(mode="json") for one in found], describe_symptoms(found, seen), as_json)
 
 
 def recommend(
@@ -94,6 +95,38 @@ def changes(
         latest = stories(io_loop.run(operations.changes, name))[:limit]
         text = "\n".join(map(describe_change, latest)) or "no changes are on record"
         show([[line.model_dump(mode="json") for line in story] for story in latest], text, as_json)
+
+
+class StartForm(str, Enum):
+    """The values of `agent_tools.models.start_configuration.StartForm`, which takes long to import."""
+
+    ARGS = "args"
+    ENV = "env"
+    YAML = "yaml"
+    KUBERNETES = "kubernetes"
+
+
+def export(
+    form: Annotated[
+        StartForm, typer.Option("--as", help="args or kubernetes for an `lmcache server`, env or yaml for in-process LMCache.")
+    ] = StartForm.ARGS,
+    cache: CacheName = DEFAULT,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the settings in force as start-up configuration.
+
+    A change made live is gone with the next restart unless the start-up configuration has it too. Notes go to standard error.
+    """
+    with opened(cache, url) as (operations, name):
+        from agent_tools.io_loop import io_loop
+        from agent_tools.models.start_configuration import StartForm as Form
+        from agent_tools.tuning.terminal import err, say
+
+        found = io_loop.run(operations.export, name or cache, Form(form.value))
+        for note in found.notes:
+            say(f"note: {note}", err)
+        show(found.model_dump(mode="json"), found.text.rstrip(), as_json)
 
 
 def report(

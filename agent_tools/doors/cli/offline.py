@@ -61,7 +61,8 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     ] = None,
     kv_bytes_per_token: KvBytes = None,
     world_size: Annotated[
-        int | None, typer.Option(min=1, help="KV ranks (tensor parallel), for a lookup log, which states the bytes of one rank.")
+        list[str] | None,
+        typer.Option(help="KV ranks as N, or of one model as MODEL=N (repeat it), for a lookup-hash log. By default 1."),
     ] = None,
     l2_mb: Annotated[
         float, typer.Option(min=0, help="Size of an L2, MB, that evicts at watermark 0.8 with ratio 0.2; 0 for no L2.")
@@ -87,7 +88,7 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     The command needs no cache. It prints what was read and assumed, and a table; --plot draws a picture.
     """
     with reported_errors():
-        from agent_tools.prediction.offline import forecasts_of_trace, policy_of, token_counts
+        from agent_tools.prediction.offline import forecasts_of_trace, policy_of, token_counts, world_sizes_in
         from agent_tools.report.curve_files import write_hit_rate_pictures
         from agent_tools.tools.predict import describe_forecast
         from agent_tools.workload.readers import read_trace
@@ -111,7 +112,7 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
             chunk_factor=chunk_factor,
             engine_cache_tokens=token_counts(engine_cache_tokens),
             in_process=inside,
-            world_size=world_size,
+            world_sizes=world_sizes_in(world_size or ()),
         )
         for model, one in found.items():
             show(one.model_dump(mode="json"), f"{model}\n{describe_forecast(one)}".lstrip(), as_json)

@@ -41,13 +41,16 @@ def mcp(
             from agent_tools.doors import mcp as door
         except ImportError as error:
             raise _missing("MCP needs its SDK", "mcp") from error
+        from agent_tools.caches.named_tokens import Tokens
         from agent_tools.tools.toolkit import LMCacheToolkit
 
-        tools = LMCacheToolkit(operations=operations, read_only=read_only).get_tools()
+        toolkit = LMCacheToolkit(operations=operations)
+        tools = (toolkit.read_only() if read_only else toolkit).get_tools()
         if http:
-            door.serve_http(tools, port, operations.registry.settings.token)
+            settings = operations.registry.settings
+            door.serve_http(tools, port, Tokens(settings.token, settings.tokens), operations)
         else:
-            door.serve_stdio(tools)
+            door.serve_stdio(tools, operations)
 
 
 def _missing(need: str, extra: str) -> Exception:

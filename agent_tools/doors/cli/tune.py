@@ -78,6 +78,7 @@ def tune(  # noqa: PLR0913, PLR0917  the options of a command
         lines = [f"{report.outcome.value}: {report.summary}"]
         if report.outcome is Outcome.NEEDS_OPERATOR and report.plan and report.plan.loses:
             lines.append(f"Before you restart it: {report.plan.loses}")
+            lines.append(f"Start the server with: {report.plan.command}")
         if report.change is not None and report.undo is None:
             lines.append(how_to_undo(report.change.change_id, url))
         show(report.model_dump(mode="json"), "\n".join(lines), as_json)

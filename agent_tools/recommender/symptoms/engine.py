@@ -1,6 +1,6 @@
 """Symptoms from the serving engine's own metrics: cases in which requests do not wait for the cache."""
 
-from agent_tools.models import Severity, Symptom, SymptomCode
+from agent_tools.models import Evidence, Severity, Symptom, SymptomCode
 from agent_tools.models.engine import EngineMetrics
 from agent_tools.recommender.observation import Observation
 
@@ -64,47 +64,44 @@ def engine_decodes(seen: Observation) -> Symptom | None:
 def engine_cache_serves(seen: Observation) -> Symptom | None:
     """Report that the engine's own prefix cache serves tokens that LMCache counts as hits but does not load."""
     engine = _enough(seen)
-    if engine is None or engine.own_cache_share < OVERLAP or lmcache_saves_nothing(seen) is not None:
+    if engine is None or engine.doubt or lmcache_saves_nothing(seen) is not None:
+        return None
+    own, loaded = engine.own_cache_share, engine.lmcache_tokens
+    if own is None or loaded is None or own < OVERLAP or not seen.metrics.tokens.hit:
         return None
     return Symptom(
         code=SymptomCode.ENGINE_CACHE_SERVES,
         severity=Severity.LOW,
-        summary=f"The engine's own prefix cache serves {engine.own_cache_share:.1%} of the prompt tokens. The engine looks them"
-        f" up in LMCache too, and LMCache counts them as hits, but the engine loaded only {engine.lmcache_tokens:,} tokens from"
+        summary=f"The engine's own prefix cache serves {own:.1%} of the prompt tokens. The engine looks them"
+        f" up in LMCache too, and LMCache counts them as hits, but the engine loaded only {loaded:,} tokens from"
         " LMCache. LMCache's hit rate therefore overstates what it saves, and a higher hit rate is worth less",
-        evidence=(
-            figure("tokens from the engine's own cache (vllm:prefix_cache_hits)", engine.own_cache_tokens, "tokens"),
-            figure("tokens loaded from LMCache (vllm:external_prefix_cache_hits)", engine.lmcache_tokens, "tokens"),
-            figure("tokens that LMCache counts as hits (lookup_hit_tokens)", seen.metrics.tokens.hit, "tokens"),
-        ),
+        evidence=_sources(seen, engine),
     )
 
 
 def lmcache_saves_nothing(seen: Observation) -> Symptom | None:
     """Report that the engine loads nothing from LMCache, because its own prefix cache holds what comes again."""
     engine = _enough(seen)
-    if engine is None or engine.saved_share >= NOTHING or engine.own_cache_share < OVERLAP or not seen.metrics.tokens.hit:
+    if engine is None or not seen.metrics.tokens.hit:
+        return None
+    own, saved = engine.own_cache_share, engine.saved_share
+    if own is None or saved is None or saved >= NOTHING or own < OVERLAP:
         return None
     size = f" of {engine.own_cache_size_tokens:,} tokens" if engine.own_cache_size_tokens else ""
     return Symptom(
         code=SymptomCode.LMCACHE_SAVES_NOTHING,
         severity=Severity.HIGH,
         summary=f"LMCache saves nothing here: the engine loaded {engine.lmcache_tokens:,} of {engine.prompt_tokens:,} prompt"
-        f" tokens from it. The engine's own cache{size} served {engine.own_cache_share:.1%}, and holds what comes again. "
-        + _would_begin(seen),
-        evidence=(
-            figure("tokens from the engine's own cache (vllm:prefix_cache_hits)", engine.own_cache_tokens, "tokens"),
-            figure("tokens loaded from LMCache (vllm:external_prefix_cache_hits)", engine.lmcache_tokens, "tokens"),
-            figure("tokens that LMCache counts as hits (lookup_hit_tokens)", seen.metrics.tokens.hit, "tokens"),
-        ),
+        f" tokens from it. The engine's own cache{size} served {own:.1%}, and holds what comes again. " + _would_begin(seen),
+        evidence=_sources(seen, engine),
     )
 
 
 def l1_smaller_than_engine_cache(seen: Observation) -> Symptom | None:
     """Report that L1 holds fewer tokens than the engine's own prefix cache, so most of its hits are there already."""
     own, chunks, size = seen.own_cache_size, seen.capacity_chunks, seen.config.chunk_size
-    if not own or chunks is None or size is None or chunks * size >= own:
-        return None
+    if not own or chunks is None or size is None or chunks * size >= own or seen.config.l2_adapters:
+        return None  # behind an L2, what LMCache holds is not L1 alone
     return Symptom(
         code=SymptomCode.L1_SMALLER_THAN_ENGINE_CACHE,
         severity=Severity.LOW,
@@ -114,6 +111,32 @@ def l1_smaller_than_engine_cache(seen: Observation) -> Symptom | None:
             figure("tokens that L1 holds", chunks * size, "tokens"),
             figure("tokens that the engine's own cache holds", own, "tokens"),
         ),
+    )
+
+
+def engine_figures_do_not_fit(seen: Observation) -> Symptom | None:
+    """Report that the engine's figures cannot be this cache's: it is another cache's engine, or loads from elsewhere."""
+    engine = seen.metrics.engine
+    if engine is None or engine.doubt is None:
+        return None
+    tokens = seen.metrics.tokens
+    return Symptom(
+        code=SymptomCode.ENGINE_FIGURES_DO_NOT_FIT,
+        severity=Severity.MEDIUM,
+        summary=f"Nothing says what LMCache saves: {engine.doubt}",
+        evidence=(
+            figure("prompt tokens of the engine", engine.prompt_tokens, "tokens"),
+            figure("tokens that LMCache was asked for (lookup_requested_tokens)", tokens.requested, "tokens"),
+            figure("tokens that LMCache counts as hits (lookup_hit_tokens)", tokens.hit, "tokens"),
+        ),
+    )
+
+
+def _sources(seen: Observation, engine: EngineMetrics) -> tuple[Evidence, ...]:
+    return (
+        figure("tokens from the engine's own cache (vllm:prefix_cache_hits)", engine.own_cache_tokens or 0, "tokens"),
+        figure("tokens loaded from LMCache (vllm:external_prefix_cache_hits)", engine.lmcache_tokens or 0, "tokens"),
+        figure("tokens that LMCache counts as hits (lookup_hit_tokens)", seen.metrics.tokens.hit, "tokens"),
     )
 
 
@@ -136,4 +159,4 @@ def _enough(seen: Observation) -> EngineMetrics | None:
 def _load_ms(seen: Observation, engine: EngineMetrics) -> float:
     """Return the mean time in ms that a request waits for its loads from LMCache. vLLM counts this time as queueing."""
     per_token = seen.engine_speed.per_loaded_token if seen.engine_speed else None
-    return 1e3 * (per_token or 0.0) * engine.lmcache_tokens / engine.requests
+    return 1e3 * (per_token or 0.0) * (engine.lmcache_tokens or 0) / engine.requests

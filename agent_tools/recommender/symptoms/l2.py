@@ -38,6 +38,8 @@ def l2_not_retained(seen: Observation) -> Symptom | None:
     tokens, curve, capacity = seen.metrics.tokens, seen.curve, seen.capacity_chunks
     if curve is None or capacity is None or seen.config.l2_prefetch_policy != "default" or not tokens.hit_l2:
         return None
+    if seen.never_evicts or seen.l1_is_buffer:  # an L1 that keeps what it loads and never evicts fills up
+        return None
     working = capacity * (seen.config.eviction_watermark or 1) * (1 - (seen.config.eviction_ratio or 0) / 2)
     served, possible = tokens.hit_l1 / tokens.requested, curve.hit_rate(working)
     if possible - served < REREAD:
@@ -104,7 +106,7 @@ def l2_loses_chunks(seen: Observation) -> Symptom | None:
 
 def l2_unbounded(seen: Observation) -> Symptom | None:
     """Report an L2 adapter that never evicts. It grows until its disk or memory is full."""
-    unbounded = [adapter for adapter in seen.config.l2_adapters or () if not _is_bounded(adapter)]
+    unbounded = [adapter for adapter in seen.config.l2_adapters or () if adapter.settings_known and not _is_bounded(adapter)]
     if not unbounded:
         return None
     return Symptom(

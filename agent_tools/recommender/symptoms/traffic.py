@@ -5,7 +5,7 @@ import numpy as np
 from agent_tools.models import Rung, Severity, Symptom, SymptomCode
 from agent_tools.recommender.observation import Observation
 
-from .rule import ENOUGH_LOOKUPS, NOTICEABLE, figure
+from .rule import ENOUGH_CHUNKS, ENOUGH_LOOKUPS, NOTICEABLE, enough, figure
 
 LARGE_TAILS = 0.25
 """Smallest share of the prompt tokens in incomplete chunks that is reported. With 256 tokens per chunk, 1-12 % is usual."""
@@ -19,14 +19,24 @@ MOST = 0.9
 
 def no_data(seen: Observation) -> Symptom | None:
     """Report that there were too few lookups to judge the cache."""
-    lookups = seen.metrics.total_requests or 0
-    if lookups >= ENOUGH_LOOKUPS and (seen.metrics.tokens.requested or seen.metrics.short_prompts):
+    metrics, lookups = seen.metrics, seen.lookups
+    of_use = metrics.tokens.requested or metrics.short_prompts or metrics.unregistered_lookups or metrics.layoutless_lookups
+    if enough(lookups, metrics, seen.config.chunk_size) and of_use:
         return None
+    if lookups is None:
+        chunks = metrics.tokens.requested // (seen.config.chunk_size or 1)
+        return Symptom(
+            code=SymptomCode.NO_DATA,
+            severity=Severity.INFO,
+            summary=f"{chunks:,} chunks requested in {metrics.window.seconds:.0f} s are too few to judge; at least"
+            f" {ENOUGH_CHUNKS} are needed, because this version of LMCache does not count lookups. Observe for longer",
+            evidence=(figure("chunks requested (lookup_requested_tokens)", chunks, "chunks"),),
+        )
     return Symptom(
         code=SymptomCode.NO_DATA,
         severity=Severity.INFO,
-        summary=f"{lookups} lookups in {seen.metrics.window.seconds:.0f} s are too few to judge; at least {ENOUGH_LOOKUPS} are"
-        " needed. Observe for longer",
+        summary=f"{lookups} lookups are too few to judge (in {seen.metrics.window.span}); at least {ENOUGH_LOOKUPS} are needed."
+        " Observe for longer",
         evidence=(figure("lookups (lookups_requests)", lookups, "lookups"),),
     )
 
@@ -49,7 +59,7 @@ def short_prompts(seen: Observation) -> Symptom | None:
 def nothing_to_reuse(seen: Observation) -> Symptom | None:
     """Report that requests share no prefixes. No size and no setting can help."""
     metrics = seen.metrics
-    if not metrics.tokens.requested or (metrics.total_requests or 0) < ENOUGH_LOOKUPS:
+    if not metrics.tokens.requested or not enough(seen.lookups, metrics, seen.config.chunk_size):
         return None
     if seen.curve is not None:
         ceiling = seen.curve.ceiling()
@@ -89,6 +99,9 @@ def prefix_diverges_early(seen: Observation) -> Symptom | None:
     )
 
 
+LAZY = ", and lmcache.mp.lazy_offload, which stores a chunk only when the engine's own cache is about to evict it"
+
+
 def under_stored(seen: Observation) -> Symptom | None:
     """Report that engines compute chunks but do not store them, so that requests miss them repeatedly."""
     metrics, chunk = seen.metrics, seen.config.chunk_size
@@ -100,7 +113,7 @@ def under_stored(seen: Observation) -> Symptom | None:
         code=SymptomCode.UNDER_STORED,
         severity=Severity.HIGH,
         summary=f"Requests missed {missed:,.0f} chunks, but the engines sent only {offered:,} to the server to store; check the"
-        " connector's settings (kv_role, save_decode_cache)",
+        f" connector's settings (kv_role, save_decode_cache{LAZY if seen.own_cache_size else ''})",
         evidence=(
             figure("chunks missed (lookup_requested_tokens - lookup_hit_tokens)", missed, "chunks"),
             figure("chunks sent to be stored (l1_write_chunks + l1_allocation_failure_chunks)", offered, "chunks"),

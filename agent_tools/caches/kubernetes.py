@@ -1,0 +1,200 @@
+"""An ``LMCacheEngine`` resource (v1alpha1 of LMCache's operator): the settings it states, and the patch that changes them.
+
+The names of the fields were read from the operator's sources. Nothing here was run on a cluster.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from agent_tools.errors import SettingsError
+from agent_tools.models import CacheConfig
+from agent_tools.models.config import Frozen
+from agent_tools.models.start_configuration import Drift
+
+KIND = "LMCacheEngine"
+NOT_RUN = "the fields are those of the operator's v1alpha1, read and not run on a cluster: try with --dry-run=server first"
+MOST_BYTES = 2**20
+
+_FIELDS: Mapping[str, tuple[str, str]] = {
+    "--l1-size-gb": ("l1", "sizeGB"),
+    "--eviction-policy": ("eviction", "policy"),
+    "--eviction-trigger-watermark": ("eviction", "triggerWatermark"),
+    "--eviction-ratio": ("eviction", "evictionRatio"),
+    "--chunk-size": ("server", "chunkSize"),
+}
+_OF_L2: Mapping[str, tuple[str, str]] = {
+    "--l2-store-policy": ("l2Backend", "storePolicy"),
+    "--l2-prefetch-policy": ("l2Backend", "prefetchPolicy"),
+    "--l2-prefetch-max-in-flight": ("l2Backend", "prefetchMaxInFlight"),
+}
+_OPERATORS = frozenset({
+    "--host", "--port", "--http-host", "--http-port", "--transport", "--instance-id", "--coordinator-url",
+    "--coordinator-advertise-ip", "--shm-name", "--l1-devdax-path", "--no-l1-use-lazy",
+})  # fmt: skip
+"""Flags that LMCache's operator sets for each pod."""
+_POLICIES = frozenset({"LRU", "noop"})
+"""Values of ``eviction.policy``; another one goes into ``extraArgs``, which come last."""
+_SETTINGS = {
+    "--l1-size-gb": "max_size_mb",
+    "--eviction-policy": "eviction_policy",
+    "--eviction-trigger-watermark": "eviction_watermark",
+    "--eviction-ratio": "eviction_ratio",
+    "--chunk-size": "chunk_size",
+    "--l2-store-policy": "l2_store_policy",
+    "--l2-prefetch-policy": "l2_prefetch_policy",
+}
+
+
+class KubernetesSettings(Frozen):
+    """Where the resource of a cache is described."""
+
+    file: Path
+    """A YAML or JSON file with the resource: the one in your repository, or the output of ``kubectl get lmc NAME -o yaml``."""
+    name: str | None = None
+    """Name of the resource, if the file holds several."""
+
+
+class Resource(BaseModel):
+    """One resource: its name and what its ``spec`` states."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    namespace: str | None
+    spec: dict[str, Any]
+
+    @property
+    def extra_args(self) -> list[str]:
+        """The last arguments of the server."""
+        given = self.spec.get("extraArgs")
+        return [str(one) for one in given] if isinstance(given, list) else []
+
+
+def read_resource(settings: KubernetesSettings) -> Resource:
+    """Read the resource of a cache.
+
+    Raises:
+        SettingsError: The file cannot be read, is no YAML, or does not hold exactly one such resource.
+    """
+    file = settings.file
+    try:
+        if file.stat().st_size > MOST_BYTES or not file.is_file():
+            raise SettingsError(f"kubernetes.file {file} is no file of at most 1 MB")
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"kubernetes.file {file} cannot be read: {getattr(error, 'strerror', 'it is not UTF-8')}") from error
+    except yaml.YAMLError:
+        documents = [None]
+    except RecursionError:
+        documents = [None]
+    found = [one for one in _items(documents) if settings.name in {None, _meta(one).get("name")}]
+    if len(found) != 1:
+        which = f" named {settings.name}" if settings.name else ""
+        raise SettingsError(f"kubernetes.file {file} holds {len(found)} resources of kind {KIND}{which}; one is needed")
+    spec = found[0].get("spec")
+    meta = _meta(found[0])
+    namespace = meta.get("namespace")
+    return Resource(
+        name=str(meta.get("name", "")), namespace=namespace and str(namespace), spec=spec if isinstance(spec, dict) else {}
+    )
+
+
+def _items(documents: Sequence[Any]) -> list[dict[str, Any]]:
+    found = []
+    for one in documents:
+        if isinstance(one, dict) and one.get("kind") == KIND:
+            found.append(one)
+        elif isinstance(one, dict) and isinstance(one.get("items"), list):
+            found += _items(one["items"])
+    return found
+
+
+def _meta(resource: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = resource.get("metadata")
+    return meta if isinstance(meta, dict) else {}
+
+
+def merge_patch(pairs: Sequence[tuple[str, str | None]], resource: Resource | None) -> tuple[dict[str, Any], list[str]]:
+    """Return a JSON merge patch (RFC 7386) of the resource for the flags of a server, and what to know about it.
+
+    A patch replaces ``extraArgs`` as a whole, so the arguments that the resource has already are kept in it.
+    """
+    spec: dict[str, Any] = {}
+    extra: list[str] = []
+    fields = {**_FIELDS, **(_OF_L2 if resource is not None and resource.spec.get("l2Backend") else {})}
+    for flag, value in pairs:
+        if flag in _OPERATORS:
+            continue
+        if value is not None and flag in fields and not (flag == "--eviction-policy" and value not in _POLICIES):
+            part, name = fields[flag]
+            spec.setdefault(part, {})[name] = _number(value)
+        else:
+            extra += [flag] if value is None else [f"{flag}={value}"]
+    ours = {flag for flag, _ in pairs} | fields.keys()
+    kept = [one for one in _joined(resource.extra_args if resource else []) if one.partition("=")[0] not in ours]
+    if kept or extra:
+        spec["extraArgs"] = [*kept, *extra]
+    notes = [NOT_RUN]
+    if resource is None:
+        notes.append("extraArgs replaces the list of the resource: name its file (kubernetes = { file = ... }) to keep it")
+    return {"spec": spec}, notes
+
+
+def patch_command(patch: Mapping[str, Any], resource: Resource) -> str:
+    """Return the command that applies a patch."""
+    where = ["-n", resource.namespace] if resource.namespace else []
+    return shlex.join(["kubectl", "patch", "lmc", resource.name, *where, "--type", "merge", "-p", json.dumps(patch)])
+
+
+def drift(resource: Resource, config: CacheConfig) -> tuple[Drift, ...]:
+    """Return the settings that the resource states and that are not in force. What the resource leaves out is not compared."""
+    stated: dict[str, Any] = {}
+    for flag, (part, name) in {**_FIELDS, **_OF_L2}.items():
+        group = resource.spec.get(part)
+        if isinstance(group, dict) and group.get(name) is not None:
+            stated[flag] = group[name]
+    for one in _joined(resource.extra_args):  # last, as the server reads them
+        flag, _, value = one.partition("=")
+        if flag in _SETTINGS:
+            stated[flag] = _number(value)
+    known = config.known()
+    found = []
+    for flag, value in stated.items():
+        setting = _SETTINGS.get(flag)
+        in_force = known.get(setting) if setting else None
+        wanted = value * 1024 if flag == "--l1-size-gb" and isinstance(value, int | float) else value
+        wanted = wanted.lower() if setting == "eviction_policy" and isinstance(wanted, str) else wanted
+        if setting and in_force is not None and not _same(wanted, in_force):
+            found.append(Drift(setting=setting, spec=wanted, in_force=in_force))
+    return tuple(found)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with each value beside its flag: ``--flag=value``."""
+    joined: list[str] = []
+    for one in arguments:
+        if one.startswith("--") or not joined or "=" in joined[-1]:
+            joined.append(one)
+        else:
+            joined[-1] += f"={one}"
+    return joined
+
+
+def _number(value: str) -> Any:  # noqa: ANN401  a number or a text
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
+
+
+def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other) <= 1e-6 * max(abs(one), abs(other), 1)
+    return bool(one == other)

@@ -1,0 +1,185 @@
+"""Trials of small gains: which change may simply be tried, and whether a trial helped.
+
+A trial is judged on the paired difference: what the server served, minus what the model says that the old setting would have
+served of the same requests. The model's own error is taken from the window before the trial.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent_tools.deployments.snapshot import Served
+from agent_tools.models import (
+    ActionKind,
+    Bounds,
+    CacheConfig,
+    CacheMetrics,
+    Confidence,
+    Gain,
+    OptimizationRecommendation,
+    SupportLevel,
+    Verification,
+    VerificationVerdict,
+    Window,
+)
+from agent_tools.models.change import Baseline
+from agent_tools.prediction.server_setting import ServerSetting
+
+from .modelled import gain_in_points, predicted_hits
+from .observation import Floats, Observation
+from .sequential import half_width, radius
+
+WORTH_TRYING = 0.005
+"""Smallest expected gain, as token hit rate, that is worth a trial."""
+ENOUGH_REQUESTS = 50
+"""Fewest requests in each window for a comparison of times to first token."""
+SLOWER = 1.2
+"""Ratio of the median times to first token from which a trial is undone, whatever the hit rate says."""
+ALPHA = 0.04
+"""Probability with which the sequence of looks after the change may err."""
+ALPHA_BEFORE = 0.01
+"""Probability with which the model's error before the change may lie outside its interval."""
+BLOCKS_BEFORE = 20
+"""Blocks into which the window before the change is cut. Blocks after it hold as many tokens each."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a look at a trial shows."""
+
+    verdict: VerificationVerdict
+    gain: Gain | None
+    """The gain with an interval that holds at all looks together; ``None`` before there is enough to compute one."""
+
+
+def worth_a_trial(
+    ranked: Sequence[OptimizationRecommendation], bounds: Bounds, config: CacheConfig
+) -> OptimizationRecommendation | None:
+    """Return the best change that may be tried, or ``None``.
+
+    A change may be tried if it is live, keeps what is cached, costs no memory or at most the operator's `trial_mb`, is expected
+    to gain at least `WORTH_TRYING`, and is more likely than not to help.
+    """
+    good = [one for one in ranked if _may_be_tried(one, bounds, config)]
+    return max(good, key=lambda one: one.gain.estimate if one.gain else 0.0, default=None)
+
+
+def _may_be_tried(one: OptimizationRecommendation, bounds: Bounds, config: CacheConfig) -> bool:
+    if one.action is not ActionKind.RECONFIGURE or one.update is None or one.gain is None or one.benefit is None:
+        return False
+    live = all(change.how is SupportLevel.LIVE for change in one.changes)
+    added = 0.0 if one.update.max_size_mb is None else one.update.max_size_mb - (config.max_size_mb or 0.0)
+    keeps = one.update.l2_adapters is None and 0 <= added <= bounds.trial_mb
+    likely = min(one.gain.lower + one.gain.upper, one.benefit.estimate) > 0
+    expected = min(one.gain.estimate, one.benefit.estimate) >= WORTH_TRYING
+    return one.within_bounds and live and keeps and likely and expected and one.confidence is not Confidence.LOW
+
+
+def judge(before: Floats, after: Floats) -> TrialResult:
+    """Judge a trial. It may be judged again with each further block: the error stays below 5 % over all looks.
+
+    Args:
+        before: (blocks,) measured minus modelled token hit rate under the old setting: the error of the model.
+        after: (blocks,) measured token hit rate minus the model's hit rate for the old setting, since the change.
+    """
+    width = half_width(before, ALPHA_BEFORE) + radius(after, ALPHA)
+    if not np.isfinite(width):
+        return TrialResult(VerificationVerdict.UNDECIDED, None)
+    estimate = float(np.clip(after.mean() - before.mean(), -1, 1))
+    gain = Gain(
+        lower=max(estimate - width, -1.0),
+        estimate=estimate,
+        upper=min(estimate + width, 1.0),
+        method=f"measured in {len(after)} blocks of requests minus the model's hit rate for the old setting, less the model's"
+        f" error in {len(before)} blocks before the change; the 95 % interval holds for all looks together",
+    )
+    better, worse = gain.lower > 0, gain.upper < 0
+    verdict = VerificationVerdict.BETTER if better else VerificationVerdict.WORSE if worse else VerificationVerdict.UNDECIDED
+    return TrialResult(verdict, gain)
+
+
+def cut(times: Floats, expected: Floats, served: Sequence[Served], tokens: float) -> Floats:
+    """Return (blocks,) measured minus modelled token hit rate, in blocks of at least `tokens` requested tokens.
+
+    Args:
+        times: (requests,) Unix times of the requests, ascending.
+        expected: (requests,) tokens of each request that the old setting would serve, by the model.
+        served: What was counted between successive readings.
+        tokens: Requested tokens of a block. A rest that fills no block is left out.
+    """
+    so_far = np.concatenate([[0.0], np.cumsum(expected)])
+    found, asked, surplus = [], 0, 0.0
+    for one in served:
+        first, last = np.searchsorted(times, (one.start, one.end))
+        asked += one.requested
+        surplus += one.hit - float(so_far[last] - so_far[first])
+        if asked >= max(tokens, 1):
+            found.append(surplus / asked)
+            asked, surplus = 0, 0.0
+    return np.array(found)
+
+
+def expected_tokens(seen: Observation, setting: ServerSetting) -> Floats:
+    """Return (requests,) the tokens of the window's requests that a setting serves, by the model, as the mean over the clocks."""
+    assert seen.log is not None  # noqa: S101  callers have a log
+    hits = predicted_hits(seen, setting)
+    return np.asarray((hits.l1 + hits.l2).mean(axis=0) * (seen.log.chunk_size / seen.log.sampling_rate))
+
+
+def look(
+    seen: Observation,
+    old: ServerSetting | None,
+    before: Baseline,
+    earlier: Sequence[Served],
+    served: Sequence[Served],
+    *,
+    in_force: bool,
+) -> Verification:
+    """Return what one look at a trial shows.
+
+    Args:
+        seen: The cache since the change, with its log.
+        old: The setting of the model before the change.
+        before: What the cache did before the change.
+        earlier: What was counted between the readings of the window before the change.
+        served: What was counted between the readings since the change.
+        in_force: Whether the change, and nothing else, is in force.
+    """
+    found = TrialResult(VerificationVerdict.UNDECIDED, None)
+    if old is not None and seen.log is not None and in_force:
+        tokens = sum(one.requested for one in earlier) / BLOCKS_BEFORE
+        whole = seen.during(
+            Window(start=min(before.metrics.window.start, seen.metrics.window.start), end=seen.metrics.window.end)
+        )
+        times, expected = seen.log.timestamps[whole.in_window], expected_tokens(whole, old)
+        found = judge(*(cut(times, expected, part, tokens) for part in (earlier, served)))
+    slower = _slower(before.metrics, seen.metrics)
+    verdict = VerificationVerdict.WORSE if slower else found.verdict
+    gain = "too few requests to judge yet" if found.gain is None else f"{gain_in_points(found.gain)}, {found.gain.method}"
+    meddled = "" if in_force else "settings were changed by somebody else during the trial; "
+    return Verification(
+        verdict=verdict,
+        in_force=in_force,
+        gain=found.gain,
+        paired=found.gain is not None,
+        before=before.metrics,
+        after=seen.metrics,
+        why=f"{meddled}{slower}{gain}",
+    )
+
+
+def _slower(before: CacheMetrics, after: CacheMetrics) -> str:
+    """Return that the engine's time to first token got clearly worse, or an empty text."""
+    engines = [one.engine for one in (before, after) if one.engine is not None and one.engine.requests >= ENOUGH_REQUESTS]
+    times = [engine.ttft_ms for engine in engines if engine.ttft_ms is not None]
+    if len(times) < 2 or times[1].p50 < SLOWER * times[0].p50:
+        return ""
+    return f"the engine's time to first token rose: {times[0]} before, {times[1]} after; "
+
+
+def keep_trial(found: Verification, *, added_mb: float) -> bool:
+    """Return whether to keep a change after its trial: if it helped, or if it costs nothing and nothing speaks against it."""
+    if found.verdict is not VerificationVerdict.UNDECIDED:
+        return found.verdict is VerificationVerdict.BETTER
+    return added_mb <= 0 and found.gain is not None and found.gain.estimate > 0

@@ -1,0 +1,23 @@
+"""An engine asks with another world size than was registered: the model is there, and nothing is found."""
+
+from agent_tools.models import Bounds, SymptomCode
+from agent_tools.workload.access_log import AccessLog
+from benchmarks.incidents.incident import Action, Expected, Incident, Server
+from benchmarks.incidents.traffic import Documents, mixed, over_and_over
+
+
+def _log() -> AccessLog:
+    """20 prompts of 10 chunks in turn: all of them stay."""
+    documents = Documents()
+    return mixed(500, (over_and_over([documents.new(10) for _ in range(20)]), 1))
+
+
+INCIDENT = Incident(
+    name="world_size_not_registered",
+    story="an engine was restarted with tensor parallel 2, and its registration is still that of world size 1",
+    stage=Server(l1_mb=16),
+    traffic=_log,
+    bounds=Bounds(max_size_mb=64),
+    provoke=lambda stage: stage.ask_unregistered("replay", world_size=2),
+    expected=Expected(symptoms=frozenset({SymptomCode.MODEL_NOT_REGISTERED}), action=Action.OPERATOR, told="world size"),
+)

@@ -1,0 +1,140 @@
+"""How often a trial of a small gain errs: A/A trials, in which nothing changes, and trials of changes whose gain is known.
+
+Run from the repository root::
+
+    PYTHONPATH=. python benchmarks/trials.py [--trials 200]
+
+The cache that is tried is the model of the server with a size, a tick and a phase of its own, which the judge does not know. The
+results go to ``results/trials.json`` and ``results/trials.md``.
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from agent_tools.deployments.snapshot import Served
+from agent_tools.models import VerificationVerdict
+from agent_tools.prediction.eviction_clock import possible_clocks
+from agent_tools.prediction.isolation import isolated
+from agent_tools.prediction.running_server import RunningServer
+from agent_tools.prediction.server_prediction import predict_server
+from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.recommender.trial import BLOCKS_BEFORE, cut, judge
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.generate import AgentTraffic
+
+RESULTS = Path(__file__).parent / "results"
+READ_EVERY = 0.45
+"""Seconds between two readings of the counters, as in the product."""
+WINDOW = 60
+"""Readings before the change, and between two looks after it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: its verdict at the end, and the gain that the change really had on the requests after it."""
+
+    verdict: str
+    true_gain: float
+    looks: int
+
+
+def trial(seed: int, new: dict[str, float] | None = None) -> Trial:
+    """Make one trial on random traffic. Without `new` nothing changes (A/A)."""
+    draw = np.random.default_rng(seed)
+    log = isolated(
+        AgentTraffic(
+            requests=3000,
+            conversations=int(draw.integers(12, 60)),
+            turns=float(draw.integers(3, 12)),
+            tool_tokens=int(draw.choice([300, 600, 1500])),
+            think_seconds=6,
+            seed=seed,
+        ).generate()
+    )
+    chunks = log.unique_chunks * float(draw.choice([0.05, 0.1, 0.2]))
+    believed = ServerSetting(capacity_chunks=chunks, watermark=float(draw.choice([0.6, 0.8, 0.9])), ratio=0.2)
+    actual = replace(believed, capacity_chunks=chunks * draw.uniform(0.98, 1.02))
+    changed = float(log.timestamps[len(log) // 2])
+    times = (float(draw.random()), draw.uniform(0.99, 1.01))
+    unchanged, made = (_served(log, actual, after, changed, times) for after in (actual, replace(actual, **(new or {}))))
+    expected = predict_server(log, believed, clocks=possible_clocks(19)).hit_chunks * log.chunk_size
+    first, last = float(log.timestamps[len(log) // 6]), float(log.timestamps[-1])
+    before = _readings(log, made, first, changed)
+    tokens = sum(one.requested for one in before) / BLOCKS_BEFORE
+    errors = cut(log.timestamps, expected, before, tokens)
+    late = log.timestamps >= changed
+    true_gain = float((made[late] - unchanged[late]).sum() / max(log.chunks_per_request[late].sum(), 1))
+    after, looks, found = _readings(log, made, changed, last), 0, VerificationVerdict.UNDECIDED
+    for seen in range(WINDOW, len(after) + WINDOW, WINDOW):
+        looks += 1
+        found = judge(errors, cut(log.timestamps, expected, after[:seen], tokens)).verdict
+        if found is not VerificationVerdict.UNDECIDED:
+            break
+    return Trial(found.value, true_gain, looks)
+
+
+def _served(
+    log: AccessLog, before: ServerSetting, after: ServerSetting, changed: float, times: tuple[float, float]
+) -> np.ndarray:
+    """Return (requests,) chunks served by a server whose setting changes once."""
+    phase, period = times
+    server = RunningServer(before, first_tick=float(log.timestamps[0]) + phase * period, period=period)
+    first = int(np.searchsorted(log.timestamps, changed))
+    early, *_ = server.run(log, slice(0, first), changed)
+    server.setting = after
+    late, *_ = server.run(log, slice(first, len(log)), float(log.timestamps[-1]))
+    return np.concatenate([early, late])
+
+
+def _readings(log: AccessLog, hits: np.ndarray, start: float, end: float) -> list[Served]:
+    edges = np.arange(start, end, READ_EVERY)
+    places = np.searchsorted(log.timestamps, edges)
+    asked = np.concatenate([[0], np.cumsum(log.chunks_per_request)])[places] * log.chunk_size
+    hit = np.concatenate([[0], np.cumsum(hits)])[places] * log.chunk_size
+    return [
+        Served(float(edges[i]), float(edges[i + 1]), int(asked[i + 1] - asked[i]), int(hit[i + 1] - hit[i]))
+        for i in range(len(edges) - 1)
+    ]
+
+
+def main() -> None:
+    """Run the trials and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=200)
+    count = parser.parse_args().trials
+    kinds = {
+        "A/A": None,
+        "watermark 0.9, ratio 0.05": {"watermark": 0.9, "ratio": 0.05},
+        "watermark 0.5": {"watermark": 0.5},
+    }
+    results, lines = (
+        {},
+        ["# Trials of small gains", "", "| change | trials | better | worse | undecided | wrong | mean true gain |"],
+    )
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for name, new in kinds.items():
+        made = [trial(seed, new) for seed in range(count)]
+        found = Counter(one.verdict for one in made)
+        wrong = sum(
+            one.verdict != "undecided" if new is None else one.verdict == ("worse" if one.true_gain > 0 else "better")
+            for one in made
+        )
+        gain = float(np.mean([one.true_gain for one in made]))
+        results[name] = {"trials": count, **found, "wrong": wrong, "mean_true_gain": gain, "looks": [one.looks for one in made]}
+        lines.append(
+            f"| {name} | {count} | {found['better']} | {found['worse']} | {found['undecided']} | {wrong} |"
+            f" {100 * gain:+.1f} points |"
+        )
+    text = "\n".join(lines)
+    print(text)
+    (RESULTS / "trials.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "trials.md").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Claims about servers behind a proxy: a path prefix, a header, TLS of a private authority, and errors that are the proxy's.
+
+The proxy is a small one of our own, over real TLS, in front of a real `lmcache server` with our module and its token.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from real_cache import Launch
+from serving import serving
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.deployments.fleet.allowed_servers import AllowedServers
+from agent_tools.deployments.fleet.coordinator import Instance
+from agent_tools.errors import (
+    LMCacheToolError,
+    MissingRouteError,
+    NotLMCacheError,
+    OutcomeUnknownError,
+    RefusedError,
+    SettingsError,
+    UnreachableError,
+)
+from agent_tools.io_loop import io_loop
+from agent_tools.models import Bounds, ConfigUpdate
+from agent_tools.operations import Operations
+from agent_tools.wire.access import Access
+from agent_tools.wire.http_client import AdminClient
+
+TOKEN = "let-me-in-4711"  # noqa: S105
+MODULE = "the-modules-own-token"
+PREFIX = "/admin/lmcache"
+INSIDE = {"Authorization": SecretStr(f"Bearer {TOKEN}")}
+
+
+@dataclass
+class Proxy:
+    """Passes what comes under the prefix with the right header on to one server."""
+
+    upstream: str
+    answers: Response | None = None
+    """What every request is answered with in place of passing it on."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Headers of every request that came."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        self.headers.append(dict(request.headers))
+        await (await self._answer(request))(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if self.answers is not None:
+            return self.answers
+        given = request.headers.get("authorization", "nothing")
+        if given != f"Bearer {TOKEN}":
+            return JSONResponse({"error": f"{given} is not valid here"}, 401)
+        path = request.scope["raw_path"].decode()
+        if not path.startswith(f"{PREFIX}/"):
+            return HTMLResponse("<h1>404</h1>", 404)
+        passed = {name: value for name, value in request.headers.items() if name not in {"host", "authorization"}}
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"{self.upstream}{path.removeprefix(PREFIX)}?{request.url.query}"
+            try:
+                answer = await client.request(request.method, url, content=await request.body(), headers=passed, timeout=30)
+            except httpx.ConnectError:
+                return HTMLResponse("<h1>502</h1>", 502)
+        return Response(answer.content, answer.status_code, {"content-type": answer.headers["content-type"]})
+
+
+@pytest.fixture(scope="module")
+def upstream(launch: Launch) -> str:
+    """A real server with our module, which asks for a token."""
+    module = {"module_path": "agent_tools.server_module", "config": {"token_env": "PROXY_TEST_MODULE_TOKEN"}}
+    return launch({"--server-module": json.dumps(module)}, {"PROXY_TEST_MODULE_TOKEN": MODULE}).http_url
+
+
+@contextlib.contextmanager
+def in_front(upstream: str, **options: Any) -> Iterator[tuple[str, Proxy]]:
+    proxy = Proxy(upstream)
+    with serving(proxy, **options) as url:
+        yield url + PREFIX, proxy
+
+
+@pytest.fixture
+def proxy(upstream: str) -> Iterator[tuple[str, Proxy]]:
+    with in_front(upstream) as started:
+        yield started
+
+
+@pytest.fixture
+def operations(tmp_path: Path) -> Iterator[Any]:
+    """Makes operations on the cache ``prod`` with these settings."""
+    made: list[Operations] = []
+
+    def make(**settings: Any) -> Operations:
+        caches = {"prod": CacheSettings(bounds=Bounds(), cooldown_seconds=0, **settings)}
+        made.append(Operations(Registry(Settings(caches=caches, state_folder=tmp_path))))
+        return made[-1]
+
+    yield make
+    for one in made:
+        io_loop.run(one.close)
+
+
+def failure(url: str, path: str = "/status", access: Access | None = None) -> LMCacheToolError:
+    async def read() -> None:
+        admin = AdminClient(url, 5, access=access or Access(INSIDE))
+        try:
+            await admin.read(path)
+        finally:
+            await admin.close()
+
+    with pytest.raises(LMCacheToolError) as raised:
+        io_loop.run(read)
+    return raised.value
+
+
+def test_a_server_is_read_and_changed_through_the_proxy(
+    proxy: tuple[str, Proxy], operations: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the prefix, with the header from the environment, and with the module's token beside it."""
+    monkeypatch.setenv("LMCACHE_PROXY", f"Bearer {TOKEN}")
+    there = operations(target=proxy[0], headers={"Authorization": "env:LMCACHE_PROXY"}, module_token=MODULE)
+    assert io_loop.run(there.status, "prod").lmcache_version == "0.5.6"
+    plan = io_loop.run(there.plan, "prod", ConfigUpdate(eviction_watermark=0.7), "test")
+    io_loop.run(there.apply, plan, "test")
+    assert io_loop.run(there.settings, "prod").eviction_watermark == 0.7
+
+
+def test_without_the_header_the_401_is_the_proxys(proxy: tuple[str, Proxy]) -> None:
+    error = failure(proxy[0], access=Access())
+    assert isinstance(error, RefusedError)
+    assert "the proxy in front of" in str(error)
+    assert "LMCache was not asked" in str(error)
+
+
+def test_a_header_that_the_proxy_repeats_is_masked(proxy: tuple[str, Proxy]) -> None:
+    error = failure(proxy[0], access=Access({"Authorization": SecretStr("Bearer wrong-secret-99")}))
+    assert "the proxy does not take what they hold" in str(error)
+    assert "wrong-secret-99" not in str(error)
+
+
+def test_headers_are_masked_wherever_settings_are_shown(operations: Any) -> None:
+    there = operations(target="https://host/admin", headers={"Authorization": f"Bearer {TOKEN}"}, engine_headers={"X-Key": TOKEN})
+    shown = io_loop.run(there.caches)["prod"]
+    assert TOKEN not in f"{shown!r} {shown.model_dump_json()} {there.registry.settings!r}"
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_proxy_that_reaches_no_server_says_so(status: int, proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = HTMLResponse("<h1>Bad Gateway</h1>", status)
+    error = failure(proxy[0])
+    assert isinstance(error, UnreachableError)
+    assert f"with {status}" in str(error)
+    assert "reaches no LMCache" in str(error)
+
+
+def test_a_change_that_the_proxy_gave_up_on_may_be_in_force(proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = HTMLResponse("<h1>Gateway Timeout</h1>", 504)
+
+    async def change() -> None:
+        admin = AdminClient(proxy[0], 5, access=Access(INSIDE))
+        try:
+            await admin.change("POST", "/cache/clear", {"tier": "l1"})
+        finally:
+            await admin.close()
+
+    with pytest.raises(OutcomeUnknownError, match="may or may not be in force"):
+        io_loop.run(change)
+    assert len(proxy[1].headers) == 1  # sent once
+
+
+def test_a_prefix_that_is_wrong_is_mentioned(proxy: tuple[str, Proxy]) -> None:
+    error = failure(proxy[0] + "-elsewhere")
+    assert isinstance(error, MissingRouteError)
+    assert "path prefix" in str(error)
+
+
+def test_no_request_leaves_the_prefix(proxy: tuple[str, Proxy]) -> None:
+    error = failure(proxy[0], "/../../status")
+    assert isinstance(error, NotLMCacheError)
+    assert "it was not sent" in str(error)
+    assert proxy[1].headers == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host/a?b=c", "http://me:pw@host/a", "http://host//a", "http://host/a/%2e%2e/b", "http://host/#a"]
+)
+def test_an_address_that_leads_elsewhere_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="http://host:port or https://host/prefix"):
+        AdminClient(url)
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "1"}, {"a b": "c"}, {"X": "a\r\nY: b"}, {"X": ""}])
+def test_a_header_that_breaks_a_request_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="headers"):
+        Access({name: SecretStr(value) for name, value in headers.items()})
+
+
+def test_a_variable_that_is_not_set_is_named() -> None:
+    with pytest.raises(SettingsError, match="headers of a cache names the environment variable NOT_SET_AT_ALL"):
+        CacheSettings(target="https://h/p", headers={"Authorization": SecretStr("env:NOT_SET_AT_ALL")}).access()
+
+
+def test_the_engine_gets_headers_of_its_own(proxy: tuple[str, Proxy], upstream: str, operations: Any) -> None:
+    """What lets us in at one place is never sent to another."""
+    headers = {"target": upstream, "engine": proxy[0]}
+    there = operations(**headers, headers={"X-For-The-Cache": "secret-one"}, engine_headers={"Authorization": f"Bearer {TOKEN}"})
+    io_loop.run(there.status, "prod")
+    sent = proxy[1].headers[-1]
+    assert (sent["authorization"], "x-for-the-cache" in sent) == (f"Bearer {TOKEN}", False)
+
+
+def test_the_servers_of_a_fleet_get_headers_only_at_urls_of_the_operator() -> None:
+    allowed = AllowedServers([], {"10.0.0.1:8080": "https://host/admin/one", "10.0.0.2": "127.0.0.1:9001"})
+    proxied, plain = (allowed.url(Instance("a", ip, 8080, 0.0)) for ip in ("10.0.0.1", "10.0.0.2"))
+    assert (proxied, plain) == ("https://host/admin/one", "http://127.0.0.1:9001")
+    assert (allowed.is_operators_url(proxied), allowed.is_operators_url(plain)) == (True, False)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority of our own (``ca.pem``), and a certificate that it signed for loopback (``proxy.pem``)."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine makes the certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=ours -keyout ca.key -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout proxy.key -out proxy.csr",
+        "x509 -req -in proxy.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile san -out proxy.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def tls(upstream: str, certificates: Path) -> Iterator[str]:
+    files = {"ssl_keyfile": certificates / "proxy.key", "ssl_certfile": certificates / "proxy.pem"}
+    with in_front(upstream, **files) as (url, _):
+        yield url
+
+
+def test_a_private_authority_is_trusted_when_it_is_named(tls: str, certificates: Path, operations: Any) -> None:
+    there = operations(target=tls, headers={"Authorization": f"Bearer {TOKEN}"}, ca_file=certificates / "ca.pem")
+    assert io_loop.run(there.status, "prod").health.healthy
+
+
+def test_an_authority_that_is_not_named_is_not_trusted(tls: str) -> None:
+    error = failure(tls)
+    assert isinstance(error, UnreachableError)
+    assert "name its certificates as ca_file" in str(error)
+
+
+def test_a_ca_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("no certificate")
+    for name, why in (("missing.pem", "No such file"), ("empty.pem", "holds no certificate|PEM")):
+        with pytest.raises(SettingsError, match=f"ca_file.*{name} cannot be used: .*({why})"):
+            AdminClient("https://host/p", access=Access(ca_file=tmp_path / name))
