@@ -148,7 +148,12 @@ class Registry:
         if settings.kind == "engine":
             from agent_tools.deployments.in_process.deployment import InProcessDeployment
 
-            return InProcessDeployment(settings.place.split(","), timeout=settings.timeout_seconds, access=settings.access())
+            return InProcessDeployment(
+                settings.place.split(","),
+                access_log=settings.access_log,
+                timeout=settings.timeout_seconds,
+                access=settings.access(),
+            )
         if settings.kind == FLEET:
             from agent_tools.deployments.fleet.deployment import FleetDeployment
 

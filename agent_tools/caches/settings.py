@@ -66,7 +66,8 @@ class CacheSettings(Frozen):
     """Tokens that the engine's own prefix cache holds, if its metrics do not tell; 0 if that cache is off. For several engines a
     list in the order of `engines`."""
     access_log: Path | None = None
-    """Folder of the server's ``--lookup-hash-log-dir``, if we can read it. Not for ``embedded:``, which has its own folder."""
+    """Folder of the server's ``--lookup-hash-log-dir``, or for ``engine:`` of its ``chunk_statistics_file_output_dir``, if we can
+    read it. Not for ``embedded:``, which has its own folder."""
     arena_folder: Path | None = None
     """Folder on the server's host for live L1 growth. Not for ``embedded:``, which has its own folder."""
     module_token: SecretStr | None = None

@@ -20,6 +20,8 @@ from .clairvoyant import clairvoyant_hits
 from .engine_cache import EngineCache, engine_caches
 from .eviction_clock import AT_ONCE, StoreDelay
 from .hit_rate_curve import HitRateCurve, hit_rate_curve
+from .in_process_model import InProcessPolicy
+from .in_process_prediction import FULL, predict_in_process
 from .isolation import isolated
 from .server_prediction import ServerPrediction, predict_settings
 from .server_setting import ServerSetting
@@ -80,6 +82,12 @@ class EngineCacheSize(Frozen):
 class Forecast(Frozen):
     """The predictions for each L1 size on one log, from an empty cache. Sizes in MB are 2**20 bytes."""
 
+    source: str = ""
+    """Format of the file that the log was read from; empty for a live cache."""
+    models: tuple[str, ...] = ()
+    """Models that the log names."""
+    assumed: tuple[str, ...] = ()
+    """What the log does not state and was assumed, one clause each."""
     requests: Count
     """Lookups in the log."""
     short_requests: Count
@@ -100,8 +108,10 @@ class Forecast(Frozen):
     """Eviction watermark of the server."""
     ratio: float
     """Eviction ratio of the server."""
-    policy: Literal["LRU", "ARC", "noop", "IsolatedLRU"]
-    """Eviction policy of the server's L1."""
+    policy: Literal["LRU", "ARC", "noop", "IsolatedLRU", "LFU", "FIFO", "MRU"]
+    """Eviction policy of L1."""
+    in_process: bool = False
+    """Whether the column `server` is of in-process LMCache, which has neither watermark nor ratio."""
     second_tier: str | None = None
     """The server's L2 in words; ``None`` without an L2."""
     engine_caches: tuple[EngineCacheSize, ...] = ()
@@ -116,6 +126,11 @@ class Forecast(Frozen):
     """(chunks, hit rate) of the always-full LRU at many sizes between the first and the last row: the exact curve."""
     notes: tuple[str, ...]
     """What to know before using the forecast, one sentence each."""
+
+    @property
+    def requests_per_second(self) -> float | None:
+        """Return the rate of requests; ``None`` if all have the same time."""
+        return (self.requests - 1) / self.duration_seconds if self.duration_seconds else None
 
     def table(self) -> list[dict[str, float | None]]:
         """Return one flat row per size, with ``policy_gap``, and ``saved_beyond_<tokens>`` for each engine cache."""
@@ -140,6 +155,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
     shared: bool = False,
     delay: StoreDelay = AT_ONCE,
     engine_cache_tokens: Sequence[int] = (),
+    in_process: InProcessPolicy | None = None,
     engine_cache: EngineCache | None = None,
 ) -> Forecast:
     """Predict the hit rate that L1 sizes would give on a log, with all other settings as in `under`.
@@ -156,6 +172,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             chunks are made of, all chunks count as equally large, and a note says so.
         delay: The delay between a request's lookup and its store.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to predict what LMCache saves.
+        in_process: Predict for in-process LMCache with this policy, instead of a server; `under` and `delay` then have no effect.
         engine_cache: The caches of the engines in front, as a model explains them, for which to predict it too.
 
     Raises:
@@ -163,14 +180,21 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             a positive number.
     """
     log = isolated(_checked(log, shared=shared))
+    under = under if in_process is None else FULL
     chunk_bytes = chunk_bytes or log.chunk_bytes
     curve = hit_rate_curve(log)
     chosen = _grid(curve, chunk_bytes, under.watermark, under.ratio) if capacities_chunks is None else _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
-    settings = [replace(under, capacity_chunks=capacity) for capacity in capacities]
+    if in_process is None:
+        predictions = predict_settings(log, [replace(under, capacity_chunks=size) for size in capacities], delay=delay)
+    else:
+        predictions = predict_in_process(log, capacities, in_process)
     own = [*([] if engine_cache is None else [engine_cache]), *engine_caches(log, _positive(engine_cache_tokens))]
-    rows = tuple(_rows(log, curve, predict_settings(log, settings, delay=delay), chunk_bytes, own))
+    rows = tuple(_rows(log, curve, predictions, chunk_bytes, own))
     return Forecast(
+        source=log.source,
+        models=tuple(plain(log.model_names[label]) for label in np.unique(log.models) if log.model_names[label]),
+        assumed=log.assumed,
         requests=len(log),
         short_requests=int((log.tokens < log.chunk_size).sum()),
         duration_seconds=max(log.duration, 0.0),
@@ -181,14 +205,15 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
         largest_request_chunks=int(log.chunks_per_request.max(initial=0)),
         watermark=under.watermark,
         ratio=under.ratio,
-        policy=under.policy,
+        policy=in_process or under.policy,
+        in_process=in_process is not None,
         second_tier=_in_words(under) if under.l2_capacity_chunks else None,
         engine_caches=tuple(EngineCacheSize(tokens=one.tokens, served=one.share) for one in own),
         ceiling=curve.ceiling(),
         useful_chunks=curve.useful_capacity,
         rows=rows,
         lru_curve=_drawn(curve, capacities),
-        notes=(*_notes(log, curve, chunk_bytes, rows), *_savings(own, rows)),
+        notes=(*_notes(log, curve, chunk_bytes, rows, in_process=in_process is not None), *_savings(own, rows)),
     )
 
 
@@ -330,7 +355,9 @@ def _drawn(curve: HitRateCurve, capacities: Sequence[float]) -> tuple[tuple[floa
     return tuple((float(size), curve.hit_rate(size)) for size in sizes)
 
 
-def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows: Sequence[ForecastRow]) -> list[str]:
+def _notes(
+    log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows: Sequence[ForecastRow], *, in_process: bool
+) -> list[str]:
     short = int((log.tokens < log.chunk_size).sum())
     notes = []
     if not curve.chunks:
@@ -345,7 +372,7 @@ def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows:
         notes.append("the log holds one request: nothing could be reused yet")
     elif curve.chunks and not curve.ceiling():
         notes.append("no request repeats the prefix of an earlier one: no size helps")
-    if len(log) > 1 and log.duration == 0:
+    if len(log) > 1 and log.duration == 0 and not in_process:
         notes.append(
             "all requests have the same time, so the model never evicts between them: do not rely on the column of the server"
         )
@@ -354,7 +381,7 @@ def _notes(log: AccessLog, curve: HitRateCurve, chunk_bytes: float | None, rows:
     notes += assumed(log)
     if chunk_bytes is None:
         notes.append("the log does not state the bytes of a chunk, so sizes are in chunks")
-    if any(row.failed_chunks for row in rows):
+    if not in_process and any(row.failed_chunks for row in rows):
         notes.append("if stores fail, the outcome depends on timing to a fraction of a second")
     notes += log.remarks
     if log.bad_lines:

@@ -10,7 +10,12 @@ from agent_tools.workload.chunk_layout import with_world_sizes
 
 from .chunk_size import with_larger_chunks
 from .forecast import Forecast, by_model, chunks_of, forecast
+from .in_process_model import InProcessPolicy
+from .in_process_prediction import in_process_policy
 from .server_setting import ServerSetting
+
+EVERY_MODEL = ""
+"""Stands for all models where world sizes are stated."""
 
 
 def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
@@ -22,6 +27,7 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
     kv_bytes_per_token: float | None = None,
     chunk_factor: int = 1,
     engine_cache_tokens: Sequence[int] = (),
+    in_process: InProcessPolicy | None = None,
     world_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Forecast]:
     """Return what L1 sizes would give on a log, for each model in it. Each model fills an L1 of its own.
@@ -34,8 +40,9 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
         kv_bytes_per_token: KV bytes of a token, for a log that does not state them.
         chunk_factor: Predict for chunks this many times as large.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to say what LMCache saves.
+        in_process: Predict for in-process LMCache with this policy, instead of a server. Sizes are then per worker.
         world_sizes: KV ranks of each model's engine, by model, for LMCache's lookup-hash log, which states the bytes of one rank.
-            Default: 1, and a note says so.
+            `EVERY_MODEL` stands for all models. Default: 1, and a note says so.
 
     Raises:
         WorkloadError: The log is empty, a size in MB is asked for and the KV bytes of a token are unknown, or a world size is of
@@ -49,6 +56,7 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
             capacities_chunks=chunks_of(sizes_mb, part, kv_bytes_per_token) if sizes_mb else None,
             chunk_bytes=kv_bytes_per_token * part.chunk_size if kv_bytes_per_token else None,
             engine_cache_tokens=engine_cache_tokens,
+            in_process=in_process,
         )
         for model, part in by_model(with_larger_chunks(log, chunk_factor)).items()
     }
@@ -61,6 +69,9 @@ def with_stated_sizes(log: AccessLog, world_sizes: Mapping[str, Sequence[int]]) 
         WorkloadError: The log has no such model, or does not state the bytes of its chunks, so that no world size is needed.
     """
     models = {layout.model for layout in log.layouts if layout is not None}
+    if EVERY_MODEL in world_sizes and models:
+        of_all = dict.fromkeys(models, world_sizes[EVERY_MODEL])
+        world_sizes = {**of_all, **{model: sizes for model, sizes in world_sizes.items() if model != EVERY_MODEL}}
     strangers = [plain(model) for model in world_sizes if model not in models]
     if strangers and not models:
         raise WorkloadError("this log does not state the bytes of a chunk, so it needs no world size: give kv_bytes_per_token")
@@ -70,18 +81,38 @@ def with_stated_sizes(log: AccessLog, world_sizes: Mapping[str, Sequence[int]]) 
 
 
 def world_sizes_in(texts: Sequence[str]) -> dict[str, list[int]]:
-    """Return world sizes that a person gave as ``MODEL=N``, each model as often as it has world sizes.
+    """Return world sizes that a person gave as ``N`` for all models or as ``MODEL=N``, each model as often as it has sizes.
 
     Raises:
-        WorkloadError: A text is not ``MODEL=N`` with N from 1 to 255.
+        WorkloadError: A text is neither, or N is not from 1 to 255.
     """
     sizes: dict[str, list[int]] = {}
     for text in texts:
-        model, _, size = text.rpartition("=")
-        if not model or not size.isdecimal() or not 1 <= int(size) <= 255:
-            raise WorkloadError(f"{plain(text)} is not MODEL=N with N from 1 to 255, e.g. meta-llama/Llama-3.1-70B=8")
+        model, equals, size = text.rpartition("=")
+        if bool(equals) != bool(model) or not size.isdecimal() or not 1 <= int(size) <= 255:
+            raise WorkloadError(f"{plain(text)} is not N or MODEL=N with N from 1 to 255, e.g. meta-llama/Llama-3.1-70B=8")
         sizes.setdefault(model, []).append(int(size))
     return sizes
+
+
+def policy_of(
+    policy: str, watermark: float, ratio: float, prefetch: str, *, l2_mb: float, in_process: bool
+) -> tuple[ServerSetting, InProcessPolicy | None]:
+    """Return the setting of a server, and for in-process LMCache its policy.
+
+    Raises:
+        WorkloadError: The deployment has no such policy, or no model of an L2.
+    """
+    inside = in_process_policy(policy)
+    if in_process:
+        if inside is None:
+            raise WorkloadError(f"in-process LMCache has no policy {policy}: choose LRU, LFU, FIFO or MRU")
+        if l2_mb:
+            raise WorkloadError("an L2 behind in-process LMCache is not modelled: leave the L2 out, or predict for a server")
+        return ServerSetting(1), inside
+    if policy not in {"LRU", "ARC", "noop"}:
+        raise WorkloadError(f"`lmcache server` has no policy {policy}: choose LRU, ARC or noop, or predict with --in-process")
+    return ServerSetting(1, watermark, ratio, policy, l2_prefetch_policy=prefetch), None  # type: ignore[arg-type]  # as checked
 
 
 def token_counts(text: str) -> list[int]:

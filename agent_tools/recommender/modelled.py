@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain
+from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain, SupportLevel
 from agent_tools.models.cost import Range
 from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.plain import points
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.configured import setting_of
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
+from agent_tools.prediction.in_process_model import InProcessPolicy
+from agent_tools.prediction.in_process_prediction import in_process_policy
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.running_server import RunningServer
 from agent_tools.prediction.server_prediction import predict_server
@@ -215,27 +217,49 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
     if instead is not None and instead.chunk_size is not None:
         seen = _with_chunks_of(seen, instead.chunk_size)
     assert seen.log is not None  # noqa: S101  callers have a log
-    under = server_setting(seen, instead.known() if instead else None)
-    if under is None and instead is not None:
+    changed = instead.known() if instead else {}
+    policy = _in_process(seen, changed)
+    under = server_setting(seen, changed)
+    if policy is None and under is None and instead is not None:
         raise WorkloadError(f"the model does not cover these values of {', '.join(instead.known())} on {seen.cache}")
     here = server_setting(seen)
+    now = [one.capacity_chunks for one in (here, under) if one is not None] or _in_process_sizes(seen, policy)
     return forecast(
         seen.log,
         under or DEFAULTS,
         capacities_chunks=None if sizes_mb is None else _chunks(seen, sizes_mb),
-        including=[] if sizes_mb else sorted({one.capacity_chunks for one in (here, under) if one is not None}),
+        including=[] if sizes_mb else sorted(set(now)),
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
         engine_cache=seen.own_cache,
+        in_process=policy,
     )
+
+
+def _in_process(seen: Observation, instead: Mapping[str, Any]) -> InProcessPolicy | None:
+    """Return the eviction policy of in-process LMCache; ``None`` for a server, which has a watermark."""
+    policy = instead.get("eviction_policy", seen.config.eviction_policy)
+    support = seen.support.get("eviction_watermark")
+    if (
+        seen.config.eviction_watermark is not None
+        or policy is None
+        or (support and support.level is not SupportLevel.UNSUPPORTED)
+    ):
+        return None
+    return in_process_policy(getattr(policy, "value", str(policy)))
+
+
+def _in_process_sizes(seen: Observation, policy: InProcessPolicy | None) -> list[float]:
+    size = seen.config.max_size_mb
+    return [] if policy is None or size is None or seen.chunk_bytes is None else [size * MB / seen.chunk_bytes]
 
 
 def _chunks(seen: Observation, sizes_mb: Sequence[float]) -> list[float]:
     """Return sizes in MB as chunks of the observation's log."""
     if seen.chunk_bytes is None:
         assert seen.log is not None  # noqa: S101  callers have a log
-        return chunks_of(sizes_mb, seen.log)
+        return chunks_of(sizes_mb, seen.log, seen.metrics.kv_bytes_per_token)
     return [size * MB / seen.chunk_bytes for size in sizes_mb]
 
 

@@ -63,9 +63,14 @@ def describe_symptoms(symptoms: tuple[Symptom, ...], window: Window) -> str:
 def describe_forecast(forecast: "Forecast") -> str:
     """Return a forecast as a table in text, one line for each size."""
     lines = [
-        f"{forecast.requests} requests, {forecast.footprint_chunks} distinct chunks; ceiling {forecast.ceiling:.1%}; server with"
-        f" watermark {forecast.watermark:g}, ratio {forecast.ratio:g}, {forecast.policy}"
-        + (f", and {forecast.second_tier}" if forecast.second_tier else "")
+        *described_log(forecast),
+        f"{forecast.requests} requests, {forecast.footprint_chunks} distinct chunks; ceiling {forecast.ceiling:.1%}; "
+        + (
+            f"in-process LMCache with {forecast.policy}, sizes per worker"
+            if forecast.in_process
+            else f"server with watermark {forecast.watermark:g}, ratio {forecast.ratio:g}, {forecast.policy}"
+        )
+        + (f", and {forecast.second_tier}" if forecast.second_tier else ""),
     ]
     for row in forecast.rows:
         size = f"{row.capacity_chunks:.0f} chunks" + ("" if row.size_mb is None else f" = {row.size_mb:.1f} MB")
@@ -77,6 +82,20 @@ def describe_forecast(forecast: "Forecast") -> str:
         )
     meaning = "always-full LRU: an LRU of this size that never evicts early; a server evicts at its watermark, so it holds less"
     return "\n".join([*lines, *([meaning] if forecast.rows else []), *forecast.notes])
+
+
+def described_log(forecast: "Forecast") -> list[str]:
+    """Return what was read and what was assumed, so that a wrong unit or chunk size is seen; empty for a live cache."""
+    if not forecast.source:
+        return []
+    rate = forecast.requests_per_second
+    read = (
+        f"{forecast.source}: {forecast.requests:,} requests in {forecast.duration_seconds:,.0f} s"
+        + ("" if rate is None else f" ({rate:.3g} a second)")
+        + f", {forecast.chunk_size} tokens per chunk, "
+        + (f"models: {', '.join(forecast.models[:5])}" if forecast.models else "no model named")
+    )
+    return [read, *([f"assumed: {'; '.join(forecast.assumed)}"] if forecast.assumed else [])]
 
 
 def _saved(forecast: "Forecast", row: "ForecastRow") -> str:

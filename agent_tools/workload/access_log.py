@@ -51,6 +51,15 @@ class AccessLog:
     chunks."""
     remarks: tuple[str, ...] = ()
     """What the reader had to correct, one sentence each."""
+    source: str = ""
+    """Format of the file it was read from, in words; empty for a live cache."""
+    assumed: tuple[str, ...] = ()
+    """What the file does not state and the reader assumed, one clause each."""
+    sessions: npt.NDArray[np.int32] | None = None
+    """(requests,) number of the conversation of each request, -1 for none; ``None`` if the source does not name them."""
+    think_seconds: npt.NDArray[np.float64] | None = None
+    """(requests,) seconds between the answer to the session's turn before and this request, NaN for a request with a time of its
+    own. ``None`` for an open loop: all requests have times."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -90,6 +99,8 @@ class AccessLog:
             tenants=self.tenants[index],
             models=self.models[index],
             hashes=None if self.hashes is None else self.hashes[kept],
+            sessions=None if self.sessions is None else self.sessions[index],
+            think_seconds=None if self.think_seconds is None else self.think_seconds[index],
         )
 
 

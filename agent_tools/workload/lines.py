@@ -1,4 +1,4 @@
-"""Trace files as blocks of whole lines: plain or gzip. Recognises cut files and reports a broken line by its number.
+"""Trace files as blocks of whole lines: plain, gzip or zstd. Recognises cut files and reports a broken line by its number.
 
 A file may come from anybody. Memory is bounded whatever the file holds, and only regular files are read: a pipe or a device
 might never end.
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
+from agent_tools.plain import plain
 
 from .memory import GB, available_bytes
 
@@ -27,6 +28,7 @@ _READ_BYTES = 2**22  # blocks that stay in the processor cache are read 1.5 time
 LONGEST_LINE = 2**26
 """Bytes of the longest line that is read. A lookup of ten million tokens in chunks of 16 has 45 million."""
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Source:
                 gzip file that was cut short, or holds more text than fits into memory.
         """
         line, rest, left = 1, bytearray(), self._most_text()
-        for piece in self._pieces():
+        for piece in self.pieces():
             left -= len(piece)
             if left < 0:
                 raise WorkloadError(self._too_much())
@@ -122,15 +124,25 @@ class Source:
                 numbers.append(number)
         return found, np.array(numbers, dtype=np.int64)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the unpacked text in pieces of any size.
+
+        Raises:
+            WorkloadError: The file cannot be read, is not a regular file, is damaged, or was cut short.
+        """
         try:
             if not stat.S_ISREG(self.path.stat().st_mode):  # before it is opened: opening a pipe waits for a writer
                 msg = f"{self.path} is not a regular file, so it might never end; copy what it holds to a file and name that file"
                 raise WorkloadError(msg)
             with self.path.open("rb") as file:
-                zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+                magic = file.read(len(_ZSTD_MAGIC))
                 file.seek(0)
-                yield from self._unzipped(file) if zipped else iter(partial(file.read, _READ_BYTES), b"")
+                if magic.startswith(_GZIP_MAGIC):
+                    yield from self._unzipped(file)
+                elif magic == _ZSTD_MAGIC:
+                    yield from self._expanded(file)
+                else:
+                    yield from iter(partial(file.read, _READ_BYTES), b"")
         except OSError as error:
             msg = f"cannot read {self.path}: {error.strerror or error}"
             raise WorkloadError(msg) from error
@@ -154,10 +166,30 @@ class Source:
         else:
             yield bytes(piece)
 
-    def _cut_short(self, lines: int) -> None:
+    def _expanded(self, file: BinaryIO) -> Iterator[bytes]:
+        """Yield the text of a zstd file of one or more frames. Yield what a cut file still holds, then refuse the file."""
+        import zstandard  # noqa: PLC0415  few traces are zstd files
+
+        lines, unpacker = 0, zstandard.ZstdDecompressor().decompressobj()
+        try:
+            while packed := file.read(2**16):
+                while packed:
+                    if unpacker.eof:
+                        unpacker = zstandard.ZstdDecompressor().decompressobj()
+                    part = unpacker.decompress(packed)
+                    packed = unpacker.unused_data if unpacker.eof else b""
+                    lines += part.count(b"\n")
+                    yield part
+        except zstandard.ZstdError as error:
+            msg = f"{self.path} is a damaged zstd file ({plain(error)}) after {lines:,} whole lines; fetch it again"
+            raise WorkloadError(msg) from error
+        if not unpacker.eof:
+            self._cut_short(lines, "zstd")
+
+    def _cut_short(self, lines: int, kind: str = "gzip") -> None:
         if not self.skip_bad_lines:
             msg = (
-                f"{self.path} is a gzip file that was cut short: {lines:,} lines are whole. Fetch it again, or use the whole"
+                f"{self.path} is a {kind} file that was cut short: {lines:,} lines are whole. Fetch it again, or use the whole"
                 " lines with --skip-bad-lines."
             )
             raise WorkloadError(msg)
@@ -177,6 +209,6 @@ class Source:
 
     def _too_long(self, line: int) -> str:
         return (
-            f"{self.path}, line {line} is longer than {LONGEST_LINE // 2**20} MiB, so it is not a request; name a lookup-hash log"
-            " or a trace in the Mooncake format"
+            f"{self.path}, line {line} is longer than {LONGEST_LINE // 2**20} MiB, so it is not a request; name a log or a trace"
+            " with one request a line"
         )

@@ -23,6 +23,7 @@ from agent_tools.errors import WorkloadError
 from .access_log import AccessLog, in_time_order
 from .chunk_layout import ChunkLayout, ObjectGroup
 from .chunk_table import ChunkTable, parse_hash_lists
+from .jumps import CLOCK_SET_BACK, without_jumps
 from .lines import Block, Source
 from .memory import check_fits
 
@@ -33,9 +34,6 @@ _DTYPE_BITS = re.compile(r"(?:torch\.)?(?:b?float|u?int)(\d+)")
 
 MEMORY_PER_BYTE = 1.1
 """The most memory, in bytes, that reading takes for each byte of text; see `benchmarks/results/prediction.md`."""
-SET_BACK_SECONDS = 5.0
-"""Lines of several threads may be out of order by less than this. A larger step back means that the clock was set."""
-CLOCK_SET_BACK = "the clock was set back {} times while the log was written: earlier lookups were moved back with it"
 REPEATED = "{} lookups appear in the log more than once and were counted once"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -91,7 +89,13 @@ def read_lookup_log(path: Path | str, *, chunk_size: int | None = None, skip_bad
         WorkloadError: Nothing to read, a broken line, a damaged file, several chunk sizes, or a log larger than memory.
     """
     path = Path(path)
-    files = _files(path)
+    return read_lookup_files(_files(path), path, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines)
+
+
+def read_lookup_files(
+    files: Sequence[Path], path: Path, *, chunk_size: int | None = None, skip_bad_lines: bool = False
+) -> AccessLog:
+    """Read the files of one lookup-hash log, oldest first. `path` is what messages call it. See `read_lookup_log`."""
     check_fits(files, MEMORY_PER_BYTE)
     reader, skipped = _Reader(chunk_size), 0
     for file in files:
@@ -224,7 +228,7 @@ class _Reader:
         counts = np.concatenate([block.counts for block in self.blocks])
         names, layouts = self._models()
         chunk_bytes = set(self.layouts.values())
-        timestamps, set_back = _without_jumps(np.concatenate([block.timestamps for block in self.blocks]))
+        timestamps, set_back = without_jumps(np.concatenate([block.timestamps for block in self.blocks]))
         log = AccessLog(
             chunk_size=self.chunk_size or next(iter(self.chunk_sizes)),
             chunk_ids=np.concatenate([block.ids for block in self.blocks]),
@@ -239,6 +243,7 @@ class _Reader:
             chunk_bytes=chunk_bytes.pop() if len(chunk_bytes) == 1 else None,
             bad_lines=bad_lines,
             remarks=(CLOCK_SET_BACK.format(set_back),) if set_back else (),
+            source="LMCache lookup log",
         )
         return in_time_order(_each_once(log, np.concatenate([block.names for block in self.blocks])))
 
@@ -260,14 +265,6 @@ def _each_once(log: AccessLog, names: npt.NDArray[np.int64]) -> AccessLog:
     if not repeated:
         return log
     return replace(log.select(np.sort(first)), remarks=(*log.remarks, REPEATED.format(repeated)))
-
-
-def _without_jumps(times: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], int]:
-    """Return the times, in the order of the lines, as one clock would have shown them, and how often the clock was set back."""
-    steps = np.diff(times, prepend=times[:1])
-    back = np.where(steps < -SET_BACK_SECONDS, steps, 0.0)
-    later = np.cumsum(back[::-1])[::-1] - back  # for each line: by how much the clock was set back after it
-    return times + later, int((back < 0).sum())
 
 
 def _chunk_bytes(dtypes: msgspec.Raw, shapes: msgspec.Raw) -> int | None:

@@ -16,10 +16,10 @@ def check_fits(files: Iterable[Path], memory_per_byte: float) -> None:
     """Raise `WorkloadError` if reading these files would take more memory than is available.
 
     Args:
-        files: The files to read, plain or gzip.
+        files: The files to read, plain, gzip or zstd.
         memory_per_byte: Memory, in bytes, that the reader takes for each byte of text.
     """
-    sizes = {file: file.stat().st_size * (ZIPPED if file.suffix == ".gz" else 1.0) for file in files if file.is_file()}
+    sizes = {file: file.stat().st_size * (ZIPPED if file.suffix in {".gz", ".zst"} else 1.0) for file in files if file.is_file()}
     needed, available = sum(sizes.values()) * memory_per_byte, available_bytes()
     if available is not None and needed > available:
         many = f"{len(sizes)} files" if len(sizes) > 1 else str(next(iter(sizes)))

@@ -1,55 +1,211 @@
-"""Logs and traces of requests: one reader that recognises both formats by their content."""
+"""Logs and traces of requests: one reader that recognises every format by its content."""
 
-import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from agent_tools.errors import WorkloadError
+from agent_tools.plain import plain
 
 from .access_log import AccessLog
+from .formats.chunk_statistics import read_chunk_statistics
+from .formats.documents import first_line, one_a_line
+from .formats.hash_ids import UNITS, read_hash_ids
+from .formats.prompts import has_text
+from .formats.requests import ReadOptions
+from .formats.text import read_text
+from .formats.weka import read_weka
 from .lines import Source
-from .lookup_log import read_lookup_log
-from .mooncake import read_mooncake
+from .lookup_log import read_lookup_files, read_lookup_log
 
-__all__ = ["read_lookup_log", "read_mooncake", "read_trace"]
+__all__ = ["KNOWN", "read_lookup_log", "read_mooncake", "read_trace"]
+
+LOOKUPS, STATISTICS, BAILIAN, MOONCAKE, SESSIONS, WEKA, TEXT, VLLM = (
+    "LMCache's lookup log", "LMCache's chunk statistics", "a Qwen-Bailian trace", "a Mooncake trace",
+    "a trace of sessions (AIPerf)", "a Weka trace", "chat requests with text", "vLLM's request log",
+)  # fmt: skip
+KNOWN = (
+    "LMCache's lookup log (lines with chunk_hashes and chunk_size) or chunk statistics (chunk_hashes and lookup_id), a trace with"
+    " hash_ids (Mooncake, Qwen-Bailian, Dynamo, AIPerf, Weka), or requests with text (messages, prompt, conversations)"
+)
+_SUFFIXES = {".jsonl", ".json", ".ndjson", ".log", ".txt", ".csv", ".gz", ".zst"}
+_LENGTHS_ONLY = ("request tokens", "contexttokens", "num_prefill_tokens", "input_tokens,output_tokens")
+_RECORDED = b"Received request "
+_DOCUMENT = 2**20
+"""Bytes of the beginning of a document from which its format is recognised."""
 
 
-def read_trace(path: Path | str, *, chunk_size: int | None = None, skip_bad_lines: bool = False) -> AccessLog:
-    """Read LMCache's lookup-hash log (a folder or a file) or a trace in the Mooncake format, plain or gzip.
+def read_trace(  # noqa: PLR0913  what a file does not say itself
+    path: Path | str,
+    *,
+    chunk_size: int | None = None,
+    skip_bad_lines: bool = False,
+    chain: bool = False,
+    time_unit: str | None = None,
+    starts_per_second: float = 1.0,
+    tokenizer: Path | None = None,
+    engine_log: Path | None = None,
+) -> AccessLog:
+    """Read a log or a trace of any format that `KNOWN` names: a file, or a folder of files of one format; plain, gzip or zstd.
 
     Args:
-        path: A file, or the folder given to ``lmcache server --lookup-hash-log-dir``.
-        chunk_size: Tokens per chunk. Only needed if the file does not determine it; see the two readers.
+        path: A file or a folder.
+        chunk_size: Tokens per chunk, if the file does not determine it.
         skip_bad_lines: Leave broken lines out and count them in `AccessLog.bad_lines`, instead of raising.
+        chain: The ids of a trace stand for single blocks: chain them, so that they stand for prefixes.
+        time_unit: Unit of the file's times (``s``, ``ms``, ``us``, ``ns``), if it is not its format's.
+        starts_per_second: Requests or sessions a second, for a file without times.
+        tokenizer: A model's ``tokenizer.json`` or its folder, for a file with text.
+        engine_log: The engine's log, which tells tokens and hits for chunk statistics.
 
     Raises:
-        WorkloadError: The file has neither format, holds no requests, has a broken line, is damaged, or is not a regular file.
+        WorkloadError: The file has no known format, holds no requests, has a broken line, is damaged, or is not a regular file;
+            or a folder mixes formats.
     """
     path = Path(path)
-    read = read_lookup_log if path.is_dir() or _has_lookups(path) else read_mooncake
-    return read(path, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines)
+    if time_unit is not None and time_unit not in UNITS:
+        raise WorkloadError(f"{plain(time_unit)} is no unit of time: give one of {', '.join(UNITS)}")
+    if starts_per_second <= 0:
+        raise WorkloadError(f"{starts_per_second:g} starts a second: give a number above 0")
+    kind, files, left_out = _kind(path, _files(path))
+    options = ReadOptions(
+        chunk_size, skip_bad_lines, chain, None if time_unit is None else UNITS[time_unit], starts_per_second, tokenizer
+    )
+    if engine_log is not None and kind != STATISTICS:
+        raise WorkloadError(f"an engine's log is joined with LMCache's chunk statistics; {path} is {kind}")
+    log = _read(kind, files, path, options, engine_log)
+    if left_out:
+        names = ", ".join(plain(one.name) for one in left_out[:3])
+        note = f"{len(left_out)} files of {path} hold no requests and were left out ({names})"
+        return replace(log, remarks=(*log.remarks, note))
+    return log
 
 
-def _has_lookups(path: Path) -> bool:
-    """Return whether the first readable line of a file is a lookup, not a request in the Mooncake format."""
-    source, lines = Source(path, skip_bad_lines=True), 0
-    for block in source.blocks():
+def _read(kind: str, files: Sequence[Path], path: Path, options: ReadOptions, engine_log: Path | None) -> AccessLog:
+    if kind == LOOKUPS:
+        return read_lookup_files(files, path, chunk_size=options.chunk_size, skip_bad_lines=options.skip_bad_lines)
+    if kind == STATISTICS:
+        return read_chunk_statistics(files, options, engine_log=engine_log, live=path.is_dir())
+    if kind == WEKA:
+        return read_weka(files, options)
+    if kind in {TEXT, VLLM}:
+        return read_text(files, options, vllm_log=kind == VLLM)
+    return read_hash_ids(files, options, bailian=kind == BAILIAN, turns=kind == SESSIONS)
+
+
+def read_mooncake(path: Path | str, *, chunk_size: int | None = None, skip_bad_lines: bool = False) -> AccessLog:
+    """Read one file that is known to be a trace in the Mooncake format. See `read_hash_ids`."""
+    return read_hash_ids([Path(path)], ReadOptions(chunk_size, skip_bad_lines))
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files to read, in the order of their names: those of a rotated log begin with the time of their start."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    if not files:
+        raise WorkloadError(
+            f"{path} holds no log: there is no lookup_hashes_*.jsonl, chunk_hashes_*.jsonl or trace in it;"
+            f" `lmcache server --lookup-hash-log-dir {path}` writes one"
+        )
+    return files
+
+
+def _kind(path: Path, files: Sequence[Path]) -> tuple[str, list[Path], list[Path]]:
+    """Return the format of the files, the files of that format, and those that hold no requests."""
+    kinds: dict[Path, str | None] = {}
+    for file in files:
+        try:
+            kinds[file] = _kind_of(file)
+        except WorkloadError:  # noqa: PERF203  folders are small
+            if not path.is_dir():
+                raise
+            kinds[file] = None  # what else lies in the folder
+    found = Counter(kind for kind in kinds.values() if kind is not None)
+    if len(found) > 1:
+        examples = {kind: file.name for file, kind in kinds.items()}
+        named = ", ".join(f"{count} of {kind} ({plain(examples[kind])})" for kind, count in found.most_common())
+        raise WorkloadError(f"{path} mixes formats: {named}. Name one of the files, or a folder with files of one format")
+    if not found:
+        holds = "it is empty" if not path.is_dir() else f"none of its {len(files)} files has a known format: {KNOWN}"
+        raise WorkloadError(f"{path} holds no requests: {holds}")
+    return next(iter(found)), [one for one, kind in kinds.items() if kind], [one for one, kind in kinds.items() if not kind]
+
+
+def _kind_of(file: Path) -> str | None:
+    """Return the format of a file from its first readable line, or ``None`` for a file without text.
+
+    Raises:
+        WorkloadError: It has no known format.
+    """
+    first = first_line(file)
+    if not first:
+        return None
+    found = _kind_of_record(_record(first)) if one_a_line(file) else _kind_of_document(file)
+    if found is None:
+        found = _kind_of_lines(file)
+    if found is not None:
+        return found
+    header = first[:200].decode("utf-8", "replace").lower()
+    if any(one in header for one in _LENGTHS_ONLY) and "," in header:
+        raise WorkloadError(
+            f"{file} states only the lengths of requests (as BurstGPT and Azure's traces do): without what prompts share, no hits"
+            " can be predicted. Bring a trace with hash_ids, or the requests with their text"
+        )
+    raise WorkloadError(f"{file} has none of the known formats: {KNOWN}")
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _kind_of_record(record: dict[str, Any] | None) -> str | None:
+    if record is None:
+        return None
+    if "chunk_hashes" in record:
+        return STATISTICS if "lookup_id" in record and "chunk_size" not in record else LOOKUPS
+    if "requests" in record and "block_size" in record:
+        return WEKA
+    if "hash_ids" in record:
+        return BAILIAN if "chat_id" in record else MOONCAKE
+    turns = record.get("turns")
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "hash_ids" in turns[0]:
+        return SESSIONS
+    return TEXT if has_text(record) else None
+
+
+def _kind_of_document(file: Path) -> str | None:
+    """Return the format of a file that is one JSON document, from the names at its beginning."""
+    start = bytearray()
+    for piece in Source(file, skip_bad_lines=True).pieces():
+        start += piece
+        if len(start) >= _DOCUMENT:
+            break
+    text = bytes(start[:_DOCUMENT])
+    if text.lstrip()[:1] not in {b"{", b"["}:
+        return None
+    if b'"block_size"' in text and b'"requests"' in text:
+        return WEKA
+    return TEXT if b'"conversations"' in text or b'"messages"' in text else None
+
+
+def _kind_of_lines(file: Path) -> str | None:
+    """Return the format of the first line that is a request: lines before it may be broken, or of a program's log."""
+    for block in Source(file, skip_bad_lines=True).blocks():
         if not block.data.strip():  # at once: a hostile file can hold a thousand million blank lines
             continue
+        if _RECORDED in block.data:
+            return VLLM
         for line in block.data.splitlines():
-            if not line.strip():
-                continue
-            lines += 1
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(fields, dict) and fields.keys() & {"chunk_hashes", "hash_ids"}:
-                return "chunk_hashes" in fields
-    if not lines:
-        msg = f"{path} holds no requests: it is empty"
-        raise WorkloadError(msg)
-    msg = (
-        f"{path} holds neither LMCache's lookup-hash log (lines with chunk_hashes) nor a trace in the Mooncake format (lines "
-        "with timestamp, input_length and hash_ids)"
-    )
-    raise WorkloadError(msg)
+            found = _kind_of_record(_record(line)) if line.strip() else None
+            if found is not None:
+                return found
+    return None

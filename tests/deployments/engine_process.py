@@ -40,8 +40,8 @@ class EngineProcess:
         assert self._answer() == "ready"
         return self
 
-    def play(self, *prompts: tuple[int, int]) -> list[int]:
-        """Serve prompts ``(seed, chunks)`` one after the other; for each, how many chunks were found."""
+    def play(self, *prompts: tuple[int, ...]) -> list[int]:
+        """Serve prompts ``(seed, chunks)`` or ``(seed, chunks, tokens behind them)`` in turn; for each, the chunks found."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(prompts) + "\n")
         self._process.stdin.flush()

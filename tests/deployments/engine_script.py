@@ -2,8 +2,10 @@
 
     python engine_script.py '{"port": 7001, "role": "worker", "worker_id": 0, "world_size": 1, "config": {}}'
 
-It takes one JSON list of prompts a line, each ``[seed, chunks]``, looks each up, retrieves what is found, stores the rest, and
-answers with one line: how many tokens of each were found, or what went wrong. It ends when its standard input closes.
+With ``enable_chunk_statistics`` in its config, LMCache's own recorder writes each lookup, as vLLM's scheduler would have it do.
+It takes one JSON list of prompts a line, each ``[seed, chunks]`` or ``[seed, chunks, tokens behind them]``, looks each up,
+retrieves what is found, stores the rest, and answers with one line: how many tokens of each were found, or what went wrong. It
+ends when its standard input closes.
 """
 
 import json
@@ -21,6 +23,8 @@ from lmcache.v1.metadata import LMCacheMetadata
 from lmcache.v1.standalone.manager import StandaloneLMCacheManager
 
 CHUNK, HEADS, HEAD_SIZE = 64, 2, 64
+SERVED: list[int] = []
+"""The seeds of the recorded prompts."""
 KV_SHAPE = (1, 2, CHUNK, HEADS, HEAD_SIZE)
 
 
@@ -73,9 +77,23 @@ def started(port: int, role: str, worker_id: int, world_size: int, config: dict[
     return manager
 
 
-def serve(engine: Any, seed: int, chunks: int) -> int:
+def recorder_of(engine: Any) -> Any:
+    """LMCache's own recorder of lookups, or ``None`` if the configuration asks for none."""
+    if not engine.config.enable_chunk_statistics:
+        return None
+    from lmcache.v1.lookup_client.record_strategies import AsyncRecorder, create_record_strategy  # noqa: PLC0415
+
+    return AsyncRecorder(create_record_strategy(engine.config))
+
+
+def serve(engine: Any, recorder: Any, seed: int, chunks: int, tail: int = 0) -> int:
     """One request: the prompt is made from `seed`; returns how many of its tokens were found."""
-    tokens = torch.randint(50_000, (chunks * CHUNK,), generator=torch.Generator().manual_seed(seed))
+    prompt = torch.randint(50_000, (chunks * CHUNK + tail,), generator=torch.Generator().manual_seed(seed))
+    if recorder is not None:
+        SERVED.append(seed)
+        recorder.record_async(prompt.tolist(), f"request-{len(SERVED)}")
+        recorder.wait_for_completion()
+    tokens = prompt[: chunks * CHUNK]  # only whole chunks are stored
     kv = tokens.half().view(1, -1, 1).expand(2, -1, HEADS * HEAD_SIZE).contiguous()  # tells which token it is of
     found = int(engine.lookup(tokens=tokens.tolist(), lookup_id="one", pin=True))
     if found:
@@ -92,10 +110,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what LMCache prints is no answer
     manager = started(**json.loads(sys.argv[1]))
+    recorder = recorder_of(manager.lmcache_engine)
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         try:
-            answer: Sequence[int] | str = [serve(manager.lmcache_engine, *prompt) for prompt in json.loads(line)]
+            answer: Sequence[int] | str = [serve(manager.lmcache_engine, recorder, *prompt) for prompt in json.loads(line)]
         except Exception as error:  # noqa: BLE001  whatever it is, the test is to see it
             answer = repr(error)
         print(json.dumps(answer), file=answers, flush=True)

@@ -23,8 +23,7 @@ from agent_tools.models import ChangeOutcome, ChangeRecord
 from agent_tools.models.metrics import now
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.lookup_log import read_lookup_log
-from agent_tools.workload.mooncake import read_mooncake
-from agent_tools.workload.readers import read_trace
+from agent_tools.workload.readers import read_mooncake, read_trace
 
 LOOKUP: dict[str, Any] = {
     "timestamp": 1.0,

@@ -138,12 +138,16 @@ def test_formats_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
     log.write_text(json.dumps(fields | {"chunk_hashes": ["0x" + "ab" * 32]}))
     assert read_trace(trace, skip_bad_lines=True).chunk_size == 512
     assert read_trace(log).model_names == ("toy",)
-    assert read_trace(tmp_path).model_names == ("toy",)
+    with pytest.raises(WorkloadError, match=r"mixes formats: .*Mooncake trace \(a\.log\).*lookup log"):
+        read_trace(tmp_path)
+    trace.write_text("a server's own log\n")
+    beside = read_trace(tmp_path)
+    assert (beside.model_names, "1 files" in beside.remarks[0]) == (("toy",), True)
 
 
-def test_a_file_of_neither_format_is_told(file: Path) -> None:
-    file.write_text('{"prompt": "hello"}\n')
-    with pytest.raises(WorkloadError, match="neither LMCache's lookup-hash log"):
+def test_a_file_of_no_known_format_is_told(file: Path) -> None:
+    file.write_text('{"hello": "world"}\n')
+    with pytest.raises(WorkloadError, match="none of the known formats: LMCache's lookup log"):
         read_trace(file)
 
 

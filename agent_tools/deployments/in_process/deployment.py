@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
+
+import anyio.to_thread
 
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.members import agreed, side_by_side, together
@@ -19,9 +22,10 @@ from agent_tools.errors import (
 from agent_tools.models import CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.plain import plain
 from agent_tools.wire.access import NO_PROXY, Access
-from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.access_log import AccessLog, lookups_since
 
 from .change import FREEZE, HOT_CACHE, Switch, bypass_switch, change_all, change_settings
+from .lookup_record import LookupRecord, bytes_of_chunk
 from .ranks import once_per_engine, ranks_answering
 from .settable import SUPPORT, WITHOUT_SCHEDULER, adapter_support
 from .worker import CPU_BACKEND, Worker, WorkerState, config_of
@@ -45,19 +49,29 @@ class InProcessDeployment:
     backend = "engine"
     owned = False
 
-    def __init__(self, worker_urls: Sequence[str], *, timeout: float = 5.0, access: Access = NO_PROXY) -> None:
+    def __init__(
+        self,
+        worker_urls: Sequence[str],
+        *,
+        access_log: Path | None = None,
+        timeout: float = 5.0,
+        access: Access = NO_PROXY,
+    ) -> None:
         """Prepare the connections, without calling anything yet.
 
         Args:
             worker_urls: ``http://host:port`` of each worker. The workers are named ``worker0``, ``worker1`` ... in this order.
                 With several workers, add the address of vLLM's scheduler (``internal_api_server_port_start`` itself); without
                 it min_prefix_length cannot be set.
+            access_log: Folder in which the scheduler's chunk statistics record lookups (``chunk_statistics_file_output_dir``), if
+                this machine can read it.
             timeout: Seconds per call.
             access: What a proxy in front of the workers asks for.
 
         Raises:
             SettingsError: There is no address, an address is given twice, or an address is not ``http://host:port``.
         """
+        self._record = None if access_log is None else LookupRecord(access_log)
         self.workers = {f"worker{rank}": Worker(url.strip(), timeout, access) for rank, url in enumerate(worker_urls)}
         if not self.workers:
             raise SettingsError("in-process LMCache needs the address of each worker, and none is given: engine:http://host:port")
@@ -110,9 +124,17 @@ class InProcessDeployment:
         """Return ``None``, because vLLM or SGLang starts in-process LMCache. `support` names the configuration keys."""
         return None
 
-    async def access_log(self, since: float | None = None) -> AccessLog | None:  # noqa: ARG002
-        """Return ``None``, because in-process LMCache keeps no log of its lookups."""
-        return None
+    async def access_log(self, since: float | None = None) -> AccessLog | None:
+        """Return the lookups since a Unix time, from the scheduler's chunk statistics; ``None`` without a record of them.
+
+        See `lookup_record`. `chunk_bytes` is the size of a chunk on one worker, like the sizes in the configuration.
+        """
+        if self._record is None:
+            return None
+        states = await self._states()
+        state = next(iter(_with_cache(states).values()))
+        log = await anyio.to_thread.run_sync(self._record.read, int(state.conf["chunk_size"]), bytes_of_chunk(state.meta))
+        return await lookups_since(log, since)
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:  # noqa: ARG002
         """Raise `UnsupportedError`, because in-process LMCache cannot list its entries."""

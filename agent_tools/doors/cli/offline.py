@@ -1,4 +1,4 @@
-"""The command that predicts from a recorded log, without any cache."""
+"""The commands that work on a recorded log, without any cache."""
 
 from enum import Enum
 from pathlib import Path
@@ -11,11 +11,14 @@ from .running import reported_errors, show
 
 
 class Policy(str, Enum):
-    """Eviction policies of L1."""
+    """Eviction policies of L1: of a server LRU, ARC, noop; of in-process LMCache LRU, LFU, FIFO, MRU."""
 
     LRU = "LRU"
     ARC = "ARC"
     NOOP = "noop"
+    LFU = "LFU"
+    FIFO = "FIFO"
+    MRU = "MRU"
 
 
 class Prefetch(str, Enum):
@@ -25,21 +28,41 @@ class Prefetch(str, Enum):
     RETAIN = "retain"
 
 
+LogOrTrace = Annotated[
+    Path,
+    typer.Argument(
+        help="A file, or a folder of files: LMCache's lookup log or chunk statistics, a trace (Mooncake, Qwen-Bailian, Dynamo,"
+        " AIPerf, Weka), or requests with text (OpenAI, batch files, ShareGPT, gateway logs). The content tells which."
+    ),
+]
+KvBytes = Annotated[float | None, typer.Option(min=1, help="KV bytes of a token, for a log that does not state them.")]
+ChunkSize = Annotated[int | None, typer.Option(min=1, help="Tokens per chunk, if the log does not settle it.")]
+Chain = Annotated[bool, typer.Option("--chain", help="The ids of the trace stand for single blocks: chain them.")]
+TimeUnit = Annotated[str | None, typer.Option(help="Unit of the log's times (s, ms, us, ns), if it is not its format's.")]
+Starts = Annotated[float, typer.Option(min=0.000001, help="Starts of sessions or requests a second, for a log without times.")]
+TokenizerFile = Annotated[Path | None, typer.Option(help="The model's tokenizer.json or its folder, for a log with text.")]
+EngineLog = Annotated[
+    Path | None, typer.Option(help="The engine's log, for chunk statistics: it tells the tokens and the hits of each request.")
+]
+SkipBadLines = Annotated[bool, typer.Option(help="Leave out broken lines.")]
+
+
 def predict(  # noqa: PLR0913, PLR0917  the options of a command
-    log: Annotated[Path, typer.Argument(help="A lookup-hash log (folder or file), or a trace in the Mooncake format.")],
+    log: LogOrTrace,
     plot: Annotated[Path | None, typer.Option(help="Also draw the curve, as .png or .svg.")] = None,
     watermark: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction watermark of the server.")] = 0.8,
     ratio: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction ratio of the server.")] = 0.2,
     policy: Annotated[Policy, typer.Option(help="Eviction policy of L1.")] = Policy.LRU,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Predict for LMCache inside the engine instead of a server; sizes per worker.")
+    ] = False,
     size_mb: Annotated[
         list[float] | None, typer.Option(help="An L1 size, MB (repeat it). By default a grid chosen from the log.")
     ] = None,
-    kv_bytes_per_token: Annotated[
-        float | None, typer.Option(min=1, help="KV bytes of a token, for a log that does not state them.")
-    ] = None,
+    kv_bytes_per_token: KvBytes = None,
     world_size: Annotated[
         list[str] | None,
-        typer.Option(help="KV ranks of a model's engine as MODEL=N (repeat it), for a lookup-hash log. By default 1."),
+        typer.Option(help="KV ranks as N, or of one model as MODEL=N (repeat it), for a lookup-hash log. By default 1."),
     ] = None,
     l2_mb: Annotated[
         float, typer.Option(min=0, help="Size of an L2, MB, that evicts at watermark 0.8 with ratio 0.2; 0 for no L2.")
@@ -50,31 +73,45 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     engine_cache_tokens: Annotated[
         str, typer.Option(help="Sizes of the engine's own prefix cache, tokens, e.g. 200000,800000: also say what LMCache saves.")
     ] = "",
-    chunk_size: Annotated[int | None, typer.Option(min=1, help="Tokens per chunk, if the log does not settle it.")] = None,
+    chunk_size: ChunkSize = None,
     chunk_factor: Annotated[int, typer.Option(min=1, help="Predict for chunks this many times as large.")] = 1,
-    skip_bad_lines: Annotated[bool, typer.Option(help="Leave out broken lines.")] = False,
+    chain: Chain = False,
+    time_unit: TimeUnit = None,
+    starts_per_second: Starts = 1.0,
+    tokenizer: TokenizerFile = None,
+    engine_log: EngineLog = None,
+    skip_bad_lines: SkipBadLines = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict hit rates of other settings from a log.
 
-    The command needs no cache. It prints a table, and draws a picture with --plot.
+    The command needs no cache. It prints what was read and assumed, and a table; --plot draws a picture.
     """
     with reported_errors():
-        from agent_tools.prediction.offline import forecasts_of_trace, token_counts, world_sizes_in
-        from agent_tools.prediction.server_setting import ServerSetting
+        from agent_tools.prediction.offline import forecasts_of_trace, policy_of, token_counts, world_sizes_in
         from agent_tools.report.curve_files import write_hit_rate_pictures
         from agent_tools.tools.predict import describe_forecast
         from agent_tools.workload.readers import read_trace
 
-        under = ServerSetting(1, watermark, ratio, policy.value, l2_prefetch_policy=l2_prefetch.value)
+        under, inside = policy_of(policy.value, watermark, ratio, l2_prefetch.value, l2_mb=l2_mb, in_process=in_process)
         found = forecasts_of_trace(
-            read_trace(log, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines),
+            read_trace(
+                log,
+                chunk_size=chunk_size,
+                skip_bad_lines=skip_bad_lines,
+                chain=chain,
+                time_unit=time_unit,
+                starts_per_second=starts_per_second,
+                tokenizer=tokenizer,
+                engine_log=engine_log,
+            ),
             under,
             sizes_mb=size_mb,
             l2_mb=l2_mb,
             kv_bytes_per_token=kv_bytes_per_token,
             chunk_factor=chunk_factor,
             engine_cache_tokens=token_counts(engine_cache_tokens),
+            in_process=inside,
             world_sizes=world_sizes_in(world_size or ()),
         )
         for model, one in found.items():

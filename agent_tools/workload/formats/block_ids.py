@@ -1,0 +1,160 @@
+"""Block ids of a trace: parsing lists of them quickly, and whether an id stands for a block or for a whole prefix."""
+
+import numpy as np
+import numpy.typing as npt
+
+from agent_tools.compiled import compiled
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+_OPEN, _CLOSE, _COMMA, _MINUS, _ZERO, _NINE = (ord(char) for char in "[],-09")
+_BLANKS = (ord(" "), ord("\t"), ord("\r"), ord("\n"))
+_DIGITS = 20
+"""The most digits of a 64-bit id. Ids beyond 2**63 wrap around, which keeps different ids different."""
+_NOWHERE = -2
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def parse_id_lists(text: bytes, starts: Int64) -> tuple[Int64, Int64] | None:
+    """Parse consecutive JSON lists of whole numbers.
+
+    `starts` (lists + 1,) says where in `text` each list begins. Return ``(ids, counts)``: (ids,) all numbers and (lists,) how
+    many each list has. Return ``None`` if a list holds anything else, or a number of more than 20 digits.
+    """
+    ids = np.empty(len(text) // 2 + 1, np.int64)
+    counts = np.empty(len(starts) - 1, np.int64)
+    found = _parse(np.frombuffer(text, np.uint8), starts, ids, counts)
+    return None if found < 0 else (ids[:found].copy(), counts)
+
+
+def leading(ids: Int32, listed: Int64, kept: Int64) -> Int32:
+    """Return the first `kept` of the `listed` ids of each request."""
+    return ids if np.array_equal(listed, kept) else _leading(ids, listed, kept, np.empty(int(kept.sum()), np.int32))
+
+
+def first_unchained(chunk_ids: Int32, offsets: Int64, unique: int) -> tuple[int, int] | None:
+    """Return the first (request, position) at which an id follows another id than before; ``None`` if every id names a prefix.
+
+    An id that stands for a whole prefix always has the same predecessor, and it occurs once in a request at most.
+    """
+    request, position = _first_unchained(chunk_ids, offsets, unique)
+    return None if request < 0 else (request, position)
+
+
+def chained(chunk_ids: Int32, offsets: Int64) -> Int32:
+    """Return ids that stand for whole prefixes: equal where all ids of a request up to there are equal."""
+    slots = 1 << max((2 * len(chunk_ids)).bit_length(), 4)
+    return _chain(chunk_ids, offsets, np.full(slots, -1, np.int32), np.empty(len(chunk_ids) + 1, np.uint64))
+
+
+def prefixes_by_depth(chunk_ids: Int32, offsets: Int64) -> Int32 | None:
+    """Return ids that stand for prefixes if an id at one depth always does, though the id comes at several depths.
+
+    Some recorders number the blocks of each depth on their own, so one number is several prefixes. With the depth it is one, and
+    chaining gives the same. Return ``None`` if an id comes twice in a request, or follows different ids at the same depth: then
+    ids stand for single blocks.
+    """
+    if _repeats(chunk_ids, offsets, np.full(int(chunk_ids.max()) + 1, -1, np.int64)):
+        return None
+    counts = np.diff(offsets)
+    depth = np.arange(len(chunk_ids)) - np.repeat(offsets[:-1], counts)
+    result = chained(chunk_ids, offsets)
+    return result if len(np.unique((depth << 32) | chunk_ids)) == int(result.max()) + 1 else None
+
+
+@compiled
+def _repeats(chunk_ids: Int32, offsets: Int64, latest: Int64) -> bool:
+    """Return whether an id comes twice in one request. `latest` holds -1 for each id."""
+    for r in range(len(offsets) - 1):
+        for c in chunk_ids[offsets[r] : offsets[r + 1]]:
+            if latest[c] == r:
+                return True
+            latest[c] = r
+    return False
+
+
+@compiled
+def _parse(text: npt.NDArray[np.uint8], starts: Int64, ids: Int64, counts: Int64) -> int:  # noqa: C901  one pass over the text
+    """Fill `ids` and `counts`. Return the number of ids, or -1 at the first unexpected byte."""
+    found = 0
+    for line in range(len(counts)):
+        at, end, first = starts[line], starts[line + 1], found
+        if end - at < 2 or text[at] != _OPEN or text[end - 1] != _CLOSE:
+            return -1
+        at += 1
+        after_comma = False
+        while at < end - 1:
+            if text[at] in _BLANKS:
+                at += 1
+                continue
+            minus = text[at] == _MINUS
+            at += minus
+            value, digits = 0, 0
+            while _ZERO <= text[at] <= _NINE:
+                value = value * 10 + (text[at] - _ZERO)
+                digits += 1
+                at += 1
+            if digits == 0 or digits > _DIGITS:
+                return -1
+            ids[found] = -value if minus else value
+            found += 1
+            after_comma = False
+            while text[at] in _BLANKS:
+                at += 1
+            if at < end - 1:
+                if text[at] != _COMMA:
+                    return -1
+                after_comma = True
+                at += 1
+        if after_comma:
+            return -1
+        counts[line] = found - first
+    return found
+
+
+@compiled
+def _leading(ids: Int32, listed: Int64, kept: Int64, result: Int32) -> Int32:
+    source, target = 0, 0
+    for r in range(len(listed)):
+        result[target : target + kept[r]] = ids[source : source + kept[r]]
+        source += listed[r]
+        target += kept[r]
+    return result
+
+
+@compiled
+def _first_unchained(chunk_ids: Int32, offsets: Int64, unique: int) -> tuple[int, int]:
+    parent = np.full(unique, _NOWHERE, np.int32)
+    for r in range(len(offsets) - 1):
+        previous = np.int32(-1)
+        for i in range(offsets[r], offsets[r + 1]):
+            c = chunk_ids[i]
+            if parent[c] == _NOWHERE:
+                parent[c] = previous
+            elif parent[c] != previous:
+                return r, i - offsets[r]
+            previous = c
+    return -1, -1
+
+
+@compiled
+def _chain(chunk_ids: Int32, offsets: Int64, slots: Int32, keys: npt.NDArray[np.uint64]) -> Int32:
+    """Number the pairs (chained id before, own id) by first appearance, in an open-addressing table."""
+    result = np.empty(len(chunk_ids), np.int32)
+    size = 0
+    mask = np.uint64(len(slots) - 1)
+    for r in range(len(offsets) - 1):
+        previous = np.uint64(0)
+        for i in range(offsets[r], offsets[r + 1]):
+            key = (previous << np.uint64(32)) | np.uint64(chunk_ids[i])
+            slot = ((key * _SPREAD) >> np.uint64(20)) & mask
+            while slots[slot] >= 0 and keys[slots[slot]] != key:
+                slot = (slot + np.uint64(1)) & mask
+            if slots[slot] < 0:
+                slots[slot] = size
+                keys[size] = key
+                size += 1
+            result[i] = slots[slot]
+            previous = np.uint64(result[i] + 1)
+    return result

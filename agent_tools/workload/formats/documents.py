@@ -1,0 +1,85 @@
+"""JSON documents: one for each line, a whole file that is one document, or a whole file that is a list of them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent_tools.errors import WorkloadError
+from agent_tools.plain import plain
+from agent_tools.workload.lines import Source
+from agent_tools.workload.memory import check_fits
+
+from .requests import ReadOptions, Requests
+
+_Document = TypeVar("_Document")
+LARGEST = 2**30
+"""Bytes of the largest file that is read as one document."""
+MOST_OF_A_LINE = 2**26
+MEMORY_PER_BYTE = 4.0
+
+
+def documents(
+    files: Sequence[Path], decoder: "msgspec.json.Decoder[_Document]", requests: Requests, options: ReadOptions
+) -> Iterator[tuple[Path, int, _Document]]:
+    """Yield file, line and document, in order. Broken ones are counted in `requests`, or raise.
+
+    Raises:
+        WorkloadError: A document is broken and broken ones are not skipped, or a file cannot be read.
+    """
+    for path in files:
+        source = Source(path, options.skip_bad_lines)
+        if one_a_line(path):
+            for block in source.blocks():
+                found, numbers = source.records(block, decoder)  # type: ignore[type-var]
+                for number, document in zip(numbers.tolist(), found, strict=True):
+                    yield path, number, document
+        else:
+            for place, raw in enumerate(_whole(path), start=1):
+                try:
+                    document = decoder.decode(raw)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # noqa: PERF203  one bad line is one line
+                    source.bad_line(place, plain(error, 300))
+                else:
+                    yield path, place, document
+        requests.bad_lines += source.bad_lines
+
+
+def one_a_line(path: Path) -> bool:
+    """Return whether the first line of a file is a JSON object of its own."""
+    first = first_line(path)
+    if first.lstrip()[:1] != b"{":
+        return False
+    try:
+        msgspec.json.decode(first)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def first_line(path: Path) -> bytes:
+    """Return the first line that is not blank, or the beginning of a long one; empty for a file without text."""
+    start = bytearray()
+    for piece in Source(path, skip_bad_lines=True).pieces():
+        start += piece if start else piece.lstrip()
+        if (b"\n" in piece and start) or len(start) > MOST_OF_A_LINE or start[:1] == b"[":
+            break
+    return bytes(start.partition(b"\n")[0])
+
+
+def _whole(path: Path) -> Iterator[msgspec.Raw]:
+    """Yield the documents of a file that is one document, or a list of documents."""
+    text = bytearray()
+    check_fits([path], MEMORY_PER_BYTE)
+    for piece in Source(path).pieces():
+        text += piece
+        if len(text) > LARGEST:
+            raise WorkloadError(f"{path} is one JSON document of more than {LARGEST // 2**30} GiB: write one document a line")
+    try:
+        if text.lstrip()[:1] == b"[":
+            yield from msgspec.json.decode(text, type=list[msgspec.Raw])
+        else:
+            yield msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WorkloadError(f"{path} is no whole JSON document ({plain(error, 200)}): it was cut, fetch it again") from error

@@ -1,0 +1,223 @@
+"""Recorded requests that hold text: what each asked for, taken from the log formats of chat applications and gateways.
+
+=============================== =================================================================
+format                          told by
+=============================== =================================================================
+OpenAI requests, batch files    ``messages``, ``prompt`` or ``input``, also below ``body``
+gateway logs (LiteLLM)          the same, with ``startTime`` and token counts
+ShareGPT                        ``conversations``
+LMCache agent traces            ``pre_gap``
+AIPerf with text                ``text_input``
+vLLM's request log              lines with ``Received request``
+=============================== =================================================================
+
+A record whose messages end with an answer of the assistant is a whole conversation: every answer in it was a request.
+"""
+
+import ast
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from math import nan
+from typing import Any, NamedTuple
+
+Json = Mapping[str, Any]
+PAUSE_SECONDS = 30.0
+"""Pause that is assumed between an answer and the next turn of a recorded conversation without times."""
+_TIMES = ("timestamp", "startTime", "start_time", "request_time", "created_at", "created", "time")
+_BODIES = ("body", "request", "request_body", "payload", "kwargs", "data")
+_TOKENS = ("prompt_tokens", "input_tokens", "input_length")
+_ANSWERS = ("completion_tokens", "output_tokens", "output_length")
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+_ANSWERERS = {"assistant", "model"}
+_EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))
+"""Numbers from this size on are Unix times in this unit, seconds."""
+_VLLM = re.compile(r"Received request (?P<id>\S+?): prompt: (?P<prompt>None|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"), params: ")
+_VLLM_IDS = re.compile(r"prompt_token_ids: \[([\d, ]+)\]")
+_VLLM_TIME = re.compile(r"(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)")
+
+
+class Message(NamedTuple):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class Prompt(NamedTuple):
+    """What one request asked for, and when."""
+
+    asked: tuple[Message, ...] | str | tuple[int, ...]
+    """Messages, a raw prompt, or its token ids."""
+    seconds: float
+    """Start, seconds; NaN if not stated."""
+    think: float
+    """Pause before it, seconds after the answer of the turn before; NaN if not stated."""
+    session: object
+    model: str
+    stated_tokens: int
+    """Prompt tokens by the log; 0 if it does not state them."""
+    output_tokens: int
+
+
+def has_text(record: Json) -> bool:
+    """Return whether a record holds the text of a request."""
+    body = _body(record)
+    return any(key in body for key in ("messages", "conversations", "prompt", "text_input")) or (
+        "input" in body and isinstance(body["input"], str | list)
+    )
+
+
+def prompts_of(record: Json, number: int) -> Iterator[Prompt]:
+    """Yield the requests of one record.
+
+    Raises:
+        ValueError: The record holds no text of a request.
+    """
+    body = _body(record)
+    model = str(body.get("model") or record.get("model") or "")
+    seconds = _seconds(record, ms="text_input" in record or "delay" in record)
+    session = record.get("session_id")
+    think = _pause(record)
+    stated, answer = _count(record, _TOKENS), _count(record, _ANSWERS)
+    raw = next((body[key] for key in ("text_input", "prompt") if isinstance(body.get(key), str)), None)
+    if raw is not None:
+        yield Prompt(raw, seconds, think, session, model, stated, answer)
+        return
+    ids = body.get("prompt")
+    if isinstance(ids, list) and ids and all(isinstance(one, int) for one in ids):
+        yield Prompt(tuple(ids), seconds, think, session, model, stated, answer)
+        return
+    messages = _messages(body)
+    if not messages:
+        msg = "it holds no text of a request (messages, prompt, input or conversations)"
+        raise ValueError(msg)
+    if messages[-1].role not in _ANSWERERS:
+        yield Prompt(tuple(messages), seconds, think, session, model, stated, answer)
+        return
+    own = session if session is not None else f"record {number}"
+    turn = 0
+    for place, message in enumerate(messages):
+        if message.role in _ANSWERERS and place:
+            first = turn == 0
+            yield Prompt(
+                tuple(messages[:place]), seconds if first else nan, nan if first else PAUSE_SECONDS, own, model, 0,
+                max(1, len(message.content) // 4),
+            )  # fmt: skip
+            turn += 1
+
+
+def prompts_of_vllm_log(text: str) -> Iterator[Prompt]:
+    """Yield the requests in lines of vLLM's own log."""
+    for line in text.splitlines():
+        found = _VLLM.search(line)
+        if found is None:
+            continue
+        ids = _VLLM_IDS.search(line, found.end())
+        if ids is not None:
+            asked: tuple[int, ...] | str = tuple(map(int, ids[1].split(",")))
+        elif found["prompt"] != "None":
+            asked = str(ast.literal_eval(found["prompt"]))
+        else:
+            continue
+        yield Prompt(asked, _vllm_seconds(line), nan, None, "", 0, 0)
+
+
+def _vllm_seconds(line: str) -> float:
+    found = _VLLM_TIME.search(line)
+    if found is None:
+        return nan
+    month, day, hour, minute, second = map(int, found.groups())
+    try:
+        moment = datetime(2024, month, day, hour, minute, second, tzinfo=timezone.utc)  # the log names no year
+    except ValueError:
+        return nan
+    return moment.timestamp()
+
+
+def _body(record: Json) -> Json:
+    """Return the part of a record that the client sent."""
+    for key in _BODIES:
+        inner = record.get(key)
+        if isinstance(inner, Mapping) and any(one in inner for one in ("messages", "prompt", "input")):
+            return inner
+    return record
+
+
+def _messages(body: Json) -> list[Message]:
+    found = body.get("messages", body.get("conversations", body.get("input")))
+    if isinstance(found, str) and found.lstrip().startswith("["):  # gateways write lists as text
+        with contextlib.suppress(ValueError):
+            found = json.loads(found)
+    if isinstance(found, str):
+        found = [{"role": "user", "content": found}]
+    if not isinstance(found, Sequence):
+        return []
+    head = [Message("system", body["instructions"])] if isinstance(body.get("instructions"), str) else []
+    if body.get("tools"):
+        head = [Message("tools", json.dumps(body["tools"], ensure_ascii=False)), *head]
+    return [*head, *(_message(one) for one in found if isinstance(one, Mapping))]
+
+
+def _message(one: Json) -> Message:
+    role = str(one.get("role") or one.get("from") or one.get("type") or "user")
+    content = _text(one.get("content", one.get("value", one.get("text"))))
+    calls = one.get("tool_calls")
+    return Message(_ROLES.get(role, role), content + (json.dumps(calls, ensure_ascii=False) if calls else ""))
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "".join(_text(part) for part in content)
+    if isinstance(content, Mapping):
+        text = content.get("text", content.get("content"))
+        return text if isinstance(text, str) else json.dumps(content, ensure_ascii=False)
+    return ""
+
+
+def _seconds(record: Json, *, ms: bool) -> float:
+    value = next((record[key] for key in _TIMES if record.get(key) is not None), None)
+    if isinstance(value, str):
+        text = value
+        try:
+            value = float(text)
+        except ValueError:
+            return _of_iso(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return nan
+    unit = next((unit for least, unit in _EPOCHS if abs(value) >= least), 1e-3 if ms else 1.0)
+    return float(value) * unit
+
+
+def _of_iso(value: str) -> float:
+    try:
+        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError:
+        return nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _pause(record: Json) -> float:
+    for key, unit in (("pre_gap", 1.0), ("delay", 1e-3), ("delay_ms", 1e-3)):
+        value = record.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value) * unit
+    return nan
+
+
+def _count(record: Json, keys: Sequence[str]) -> int:
+    usage = record.get("usage")
+    response = record.get("response")
+    if isinstance(response, Mapping) and isinstance(response.get("usage"), Mapping):
+        usage = response["usage"]
+    for place in (record, usage):
+        if isinstance(place, Mapping):
+            for key in keys:
+                value = place.get(key)
+                if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**40:
+                    return int(value)
+    return 0

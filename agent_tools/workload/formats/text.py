@@ -1,0 +1,256 @@
+"""Recorded text as an access log: cut into chunks of tokens, or of characters without a tokenizer, and hashed at once.
+
+Only hashes are kept, never text. Each chunk's hash includes the hash of the chunk before it, as LMCache chains them, so equal ids
+mean equal prefixes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from agent_tools.errors import UnsupportedError, WorkloadError
+from agent_tools.extras import installing
+from agent_tools.plain import plain
+from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.lines import Source
+
+from .documents import documents
+from .prompts import Message, Prompt, prompts_of, prompts_of_vllm_log
+from .requests import Columns, ReadOptions, Requests
+
+CHUNK_SIZE = 256
+"""LMCache's default chunk size, tokens."""
+CHARACTERS = 4
+"""Characters that count as a token without a tokenizer; `benchmarks/results/reading.md` has the error."""
+DIFFERS, DIFFERS_A_LITTLE = 0.10, 0.02
+"""Relative differences of token counts from which a tokenizer is refused, or the difference is reported."""
+AT_ONCE = 512
+"""Requests that are added together."""
+
+
+class Encoder(Protocol):
+    """Turns a prompt into units, of which so many are a token."""
+
+    units_per_token: int
+
+    def units(self, asked: tuple[Message, ...] | str) -> bytes:
+        """Return the prompt as units of `width` bytes each."""
+
+    @property
+    def width(self) -> int:
+        """Bytes of a unit."""
+
+
+class ByCharacters:
+    """Counts `CHARACTERS` characters as a token."""
+
+    units_per_token = CHARACTERS
+    width = 4
+
+    def units(self, asked: tuple[Message, ...] | str) -> bytes:
+        """Return the text in UTF-32."""
+        return written_out(asked).encode("utf-32-le", "surrogatepass")
+
+
+class ByTokenizer:
+    """Uses a ``tokenizer.json`` of the model, and the chat template beside it."""
+
+    units_per_token = 1
+    width = 4
+
+    def __init__(self, path: Path) -> None:
+        """Load the tokenizer of a file, or of a model's folder.
+
+        Raises:
+            UnsupportedError: The package tokenizers is not installed.
+            WorkloadError: The file is no tokenizer.
+        """
+        try:
+            import tokenizers  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise UnsupportedError(f"a tokenizer needs the package tokenizers; {installing('text')}") from error
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise WorkloadError(f"{file} is not a tokenizer ({plain(error, 200)}): name a model's tokenizer.json") from error
+        self.template = _template(file.parent)
+
+    def units(self, asked: tuple[Message, ...] | str) -> bytes:
+        """Return the token ids, four bytes each."""
+        if isinstance(asked, str):
+            return np.array(self._tokenizer.encode(asked).ids, "<i4").tobytes()
+        text = written_out(asked) if self.template is None else self.template(asked)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=self.template is None).ids, "<i4").tobytes()
+
+
+def written_out(asked: tuple[Message, ...] | str) -> str:
+    """Return messages as one text, role before content, where no template says how."""
+    if isinstance(asked, str):
+        return asked
+    return "".join(f"<|{message.role}|>\n{message.content}\n" for message in asked)
+
+
+def read_text(files: Sequence[Path], options: ReadOptions, *, vllm_log: bool = False) -> AccessLog:
+    """Read requests with their text.
+
+    Raises:
+        WorkloadError: Nothing to read, a broken record, or a tokenizer that counts other tokens than the log states.
+        UnsupportedError: A tokenizer is named and the package for it is not installed.
+    """
+    encoder: Encoder = ByCharacters() if options.tokenizer is None else ByTokenizer(options.tokenizer)
+    size = options.chunk_size or CHUNK_SIZE
+    requests = Requests("vLLM request log" if vllm_log else "chat requests (text)", options)
+    counted = _Counted()
+    for path in files:
+        found = _vllm_prompts(path) if vllm_log else _prompts([path], requests, options)
+        for part in _in_parts(found):
+            columns = _columns(part, encoder, size, counted)
+            requests.add(columns, path=path)
+    if not len(requests):
+        reason = f"none of its {requests.bad_lines:,} records is one" if requests.bad_lines else "it is empty"
+        raise WorkloadError(f"{files[0]} holds no requests: {reason}")
+    requests.assumed += _assumed(encoder, options, size, counted)
+    requests.remarks += counted.remarks(exact=options.tokenizer is not None)
+    return requests.log(files[0], size)
+
+
+@dataclass
+class _Counted:
+    """Token counts of the log against ours."""
+
+    ours: list[int] = field(default_factory=list)
+    stated: list[int] = field(default_factory=list)
+    with_ids: int = 0
+
+    def remarks(self, *, exact: bool) -> list[str]:
+        if not self.stated:
+            return []
+        ratio = float(np.median(np.array(self.ours) / np.array(self.stated)))
+        how = f"{abs(ratio - 1):.0%} {'more' if ratio > 1 else 'fewer'} prompt tokens than the log states"
+        if exact and abs(ratio - 1) > DIFFERS:
+            raise WorkloadError(
+                f"the tokenizer counts {how} (median of {len(self.stated):,} requests): it is not this model's, or its chat"
+                " template is missing; name the tokenizer.json of the model that served them"
+            )
+        if abs(ratio - 1) > DIFFERS_A_LITTLE:
+            return [f"{'the tokenizer' if exact else 'the approximation by characters'} counts {how}"]
+        return []
+
+
+def _prompts(files: Sequence[Path], requests: Requests, options: ReadOptions) -> Iterator[tuple[int, Prompt]]:
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    for path, number, record in documents(files, decoder, requests, options):
+        try:
+            found = list(prompts_of(record, number))
+        except ValueError as error:  # noqa: PERF203  one bad record is one record
+            Source(path, options.skip_bad_lines).bad_line(number, error)
+            requests.bad_lines += 1
+        else:
+            yield from ((number, prompt) for prompt in found)
+
+
+def _vllm_prompts(path: Path) -> Iterator[tuple[int, Prompt]]:
+    for block in Source(path).blocks():
+        for prompt in prompts_of_vllm_log(block.data.decode("utf-8", "replace")):
+            yield block.first_line, prompt
+
+
+def _in_parts(prompts: Iterable[tuple[int, Prompt]]) -> Iterator[list[tuple[int, Prompt]]]:
+    part: list[tuple[int, Prompt]] = []
+    for one in prompts:
+        part.append(one)
+        if len(part) == AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _columns(part: list[tuple[int, Prompt]], encoder: Encoder, size: int, counted: _Counted) -> Columns:
+    ids: list[int] = []
+    counts: list[int] = []
+    tokens: list[int] = []
+    for _, prompt in part:
+        if isinstance(prompt.asked, tuple) and prompt.asked and isinstance(prompt.asked[0], int):
+            units, per_token, width = np.array(prompt.asked, "<i4").tobytes(), 1, 4
+            counted.with_ids += 1
+        else:
+            units, per_token, width = encoder.units(prompt.asked), encoder.units_per_token, encoder.width  # type: ignore[arg-type]
+        length = len(units) // width // per_token
+        chain = _chain(units, size * per_token * width)
+        ids += chain
+        counts.append(len(chain))
+        tokens.append(length)
+        if prompt.stated_tokens:
+            counted.ours.append(max(length, 1))
+            counted.stated.append(prompt.stated_tokens)
+    prompts = [prompt for _, prompt in part]
+    return Columns(
+        ids=np.array(ids, np.int64),
+        counts=np.array(counts, np.int64),
+        tokens=np.array(tokens, np.int64),
+        seconds=np.array([prompt.seconds for prompt in prompts]),
+        outputs=np.array([prompt.output_tokens for prompt in prompts], np.int64),
+        think=np.array([prompt.think for prompt in prompts]),
+        sessions=[prompt.session for prompt in prompts],
+        models=[prompt.model for prompt in prompts],
+        numbers=np.array([number for number, _ in part], np.int64),
+    )
+
+
+def _chain(units: bytes, chunk: int) -> list[int]:
+    """Return the chained 64-bit hash of each whole chunk."""
+    before, found = b"", []
+    for at in range(0, len(units) - chunk + 1, chunk):
+        before = hashlib.blake2b(before + units[at : at + chunk], digest_size=8).digest()
+        found.append(int.from_bytes(before, "little", signed=True))
+    return found
+
+
+def _assumed(encoder: Encoder, options: ReadOptions, size: int, counted: _Counted) -> list[str]:
+    said = [] if options.chunk_size else [f"chunks of {size} tokens, LMCache's default"]
+    if isinstance(encoder, ByCharacters) and counted.with_ids == 0:
+        said.append(f"{CHARACTERS} characters count as a token, an approximation (--tokenizer counts tokens)")
+    elif isinstance(encoder, ByTokenizer) and encoder.template is None:
+        said.append("no chat template lies beside the tokenizer, so messages were joined role by role")
+    return said
+
+
+def _template(folder: Path) -> Any:  # noqa: ANN401  a function from messages to text, or None
+    """Return the chat template of a model's folder as a function; ``None`` if there is none."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    fields: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    text = file.read_text(encoding="utf-8") if file.is_file() else fields.get("chat_template")
+    if isinstance(text, list):
+        text = next((one["template"] for one in text if one.get("name") == "default"), None)
+    if not isinstance(text, str):
+        return None
+    try:
+        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise UnsupportedError(f"a chat template needs the package jinja2; {installing('text')}") from error
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refused
+    template = environment.from_string(text)
+    special = {name: _token(fields.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+
+    def written(messages: Sequence[Message]) -> str:
+        plain_messages = [{"role": one.role, "content": one.content} for one in messages]
+        return str(template.render(messages=plain_messages, add_generation_prompt=True, **special))
+
+    return written
+
+
+def _refused(reason: str) -> None:
+    raise WorkloadError(f"the chat template refuses a request: {plain(reason, 200)}")
+
+
+def _token(value: object) -> str:
+    return value if isinstance(value, str) else str(value.get("content", "")) if isinstance(value, dict) else ""

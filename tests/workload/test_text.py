@@ -1,0 +1,159 @@
+"""Claims about recorded requests with text: which formats, how they become chunks, and that no text is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_tools.errors import WorkloadError
+from agent_tools.prediction.hit_rate_curve import hit_rate_curve
+from agent_tools.workload.readers import read_trace
+
+SYSTEM = "You answer questions about flowers. " * 40
+"""1,440 characters."""
+
+
+def chat(question: str, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+    return {"model": "m", "messages": messages} | more
+
+
+def written(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_without_a_tokenizer_four_characters_are_a_token_and_it_is_said(tmp_path: Path) -> None:
+    log = read_trace(written(tmp_path / "a", chat("What is a rose?"), chat("And a tulip?")), chunk_size=64)
+    whole = len(f"<|system|>\n{SYSTEM}\n") // (4 * 64)
+    assert log.chunk_ids.tolist()[:whole] == log.request(1).tolist()[:whole]
+    assert hit_rate_curve(log).ceiling() == pytest.approx(0.5, abs=0.1)
+    assert any("4 characters count as a token, an approximation" in one for one in log.assumed)
+    assert any("no times are stated: 1 requests a second" in one for one in log.assumed)
+    assert log.model_names == ("m",)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda body: body,
+        lambda body: {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body},
+        lambda body: {"request": body, "response": {}},
+        lambda body: body | {"messages": json.dumps(body["messages"])},
+    ],
+    ids=["requests", "batch file", "gateway", "messages as text"],
+)
+def test_the_same_request_is_found_in_every_envelope(tmp_path: Path, wrap: Any) -> None:
+    log = read_trace(written(tmp_path / "a", wrap(chat("What?")), wrap(chat("What?"))), chunk_size=64)
+    plain = read_trace(written(tmp_path / "b", chat("What?"), chat("What?")), chunk_size=64)
+    assert log.chunk_ids.tolist() == plain.chunk_ids.tolist()
+    assert log.tokens.tolist() == plain.tokens.tolist()
+
+
+def test_times_are_read_as_numbers_and_as_iso(tmp_path: Path) -> None:
+    records = [
+        chat("?", startTime=1_760_000_000.5),
+        chat("?", startTime="2025-10-09T08:53:21.500Z"),
+        chat("?", timestamp=1_760_000_002_500),
+    ]
+    assert read_trace(written(tmp_path / "a", *records)).timestamps.tolist() == [
+        1_760_000_000.5,
+        1_760_000_001.5,
+        1_760_000_002.5,
+    ]
+
+
+def test_a_whole_conversation_is_one_request_for_each_answer(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "tell me " * 100}, {"from": "gpt", "value": "well " * 100}] * 3
+    (tmp_path / "sharegpt.json").write_text(json.dumps([{"id": "c", "conversations": turns}], indent=1))
+    log = read_trace(tmp_path / "sharegpt.json", chunk_size=64)
+    assert len(log) == 3
+    assert (log.tokens[1:] > log.tokens[:-1]).all()
+    assert hit_rate_curve(log).ceiling() > 0.4
+    assert any("closed loop" in one for one in log.assumed)
+
+
+def test_agent_traces_wait_before_each_turn(tmp_path: Path) -> None:
+    first = {"session_id": "s", "model": "m", "input": "x" * 3000, "output_length": 50, "pre_gap": 0.0}
+    log = read_trace(written(tmp_path / "a", first, first | {"input": "x" * 4000, "pre_gap": 3.0}))
+    assert log.timestamps.tolist() == [0, 50 * 0.02 + 3]
+    assert log.chunks_per_request.tolist() == [2, 3]
+
+
+def test_vllms_own_log_tells_the_token_ids(tmp_path: Path) -> None:
+    ids = ", ".join(map(str, range(40)))
+    line = (
+        "INFO 11-28 19:10:5{} [logger.py:40] Received request chatcmpl-1: prompt: '<|user|>it\\'s', params: SamplingParams(n=1),"
+        " prompt_token_ids: [" + ids + "], lora_request: None.\n"
+    )
+    (tmp_path / "vllm.log").write_text("starting\n" + line.format(0) + "other\n" + line.format(4))
+    log = read_trace(tmp_path / "vllm.log", chunk_size=16)
+    assert (log.tokens.tolist(), log.chunk_ids.tolist(), log.duration) == ([40, 40], [0, 1, 0, 1], 4)
+    assert log.source == "vLLM request log"
+
+
+def test_a_record_without_text_is_broken(tmp_path: Path) -> None:
+    file = written(tmp_path / "a", chat("?"), {"model": "m"})
+    with pytest.raises(WorkloadError, match="line 2: it holds no text of a request"):
+        read_trace(file)
+    log = read_trace(file, skip_bad_lines=True)
+    assert (len(log), log.bad_lines) == (1, 1)
+
+
+def test_no_text_is_kept(tmp_path: Path) -> None:
+    log = read_trace(written(tmp_path / "a", chat("my secret " * 200)))
+    assert "secret" not in repr(vars(log))
+
+
+# ---- with a tokenizer ----
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model's folder: a tokenizer of words, and a chat template."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {
+        word: number
+        for number, word in enumerate(
+            ["[UNK]", *["you", "answer", "questions", "about", "flowers", "the", "cat", "sat", "on", "mat"]]
+        )
+    }
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106  a token of text
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return folder
+
+
+def test_a_tokenizer_counts_tokens_by_the_models_template(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("jinja2")
+    record = {"messages": [{"role": "user", "content": "the cat sat on the mat " * 4}]}
+    log = read_trace(written(tmp_path / "a", record, record), chunk_size=8, tokenizer=model)
+    assert log.tokens.tolist() == [26, 26]  # role, 24 words, role of the answer
+    assert log.chunk_ids.tolist() == [0, 1, 2, 0, 1, 2]
+    assert not any("template" in one for one in log.assumed)
+
+
+def test_without_a_template_it_is_said_that_messages_were_joined(tmp_path: Path, model: Path) -> None:
+    (model / "tokenizer_config.json").unlink()
+    log = read_trace(written(tmp_path / "a", chat("the cat")), tokenizer=model / "tokenizer.json")
+    assert any("no chat template lies beside the tokenizer" in one for one in log.assumed)
+
+
+def test_a_tokenizer_that_counts_otherwise_than_the_log_is_refused(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("jinja2")
+    file = written(tmp_path / "a", *({"messages": [{"role": "user", "content": "the cat"}], "usage": {"prompt_tokens": 40}},) * 3)
+    with pytest.raises(WorkloadError, match=r"counts 90% fewer prompt tokens than the log states .* it is not this model's"):
+        read_trace(file, tokenizer=model)
+
+
+def test_a_file_that_is_no_tokenizer_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    with pytest.raises(WorkloadError, match="is not a tokenizer"):
+        read_trace(written(tmp_path / "a", chat("?")), tokenizer=tmp_path / "a")
