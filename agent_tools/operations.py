@@ -81,6 +81,9 @@ LOOK_EVERY = 5.0
 """Seconds between two looks at a trial."""
 NO_LOG_READ = "judged by counters alone; `diagnose` also reads the access log"
 
+LOG_READERS = 4
+"""Threads that read the change log at once, so that many agents need no more of them."""
+
 
 class Operations:
     """All operations on the caches of one registry.
@@ -93,6 +96,7 @@ class Operations:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.actor = Actor(registry.settings.state_folder)
+        self._log_readers = anyio.CapacityLimiter(LOG_READERS)
         self.approved_by: str | None = None
         """Who approved the changes made with this; ``None`` if nobody was asked. See `approved`."""
         self.caller: str | None = None
@@ -115,11 +119,12 @@ class Operations:
         """Return the same operations for one caller: with the rights of their token, and their name in the change log.
 
         Args:
-            caller: The name that a door authenticated; ``None`` leaves the caller as it is.
+            caller: The name that a door authenticated. A caller who is named already stays the caller, so that nobody gets the
+                rights of another by naming them.
             program: What the caller's program calls itself, e.g. the name of an MCP client. It is recorded, never trusted.
         """
         called = copy.copy(self)
-        called.caller, called.program = caller or self.caller, program or self.program
+        called.caller, called.program = self.caller or caller, program or self.program
         return called
 
     async def close(self) -> None:
@@ -476,7 +481,7 @@ class Operations:
             progress: Called while waiting.
         """
         named = await self.registry.find(change.plan.cache)
-        story = await anyio.to_thread.run_sync(self.actor.log.story, change.change_id)
+        story = await anyio.to_thread.run_sync(self.actor.log.story, change.change_id, limiter=self._log_readers)
         return await self._verify(named, story, before, patience, progress)
 
     async def verify_change(
@@ -708,7 +713,8 @@ class Operations:
     async def _changed(self, cache: Cache) -> float | None:
         """Return the Unix time at which settings were last changed through us, by the change log."""
         server = (cache.history.latest or await observer.read(cache)).server
-        changed = await anyio.to_thread.run_sync(self.actor.log.last_change_of_settings, cache.name, server)
+        last = partial(self.actor.log.last_change_of_settings, cache.name, server)
+        changed = await anyio.to_thread.run_sync(last, limiter=self._log_readers)
         return changed.timestamp() if changed else None
 
     async def _observe(
@@ -721,7 +727,8 @@ class Operations:
     ) -> Observation:
         """Observe the cache; see `observer.observe`. Lookups before our last clear are left out."""
         server = (cache.history.latest or await observer.read(cache)).server
-        cleared = await anyio.to_thread.run_sync(self.actor.log.last_clear, cache.name, server)
+        last = partial(self.actor.log.last_clear, cache.name, server)
+        cleared = await anyio.to_thread.run_sync(last, limiter=self._log_readers)
         return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds, read_log=read_log)
 
 

@@ -29,6 +29,7 @@ STATUS: Mapping[type[LMCacheToolError], HTTPStatus] = {
     errors.OutOfBoundsError: HTTPStatus(422),
     errors.RefusedError: HTTPStatus.BAD_GATEWAY,
     errors.NotLMCacheError: HTTPStatus.BAD_GATEWAY,
+    errors.MissingRouteError: HTTPStatus.BAD_GATEWAY,
     errors.UnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.CacheDiedError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.OutcomeUnknownError: HTTPStatus.GATEWAY_TIMEOUT,

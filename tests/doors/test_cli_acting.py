@@ -77,7 +77,7 @@ def test_a_change_is_planned_made_verified_and_undone_by_commands_of_their_own(l
     verification = Verification.model_validate(told)
     assert verification.in_force
     assert verification.before.tokens.requested  # recorded by the command that made the change
-    assert "kept_unverified" in invoke("changes")
+    assert "verified as undecided" in invoke("changes")
 
     undone = invoke("undo", change, "--reason", "tried")
     assert watermark(live) == old
@@ -122,7 +122,8 @@ def test_clear_and_optimize_say_what_was_removed(live: str, play: Play) -> None:
 
 
 def test_diagnose_names_symptoms_with_figures() -> None:
-    first = invoke("diagnose", "-c", "sim").splitlines()[0]
+    window, first = invoke("diagnose", "-c", "sim").splitlines()[:2]
+    assert re.fullmatch(r"window: \d+ s since the cache started", window)
     assert re.match(r"l1_too_small \[high, access_log\]: \d+\.\d% of the requested tokens had been computed before", first)
 
 

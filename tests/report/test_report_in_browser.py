@@ -126,7 +126,7 @@ def test_it_shows_status_curve_advice_and_history(open_page: Open, watched: Watc
     page, advice = open_page(), io_loop.run(watched.operations.recommend)
     assert advice.best is not None
     expect(page).to_have_title("LMCache report: default")
-    expect(tile(page, "lookups")).to_have_text("300")
+    expect(tile(page, "lookups")).to_have_text("150")  # since the change
     expect(tile(page, "token hit rate")).to_have_text(f"{advice.token_hit_rate:.1%}")
     expect(page.get_by_text("of 6 MB")).to_be_visible()
     for heading in ("Now", "Advice", "What other sizes would give", "What was changed"):

@@ -22,10 +22,11 @@ from agent_tools.doors.rates import Load, Rates, load_of
 from agent_tools.doors.rest import rest_app
 from agent_tools.errors import ForbiddenError, SettingsError, TooManyRequestsError
 from agent_tools.io_loop import io_loop
-from agent_tools.models import ConfigUpdate
+from agent_tools.models import ConfigUpdate, Mode
 from agent_tools.models.rights import Right
 from agent_tools.operations import Operations
 from agent_tools.tuning.person import Caller
+from agent_tools.tuning.state import TuneContext
 from agent_tools.tuning.tune_cache import build_tune_cache
 
 READER, CHANGER, CLEARER = (
@@ -119,7 +120,7 @@ def test_it_holds_in_a_graph_whose_host_authenticated_the_caller(named: Operatio
     assert set(actors(named)) == {"graph tune_cache, asked by ops"}
     graph = build_tune_cache(operations=named.called_by("ci")).compile()
     config: Any = {"configurable": {"langgraph_auth_user_id": "ops"}}
-    assert graph.invoke({}, config)["tune_report"]["change"] is None
+    assert graph.invoke({}, config, context=TuneContext(mode=Mode.AUTO))["tune_report"]["change"] is None
 
 
 def test_a_change_needs_the_right_to_change_or_the_approval_of_one_who_may_approve(named: Operations) -> None:

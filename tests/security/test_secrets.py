@@ -46,6 +46,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lmcache_plan_update": {"update": {"eviction_ratio": 0.3}},
     "lmcache_update_config": {"update": {"eviction_ratio": 0.3}, **REASON},
     "lmcache_undo_change": {"change_id": "change-0"},
+    "lmcache_verify_change": {"change_id": "change-0", "verify_seconds": 1},
     "lmcache_optimize": REASON,
     "lmcache_clear_cache": REASON,
     "lmcache_set_tenant_quota": {"tenant": "a", "quota_mb": 1.0, **REASON},

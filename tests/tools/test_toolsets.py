@@ -73,7 +73,7 @@ async def test_other_tools_are_found_and_called(operations: Operations, cache: C
     called = await use.ainvoke(
         {"type": "tool_call", "id": "1", "name": use.name, "args": {"name": "lmcache_get_config", "arguments": {}}}
     )
-    assert "max_size_mb = 16" in called.text
+    assert "max_size_mb=16" in called.text
     assert called.artifact["config"]["max_size_mb"] == 16
     wrong = {"name": "lmcache_get_config", "arguments": {"cache": "prod"}}
     refused = await use.ainvoke({"type": "tool_call", "id": "2", "name": use.name, "args": wrong})

@@ -66,6 +66,9 @@ class ScriptedFleet:
     def approved(self, _person: str | None) -> "ScriptedFleet":
         return self
 
+    def called_by(self, _caller: str | None) -> "ScriptedFleet":
+        return self
+
     async def servers(self, cache: str) -> list[str]:
         if cache != "prod":
             raise UnreachableError(f"the coordinator of {cache} does not answer")

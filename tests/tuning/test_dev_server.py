@@ -140,11 +140,13 @@ def thrash(dev: DevServer, client: SyncLangGraphClient) -> ServerDeployment:
 
 
 @pytest.fixture
-def cache(thrashed: ServerDeployment) -> Iterator[ServerDeployment]:
-    """It, at the 16 MB it was started with, before and after each test."""
+def cache(dev: DevServer, client: SyncLangGraphClient, thrashed: ServerDeployment) -> Iterator[ServerDeployment]:
+    """It, at the 16 MB it was started with, before and after each test, and with traffic since its last change."""
     yield thrashed
     if l1_mb(thrashed) != 16:
         io_loop.run(thrashed.apply, ConfigUpdate(max_size_mb=16), silent)
+        again = thrash(dev, client)
+        io_loop.run(again.close)
 
 
 def l1_mb(cache: ServerDeployment) -> float | None:

@@ -33,7 +33,7 @@ VALUES: tuple[tuple[str, str, Any], ...] = (
     ("mp.worker_registration_grace_seconds", "--worker-registration-grace-seconds", 3600.0),
     ("mp.kv_event_log_size", "--kv-event-log-size", 32768),
     ("mp.p2p_config.advertise_url", "--p2p-advertise-url", ""),
-    ("mp.p2p_config.listen_url", "--p2p-listen-url", ...),
+    ("mp.p2p_config.listen_url", "--p2p-listen-url", ""),
     ("mp.p2p_config.lookup_timeout", "--p2p-lookup-timeout", 30.0),
     ("mp.p2p_config.load_timeout", "--p2p-load-timeout", 30.0),
     ("mp.p2p_config.transfer_engine", "--p2p-transfer-engine", "nixl"),
@@ -79,7 +79,6 @@ VALUES: tuple[tuple[str, str, Any], ...] = (
 _FOLLOW = {
     "--max-gpu-workers": "mp.max_workers",
     "--max-cpu-workers": "mp.max_workers",
-    "--p2p-listen-url": "mp.p2p_config.advertise_url",
 }
 SWITCHES: tuple[tuple[str, str, bool], ...] = (
     # (place in /config, flag, the value that the flag sets)
