@@ -167,10 +167,12 @@ class AdminClient:
                 " in force: read the cache's status and configuration before anything else"
             ) from error
         if response.status_code in _NOT_PASSED_ON and not _says_why(response):
-            raise OutcomeUnknownError(
+            # Not unknown yet: whoever made the change takes the rest back and reads what is in force (`may_still_happen`).
+            raise RefusedError(
                 f"{method} {plain(path)} was sent and the proxy in front of {self.base_url} answered {response.status_code}: it"
                 " got no answer from LMCache. The change may or may not be in force: read the cache's status and configuration"
-                " before anything else"
+                " before anything else",
+                response.status_code,
             )
         return self._json(self._accepted(response, f"{method} {plain(path)}"))
 

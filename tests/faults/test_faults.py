@@ -117,7 +117,7 @@ def test_dropping_entries_whose_answer_is_an_error_of_somebody_else_may_have_bee
     async def cleared() -> list[ChangeOutcome]:
         async with scene.agent(tmp_path / "state") as operations:
             scene.proxy.arm(("POST /cache/clear", 1), Fault.GATEWAY)
-            with pytest.raises(OutcomeUnknownError, match="may or may not be in force"):
+            with pytest.raises(OutcomeUnknownError, match="it may or may not have been done"):
                 await operations.clear("prod", "test")
             return [record.outcome for record in await operations.changes()]
 

@@ -23,13 +23,13 @@ from starlette.types import Receive, Scope, Send
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.changes.read_back import may_still_happen
 from agent_tools.deployments.fleet.allowed_servers import AllowedServers
 from agent_tools.deployments.fleet.coordinator import Instance
 from agent_tools.errors import (
     LMCacheToolError,
     MissingRouteError,
     NotLMCacheError,
-    OutcomeUnknownError,
     RefusedError,
     SettingsError,
     UnreachableError,
@@ -180,8 +180,9 @@ def test_a_change_that_the_proxy_gave_up_on_may_be_in_force(proxy: tuple[str, Pr
         finally:
             await admin.close()
 
-    with pytest.raises(OutcomeUnknownError, match="may or may not be in force"):
+    with pytest.raises(RefusedError, match="may or may not be in force") as told:
         io_loop.run(change)
+    assert may_still_happen(told.value), "it is taken back and read back, not taken for a refusal"
     assert len(proxy[1].headers) == 1  # sent once
 
 
