@@ -713,7 +713,7 @@ class Operations:
     async def _changed(self, cache: Cache) -> float | None:
         """Return the Unix time at which settings were last changed through us, by the change log."""
         server = (cache.history.latest or await observer.read(cache)).server
-        last = partial(self.actor.log.last_change_of_settings, cache.name, server)
+        last = partial(self.actor.log.last_change_of_settings, *cache.on_record(server))
         changed = await anyio.to_thread.run_sync(last, limiter=self._log_readers)
         return changed.timestamp() if changed else None
 
@@ -727,7 +727,7 @@ class Operations:
     ) -> Observation:
         """Observe the cache; see `observer.observe`. Lookups before our last clear are left out."""
         server = (cache.history.latest or await observer.read(cache)).server
-        last = partial(self.actor.log.last_clear, cache.name, server)
+        last = partial(self.actor.log.last_clear, *cache.on_record(server))
         cleared = await anyio.to_thread.run_sync(last, limiter=self._log_readers)
         return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds, read_log=read_log)
 

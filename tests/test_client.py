@@ -340,3 +340,12 @@ def test_an_update_is_given_in_one_way() -> None:
             client.update_config()
         with pytest.raises(TypeError, match="either"):
             client.update_config(CacheConfig(max_size_mb=1), max_size_mb=2)
+
+
+def test_a_change_of_a_private_cache_does_not_cut_the_window_of_another_of_its_name() -> None:
+    with LMCacheClient("simulated:") as first:
+        first.update_config(eviction_watermark=0.9)
+        assert first.recommend().window.since_change, "its own change does"
+    with LMCacheClient("simulated:") as second:
+        assert not second.recommend().window.since_change
+        second.update_config(eviction_watermark=0.9)  # and no cool-down of the other's

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import uuid
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,15 @@ class Cache:
     history: History = field(default_factory=History)
     watched: anyio.Lock = field(default_factory=anyio.Lock)
     """Held while one of the callers that wait for traffic reads for all of them."""
+    instance: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """Tells a private cache from those of the same name in other processes."""
+
+    def on_record(self, server: str | None) -> tuple[str | None, str | None]:
+        """Return the name and the server by which the change log knows this cache.
+
+        Each process has a private cache of its own, so a change under the name alone was made in another cache.
+        """
+        return (None, f"{self.name}-{self.instance}") if self.settings.private else (self.name, server)
 
 
 class Registry:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -265,7 +264,7 @@ class Actor:
 
     async def check_cooldown(self, cache: Cache) -> None:
         """Raise `CooldownError` while the last change of the server is too recent for its effect to be judged."""
-        last = await anyio.to_thread.run_sync(self.log.last_change, cache.name, await _identity(cache))
+        last = await anyio.to_thread.run_sync(self.log.last_change, *cache.on_record(await _identity(cache)))
         if last is None:
             return
         age, cooldown = max((now() - last.recorded_at).total_seconds(), 0.0), _cooldown_seconds(cache)
@@ -412,8 +411,9 @@ async def _identity(cache: Cache) -> str:
 
     A fleet, and a server that exports no start time, are known by their address only.
     """
-    if cache.settings.private:
-        return f"{cache.name}-{os.getpid()}"
+    _, private = cache.on_record(None)
+    if private is not None:
+        return private
     server = None if cache.settings.kind == "fleet" else (await cache.deployment.snapshot()).server
     return server or cache.settings.target.replace("//localhost", "//127.0.0.1").replace("//[::1]", "//127.0.0.1")
 

@@ -132,13 +132,14 @@ class ChangeLog:
             ) from error
 
     def records(self, cache: str | None = None, server: str | None = None) -> list[ChangeRecord]:
-        """Return the records of one cache or of all caches, oldest first.
+        """Return the records of one cache, or of all caches if neither name nor server is given, oldest first.
 
         Args:
-            cache: Name of the cache.
+            cache: Name of the cache; ``None`` where only the server counts (`Cache.on_record`).
             server: Identity of its server. Changes of that server under another name are returned too.
         """
-        return [record for record in self._read() if cache is None or _concerns(record, cache, server)]
+        everything = cache is None and server is None
+        return [record for record in self._read() if everything or _concerns(record, cache, server)]
 
     def problems(self) -> list[str]:
         """Name the lines that cannot be read, or only in part, and the lines that are dated in the future."""
@@ -165,7 +166,7 @@ class ChangeLog:
         """Return the records of the latest undo of this change that was not refused, oldest first."""
         return _latest(record for record in self._read(change_id) if record.undoes == change_id)
 
-    def last_change(self, cache: str, server: str | None = None) -> ChangeRecord | None:
+    def last_change(self, cache: str | None, server: str | None = None) -> ChangeRecord | None:
         """Return the latest record of carrying out a change that is or may be in force. Later notes on it do not count."""
         records = self.records(cache, server)
         refused = {record.change_id for record in records if record.outcome is ChangeOutcome.REFUSED}
@@ -179,7 +180,7 @@ class ChangeLog:
         ]
         return carried_out[-1] if carried_out else None
 
-    def last_change_of_settings(self, cache: str, server: str | None = None) -> datetime | None:
+    def last_change_of_settings(self, cache: str | None, server: str | None = None) -> datetime | None:
         """Return when settings of the cache were last changed through us, or may have been."""
         records = [record for record in self._read("setting") if record.changes and _concerns(record, cache, server)]
         refused = {record.change_id for record in records if record.outcome is ChangeOutcome.REFUSED}
@@ -190,7 +191,7 @@ class ChangeLog:
         ]
         return max(carried_out, default=None)
 
-    def last_clear(self, cache: str, server: str | None = None) -> datetime | None:
+    def last_clear(self, cache: str | None, server: str | None = None) -> datetime | None:
         """Return when the cache was last cleared through us."""
         cleared = [
             record.recorded_at
@@ -234,8 +235,8 @@ def _parsed(line: bytes) -> tuple[ChangeRecord | None, str]:
     return record, f"is of another version: left out were {told}"
 
 
-def _concerns(record: ChangeRecord, cache: str, server: str | None) -> bool:
-    return record.cache == cache or (server is not None and record.server == server)
+def _concerns(record: ChangeRecord, cache: str | None, server: str | None) -> bool:
+    return (cache is not None and record.cache == cache) or (server is not None and record.server == server)
 
 
 def _in_the_future(record: ChangeRecord) -> bool:

@@ -195,6 +195,12 @@ def test_a_change_of_another_cache_is_not_verified(tmp_path: Path) -> None:
         io_loop.run(operations.close)
 
 
+def test_a_change_of_a_private_cache_is_said_to_end_with_the_command() -> None:
+    output = invoke("set", "eviction_watermark=0.9", "--yes", "-c", "sim")
+    assert "sim is a private cache: it ends with this command, and its settings with it" in output
+    assert "To undo it:" not in output
+
+
 def test_progress_in_a_log_is_a_line_for_each_step() -> None:
     log = StringIO()
     with Steps(Console(file=log)) as steps:

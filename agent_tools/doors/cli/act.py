@@ -1,6 +1,6 @@
 """The commands that plan, make, verify and undo changes."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,10 @@ from .options import (
     Yes,
 )
 from .running import ACTOR, agreed, opened, show
+
+if TYPE_CHECKING:
+    from agent_tools.models import ChangeResult
+    from agent_tools.operations import Operations
 
 
 def _each_once(assignments: list[str]) -> list[str]:
@@ -97,7 +101,7 @@ def set_(  # noqa: PLR0913, PLR0917  the options of a command
         with Steps() as steps:
             before = io_loop.run(operations.baseline, name, observe, steps) if observe else None
             result = io_loop.run(operations.apply, found, ACTOR, steps, before)
-        show(result.model_dump(mode="json"), f"{changed(result)[0]}\n{how_to_undo(result.change_id, url)}", as_json)
+        show(result.model_dump(mode="json"), f"{changed(result)[0]}\n{how_to_go_on(operations, result, url)}", as_json)
 
 
 def verify(
@@ -142,7 +146,7 @@ def undo(
 
         with Steps() as steps:
             result = io_loop.run(operations.undo, name, change_id, ACTOR, steps, reason)
-        show(result.model_dump(mode="json"), f"{changed(result)[0]}\n{how_to_undo(result.change_id, url)}", as_json)
+        show(result.model_dump(mode="json"), f"{changed(result)[0]}\n{how_to_go_on(operations, result, url)}", as_json)
 
 
 def optimize(
@@ -189,8 +193,12 @@ def _with_command(plan: Any) -> str:  # noqa: ANN401  a `Plan`, imported where i
     return describe_plan(plan) + (f"\nstart the server with: {plain(plan.command, MESSAGE)}" if plan.command else "")
 
 
-def how_to_undo(change_id: str, url: str | None) -> str:
-    """Return the commands that verify and undo a change."""
+def how_to_go_on(operations: "Operations", result: "ChangeResult", url: str | None) -> str:
+    """Return the commands that verify and undo a change, or that a private cache ends with this command."""
+    cache, change_id = result.plan.cache, result.change_id
+    registry = operations.registry
+    if cache in registry.names and registry.settings_of(cache).private:
+        return f"Change id: {change_id}\n{cache} is a private cache: it ends with this command, and its settings with it"
     where = f" --url {url}" if url else ""
     return (
         f"Change id: {change_id}\n"

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .act import how_to_undo
+from .act import how_to_go_on
 from .options import (
     DEFAULT,
     AccessLogFolder,
@@ -80,7 +80,7 @@ def tune(  # noqa: PLR0913, PLR0917  the options of a command
             lines.append(f"Before you restart it: {report.plan.loses}")
             lines.append(f"Start the server with: {report.plan.command}")
         if report.change is not None and report.undo is None:
-            lines.append(how_to_undo(report.change.change_id, url))
+            lines.append(how_to_go_on(operations, report.change, url))
         show(report.model_dump(mode="json"), "\n".join(lines), as_json)
         raise typer.Exit(_exit_code(report.outcome))
 
