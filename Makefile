@@ -13,7 +13,7 @@ MCP := .venv-mcp
 # A file's tests share servers, so they stay in one process. tests/conftest.py puts the files with most tests on servers first.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-engine test test-base test-later test-mcp test-newest test-engine test-oldest lint format bench bench-live bench-engine incidents faults load setup clean
+.PHONY: demo demo-engine test test-long test-base test-later test-mcp test-newest test-engine test-oldest lint format bench bench-live bench-engine incidents faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -21,9 +21,12 @@ demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz f
 demo-engine: $(ENGINE)/ready  ## The same under a real vLLM on the CPU, in time to first token; Python 3.11 or later
 	@$(ENGINE)/bin/lmcache-agent demo-engine $(DEMO_ARGS)
 
-# Three at a time on two cores, since much of it waits for LMCache's clock.
-test: $(READY)  ## The whole test suite, with real servers: ten to twelve minutes on two cores
-	$(BIN)/python -m pytest --numprocesses 3 $(BY_FILE) $(TEST_ARGS)
+# Four at a time on two cores, since much of it waits for LMCache's clock.
+test: $(READY)  ## The test suite, with real servers: less than ten minutes on two cores
+	$(BIN)/python -m pytest --numprocesses 4 $(BY_FILE) -m "not long" $(TEST_ARGS)
+
+test-long: $(READY)  ## The rest of it: tests that take a quarter of a minute or more each
+	$(BIN)/python -m pytest --numprocesses 3 -m long $(TEST_ARGS)
 
 test-base: $(BASE)/ready  ## The same where neither lmcache nor any other extra is installed, on a simulated cache
 	$(BASE)/bin/python -m pytest --numprocesses 2 $(BY_FILE) $(TEST_ARGS)

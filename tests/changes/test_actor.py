@@ -173,6 +173,7 @@ def test_what_cannot_be_undone_is_refused(operations: Operations, cache: Cache) 
         undo(operations, done.change_id, "unreachable")
 
 
+@pytest.mark.long
 def test_a_restart_keeps_what_was_changed_live_and_nothing_of_it_all_blocks_the_loop(
     private: Operations, arena_folder: Path
 ) -> None:
@@ -382,6 +383,7 @@ def test_a_server_that_dies_in_the_middle_of_a_change_is_told_with_its_last_know
     assert [r.outcome for r in records(stranger)] == [Outcome.STARTED, Outcome.FAILED]
 
 
+@pytest.mark.long
 def test_a_restart_that_fails_is_recorded_as_refused_and_the_old_settings_are_in_force(private: Operations) -> None:
     before = io_loop.run(private.config)[0]
     made = plan(private, ConfigUpdate(l2_adapters=(NONSENSE,), chunk_size=128))

@@ -105,6 +105,7 @@ def test_automatic_eviction_is_switched_off_and_on(remote: ServerDeployment) -> 
     assert (config(remote).auto_eviction, config(remote).eviction_policy) == (True, "lru")
 
 
+@pytest.mark.long
 def test_what_was_changed_live_survives_a_restart_for_another_setting(cache: Cache) -> None:
     deployment = cache.deployment
     io_loop.run(deployment.apply, ConfigUpdate(eviction_ratio=0.3, max_size_mb=20), silent)

@@ -113,6 +113,7 @@ def test_what_a_model_gets_wrong_about_a_fleet_comes_back_in_a_sentence(
     assert not io_loop.run(operations.changes) or name in {"lmcache_pin_prefix", "lmcache_warm_prefix"}
 
 
+@pytest.mark.long
 def test_a_fleet_is_tuned_one_first_then_its_like_and_others_are_left_alone(
     operations: Operations, processes: FleetProcesses
 ) -> None:

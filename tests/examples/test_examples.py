@@ -74,6 +74,7 @@ def environment(folder: Path, settings: Path | None = None) -> dict[str, str]:
     return os.environ | {"LMCACHE_AGENT_STATE_FOLDER": str(folder / "state")} | named
 
 
+@pytest.mark.long
 def test_a_plan_that_one_process_asks_about_is_carried_out_by_another(run: Run, small_cache: Path) -> None:
     asked = run("orchestrator", "start", "--window", "3", settings=small_cache)
     assert asked.returncode == 0, asked.stderr
@@ -92,6 +93,7 @@ def test_a_plan_that_one_process_asks_about_is_carried_out_by_another(run: Run, 
     assert "no request waits for an answer" in again.stderr
 
 
+@pytest.mark.long
 def test_a_night_goes_on_past_a_cache_that_cannot_be_reached(run: Run, small_cache: Path, folder: Path) -> None:
     two = folder / "two.toml"
     gone = '\n[caches.gone]\ntarget = "http://127.0.0.1:9"\ntimeout_seconds = 1\n'
@@ -106,6 +108,7 @@ def test_a_night_goes_on_past_a_cache_that_cannot_be_reached(run: Run, small_cac
     assert run("nightly", "--mode", "approve", settings=two).returncode == 2
 
 
+@pytest.mark.long
 def test_a_missed_budget_has_the_cache_tuned_and_work_gets_faster(run: Run) -> None:
     done = run("supervisor", "--budget-ms", "0.5", "--rounds", "2")
     assert done.returncode == 0, done.stderr

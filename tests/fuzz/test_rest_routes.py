@@ -37,6 +37,7 @@ def operations(tmp_path: Path) -> Iterator[Operations]:
 
 
 @pytest.mark.timeout(1200 if LONG else 180)
+@pytest.mark.long
 def test_no_request_breaks_a_route_and_every_answer_is_documented(operations: Operations) -> None:
     """By Schemathesis's own command line, in all its phases: examples, the edges of every parameter, noise, and sequences."""
     app = rest_app(lambda: operations)

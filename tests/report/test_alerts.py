@@ -141,6 +141,7 @@ def firing(url: str) -> set[str]:
     return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 
 
+@pytest.mark.long
 def test_real_servers_provoke_them_in_a_real_prometheus(launch: Launch, tmp_path: Path) -> None:
     full = launch({"--eviction-policy": "noop", "--l1-size-gb": 4 / 1024, "--event-bus-queue-size": 2})
     dead = launch({"--eviction-policy": "IsolatedLRU", "--l1-size-gb": 4 / 1024})

@@ -109,6 +109,7 @@ def test_it_holds_for_every_tool_over_mcp_and_the_clients_name_is_on_record(name
     assert "\x1b" not in actor
 
 
+@pytest.mark.long
 def test_it_holds_in_a_graph_whose_host_authenticated_the_caller(named: Operations) -> None:
     async def apply(caller: str) -> None:
         one = named.called_by(caller)

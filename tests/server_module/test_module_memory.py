@@ -12,6 +12,7 @@ from real_cache import Launch
 from agent_tools.deployments.server.command_line import Flags
 
 
+@pytest.mark.long
 def test_hundreds_of_changes_leave_no_memory_in_use(
     launch: Launch, arena_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

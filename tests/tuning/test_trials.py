@@ -142,6 +142,7 @@ def test_a_change_by_somebody_else_ends_the_trial_and_is_left_alone(operations: 
     assert watermark(cache) == 0.7
 
 
+@pytest.mark.long
 def test_a_trial_is_measured_on_real_traffic(operations: Operations, cache: Cache, play: Play) -> None:
     """The gain is large here, so that a few seconds show it; whether they suffice for a verdict is left to chance."""
     log = THRASHING.select(slice(0, 200))
