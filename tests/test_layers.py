@@ -40,7 +40,7 @@ def copy(tmp_path: Path) -> Path:
         ("workload/tokens.py", "import agent_tools.operations", "Rooms import only rooms below them"),
         ("models/cost.py", "import langchain_core", "Nothing below the graphs imports LangChain"),
         ("deployments/fleet/prefix.py", "import agent_tools.deployments.simulated", "Kinds of deployment know"),
-        ("operations.py", "import graphs", "The library does not know the graphs"),
+        ("operations/core.py", "import graphs", "The library does not know the graphs"),
         ("caches/history.py", "import agent_tools.server_module", "The module inside the server is apart"),
         ("server_module/parts.py", "import agent_tools.models", "The module inside the server brings almost nothing along"),
     ],

@@ -15,7 +15,8 @@ from agent_tools.caches.registry import Cache
 from agent_tools.errors import UnknownCacheError, UnreachableError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, SETTINGS, CacheMetrics, ChangeOutcome
-from agent_tools.operations import TOP_ENTRIES, Operations
+from agent_tools.operations import Operations
+from agent_tools.operations.read import TOP_ENTRIES
 from agent_tools.workload.access_log import AccessLog
 
 CHUNK_MB = 128 * CHUNK_SIZE / MB

@@ -11,9 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from mcp import ClientSession, StdioServerParameters, stdio_client, types
-from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.memory import create_connected_server_and_client_session as connected
+from mcp import StdioServerParameters
+from mcp_session import connected, over_http, over_streams, text
 from real_cache import Play, eventually
 
 from agent_tools import LMCacheToolkit, Operations
@@ -31,15 +30,9 @@ CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"n
 HELLO = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": CLIENT}
 
 
-def text(result: types.CallToolResult) -> str:
-    (content,) = result.content
-    assert isinstance(content, types.TextContent)
-    return content.text
-
-
-async def call(operations: Operations, name: str, **arguments: Any) -> types.CallToolResult:
+async def call(operations: Operations, name: str, **arguments: Any) -> dict[str, Any]:
     async with connected(mcp_server(LMCacheToolkit(operations=operations).get_tools())) as client:
-        return await client.call_tool(name, arguments)
+        return await client.call(name, **arguments)
 
 
 @pytest.fixture
@@ -53,24 +46,23 @@ def environment(server: ServerProcess, tmp_path: Path) -> dict[str, str]:
 async def test_tools_are_listed_with_their_schemas_titles_and_all_four_hints() -> None:
     tools = LMCacheToolkit().get_tools()
     async with connected(mcp_server(tools)) as client:
-        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        listed = {tool["name"]: tool for tool in await client.tools()}
     assert listed.keys() == {tool.name for tool in tools} >= {"lmcache_get_status", "lmcache_clear_cache", "lmcache_tune"}
     for tool in tools:
         mine = listed[tool.name]
-        assert mine.description == tool.description
-        assert mine.inputSchema == tool.get_input_jsonschema()
-        assert mine.annotations is not None
-        assert mine.annotations.model_dump() == tool.metadata
-        assert mine.title == mine.annotations.title
+        assert mine["description"] == tool.description
+        assert mine["inputSchema"] == tool.get_input_jsonschema()
+        assert mine["annotations"] == tool.metadata
+        assert mine["title"] == mine["annotations"]["title"]
 
 
 async def test_a_read_only_toolkit_lists_nothing_that_changes_a_cache_and_its_prefix_is_kept() -> None:
     tools = LMCacheToolkit().read_only().prefixed("kv_").get_tools()
     async with connected(mcp_server(tools)) as client:
-        listed = (await client.list_tools()).tools
-        refused = await client.call_tool("kv_clear_cache", {"reason": "test"})
-    assert all(tool.name.startswith("kv_") and tool.annotations and tool.annotations.readOnlyHint for tool in listed)
-    assert refused.isError
+        listed = await client.tools()
+        refused = await client.call("kv_clear_cache", reason="test")
+    assert all(tool["name"].startswith("kv_") and tool["annotations"]["readOnlyHint"] for tool in listed)
+    assert refused["isError"]
 
 
 async def test_a_call_brings_the_text_and_the_artifact_as_structured_content(
@@ -78,16 +70,15 @@ async def test_a_call_brings_the_text_and_the_artifact_as_structured_content(
 ) -> None:
     play(TRAFFIC)
     result = await call(operations, "lmcache_get_status")
-    status = LMCacheStatus.model_validate(result.structuredContent)
-    assert not result.isError
+    status = LMCacheStatus.model_validate(result["structuredContent"])
+    assert not result["isError"]
     assert status.metrics.total_requests == io_loop.run(cache.deployment.snapshot).counters.lookups
     assert f"in {status.metrics.total_requests} lookups" in text(result)
 
 
 async def test_a_change_made_over_mcp_is_in_force(operations: Operations, cache: Cache) -> None:
     result = await call(operations, "lmcache_update_config", update={"max_size_mb": 20}, reason="test")
-    assert result.structuredContent is not None
-    assert result.structuredContent["success"]
+    assert result["structuredContent"]["success"]
     assert io_loop.run(cache.deployment.snapshot).l1_total_bytes == 20 * 2**20
 
 
@@ -105,20 +96,19 @@ async def test_what_cannot_be_done_is_flagged_as_an_error_and_said_in_our_own_wo
     operations: Operations, name: str, arguments: dict[str, Any], words: str
 ) -> None:
     result = await call(operations, name, **arguments)
-    assert result.isError
+    assert result["isError"]
     assert text(result).startswith(words)
-    assert result.structuredContent is None
+    assert result.get("structuredContent") is None
 
 
 async def test_a_client_speaks_to_a_process_of_its_own_over_standard_streams(environment: dict[str, str]) -> None:
     process = StdioServerParameters(command=sys.executable, args=COMMAND, env=environment)
-    async with stdio_client(process) as (read, write), ClientSession(read, write) as client:
-        hello = await client.initialize()
-        names = {tool.name for tool in (await client.list_tools()).tools}
-        result = await client.call_tool("lmcache_get_status", {})
-    assert hello.serverInfo.name == "lmcache-agent-tools"
+    async with over_streams(process) as client:
+        names = {tool["name"] for tool in await client.tools()}
+        result = await client.call("lmcache_get_status")
+    assert client.server_name == "lmcache-agent-tools"
     assert "lmcache_tune" in names
-    assert LMCacheStatus.model_validate(result.structuredContent).backend == "lmcache server"
+    assert LMCacheStatus.model_validate(result["structuredContent"]).backend == "lmcache server"
 
 
 def test_on_standard_output_there_is_nothing_but_the_protocol_and_the_process_ends_with_its_client(
@@ -166,15 +156,10 @@ def answering(url: str) -> str | None:
 
 async def test_over_http_the_bearer_of_the_token_is_served_and_nobody_else(url: str) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-    async with (
-        httpx.AsyncClient(headers=bearer) as http,
-        streamable_http_client(url, http_client=http) as (read, write, _),
-        ClientSession(read, write) as client,
-    ):
-        await client.initialize()
-        names = {tool.name for tool in (await client.list_tools()).tools}
-        result = await client.call_tool("lmcache_get_status", {})
-    assert LMCacheStatus.model_validate(result.structuredContent).backend == "lmcache server"
+    async with over_http(url, bearer) as client:
+        names = {tool["name"] for tool in await client.tools()}
+        result = await client.call("lmcache_get_status")
+    assert LMCacheStatus.model_validate(result["structuredContent"]).backend == "lmcache server"
     assert "lmcache_clear_cache" not in names
 
     def knock(**headers: str) -> int:

@@ -12,7 +12,7 @@ import pytest
 from hostile_server import Meet
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
-from mcp.shared.memory import create_connected_server_and_client_session as connected
+from mcp_session import connected
 from recorded_answers import ANSWERS
 from serving import serving
 
@@ -96,9 +96,9 @@ def test_nor_do_the_routes(operations: Operations) -> None:
 async def test_nor_does_mcp(operations: Operations) -> None:
     async with connected(mcp_server(LMCacheToolkit(operations=operations).get_tools())) as client:
         for update in OUTSIDE:
-            result = await client.call_tool("lmcache_update_config", {"cache": "a", "update": update, "reason": "a test"})
-            assert result.isError
-            assert "out_of_bounds" in str(result.content)
+            result = await client.call("lmcache_update_config", cache="a", update=update, reason="a test")
+            assert result["isError"]
+            assert "out_of_bounds" in str(result["content"])
 
 
 Forge = Callable[[Operations, Plan], Plan]
@@ -174,10 +174,10 @@ async def test_a_reading_mcp_server_takes_no_changing_call(meet: Meet) -> None:
     operations, server = meet(ANSWERS)
     async with connected(mcp_server(LMCacheToolkit(operations=operations).read_only().get_tools())) as client:
         every = {tool.name for tool in LMCacheToolkit().get_tools()}
-        listed = {tool.name for tool in (await client.list_tools()).tools}
+        listed = {tool["name"] for tool in await client.tools()}
         for name in sorted(every - listed):
-            result = await client.call_tool(name, {"cache": "prod", "reason": "a test"})
-            assert result.isError
+            result = await client.call(name, cache="prod", reason="a test")
+            assert result["isError"]
     assert len(every - listed) >= 6
     assert server.asked == []
 

@@ -18,7 +18,7 @@ import pytest
 from hostile_server import CANARY, Meet, hostile, telling
 from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.checkpoint.sqlite import SqliteSaver
-from mcp.shared.memory import create_connected_server_and_client_session as connected
+from mcp_session import connected
 from password_store import PasswordStore, password_store
 from real_cache import eventually
 from recorded_answers import ANSWERS
@@ -194,12 +194,12 @@ def test_no_route_and_no_report_tells_it(operations: Operations, cache: str, cap
 @pytest.mark.parametrize("cache", ["default", "telling"])
 async def test_no_answer_over_mcp_holds_it(operations: Operations, cache: str) -> None:
     async with connected(mcp_server(LMCacheToolkit(operations=operations).get_tools())) as client:
-        told = [(await client.call_tool("lmcache_get_config", {"cache": cache})).model_dump_json()]
-        told.append((await client.call_tool("lmcache_list_caches", {})).model_dump_json())
+        told = [await client.call("lmcache_get_config", cache=cache)]
+        told.append(await client.call("lmcache_list_caches"))
         wrong = {"cache": cache, "update": {"l2_adapters": [{"type": "s3", "settings": [f"password={CANARY}"]}]}}
-        told.append((await client.call_tool("lmcache_plan_update", wrong)).model_dump_json())
-    assert '"password":"***"' in "".join(told)
-    assert CANARY not in "".join(told)
+        told.append(await client.call("lmcache_plan_update", **wrong))
+    assert '"password": "***"' in json.dumps(told)
+    assert CANARY not in json.dumps(told)
 
 
 @pytest.mark.parametrize("cache", ["default", "telling"])

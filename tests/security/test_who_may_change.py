@@ -8,7 +8,7 @@ import httpx
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
-from mcp.shared.memory import create_connected_server_and_client_session as connected
+from mcp_session import connected
 from pydantic import SecretStr, ValidationError
 from serving import serving
 
@@ -105,9 +105,9 @@ async def test_it_holds_for_tools_over_mcp(capped: Callable[..., Operations]) ->
     operations = capped(max_mode="approve")
     update = {"cache": "a", "update": {"max_size_mb": 96}, "reason": "a test"}
     async with connected(mcp_server(LMCacheToolkit(operations=operations).get_tools())) as client:
-        assert "out_of_bounds" in str((await client.call_tool("lmcache_update_config", update)).content)
-        tuned = await client.call_tool("lmcache_tune", {"cache": "a", "mode": "auto", "window_seconds": 0, "reason": "a test"})
-        assert "max_mode is approve" in str(tuned.content)
+        assert "out_of_bounds" in str((await client.call("lmcache_update_config", **update))["content"])
+        tuned = await client.call("lmcache_tune", cache="a", mode="auto", window_seconds=0, reason="a test")
+        assert "max_mode is approve" in str(tuned["content"])
     assert (await io_loop.arun(operations.settings, "a")).max_size_mb == 64
 
 

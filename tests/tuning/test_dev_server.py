@@ -348,6 +348,13 @@ def listening() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
+def refused_for_its_webhook(answer: httpx.Response) -> bool:
+    """By our rule, or by the server's own ones against loopback, which newer servers ask first."""
+    if answer.status_code == 422:
+        return any(words in answer.text for words in ("Webhook host blocked", "Loopback webhooks"))
+    return answer.status_code == 403 and "a run may not call a webhook" in answer.text
+
+
 def test_a_run_calls_no_webhook(dev: DevServer, client: SyncLangGraphClient) -> None:
     thread = client.threads.create()["thread_id"]
     given = {"assistant_id": "tune_cache", "input": {}, "context": {"cache": "unreachable"}}
@@ -355,12 +362,11 @@ def test_a_run_calls_no_webhook(dev: DevServer, client: SyncLangGraphClient) -> 
         for route in ("runs/wait", "runs/stream", "runs", f"threads/{thread}/runs/wait", f"threads/{thread}/runs"):
             for hook in (url, "/lmcache/clear"):
                 answer = httpx.post(f"{dev.url}/{route}", json={**given, "webhook": hook}, timeout=30)
-                assert answer.status_code == 403, route
-                assert "a run may not call a webhook" in answer.text
+                assert refused_for_its_webhook(answer), (route, answer.text)
         cron = httpx.post(f"{dev.url}/runs/crons", json={**given, "schedule": "* * * * *", "webhook": url})
         assert cron.status_code >= 400
         batch = httpx.post(f"{dev.url}/runs/batch", json=[{**given, "webhook": url}], timeout=30)
-        assert batch.status_code == 403
+        assert refused_for_its_webhook(batch), batch.text
         client.runs.wait(None, "tune_cache", input={}, context={"cache": "unreachable"})
         assert came == []
 
