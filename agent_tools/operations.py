@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -66,12 +66,16 @@ from .plain import plain
 from .recommender.observation import Observation
 from .recommender.symptoms import diagnose
 from .recommender.symptoms.rule import ENOUGH_LOOKUPS, enough
-from .workload.access_log import lookups_since
+from .workload.access_log import AccessLog, lookups_since
 
 # A verb that predicts, verifies or draws imports what it needs when it is called, so that `status` starts fast.
 if TYPE_CHECKING:
     from .caches.kubernetes import Resource
     from .prediction.forecast import Forecast
+    from .prediction.model_kv import ModelKv
+    from .prediction.size_pricing import Terms
+    from .prediction.sizing import Sizing
+    from .recommender.migration import Migration
     from .recommender.quota_advice import TenantQuotas
 
 TOP_ENTRIES = 10
@@ -326,15 +330,77 @@ class Operations:
         """
         from .recommender.modelled import forecast_of
 
+        seen, _ = await self._logged(cache)
+        return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
+
+    async def size(
+        self, cache: str, model: "ModelKv", gpu_free_gb: float | None = None, terms: "Terms | None" = None
+    ) -> "Sizing":
+        """Return what sizes of the engine's own cache, L1 and L2 would give on the cache's requests if this model served them.
+
+        Args:
+            cache: Name of the cache.
+            model: KV of the model.
+            gpu_free_gb: Memory that each GPU has for KV, GB.
+            terms: Speeds and prices; what they lack is ``None`` in the rows.
+
+        Raises:
+            UnsupportedError: There is no access log, so nothing can be predicted.
+            WorkloadError: The log cannot be predicted from.
+        """
+        from .prediction.sizing import size_for
+
+        _, log = await self._logged(cache)
+        return await anyio.to_thread.run_sync(partial(size_for, log, model, gpu_free_gb=gpu_free_gb, terms=terms))
+
+    async def migration(
+        self,
+        cache: str,
+        model: "ModelKv",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        gpu_free_gb: float | None = None,
+        port: int = 5555,
+    ) -> "Migration":
+        """Return the `lmcache server` that would stand in place of LMCache inside an engine.
+
+        Args:
+            cache: Name of the cache; its target is ``engine:``.
+            model: KV of the model.
+            settings: LMCache's configuration; by default what is in force, as far as LMCache tells it.
+            gpu_free_gb: Memory that each GPU has for KV, GB.
+            port: RPC port for the server.
+
+        Raises:
+            UnsupportedError: The cache is not inside an engine, or has no record of its lookups.
+            SettingsError: The configuration has a value that LMCache does not take.
+        """
+        from .caches.start_configuration import in_process_settings
+        from .recommender.migration import migration
+
         named = await self.registry.find(cache)
-        seen = await self._observe(named)
+        if named.settings.kind != "engine":
+            raise UnsupportedError(
+                f"{cache} is not inside an engine (its target is {named.settings.kind}:), so nothing is to migrate"
+            )
+        seen, log = await self._logged(cache)
+        given = in_process_settings(seen.config) if settings is None else settings
+        return await anyio.to_thread.run_sync(partial(migration, given, log, model, gpu_free_gb=gpu_free_gb, port=port))
+
+    async def _logged(self, cache: str) -> "tuple[Observation, AccessLog]":
+        """Return what is observed of a cache, and its access log.
+
+        Raises:
+            UnsupportedError: There is no access log.
+        """
+        seen = await self._observe(await self.registry.find(cache))
         if seen.log is None:
             raise UnsupportedError(
                 f"nothing can be predicted for {cache} without an access log; of an `lmcache server`: start it with"
                 " --server-module agent_tools.server_module, or with --lookup-hash-log-dir and name that folder as access_log in"
                 " caches.toml, or wait for the first lookup"
             )
-        return await anyio.to_thread.run_sync(forecast_of, seen, instead, sizes_mb), seen.metrics
+        return seen, seen.log
 
     async def tenant_quotas(
         self, cache: str = DEFAULT, window_seconds: float | None = None, budget_mb: float | None = None
