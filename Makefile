@@ -68,7 +68,9 @@ bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; 
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/server_module.py
-	$(BIN)/python benchmarks/in_process.py
+	PYTHONPATH=. $(BIN)/python benchmarks/in_process.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/sampling.py
 
 bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about two hours; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py

@@ -1,6 +1,6 @@
 """`LMCacheClient`: one cache for a script or a notebook. Every method blocks until it is done; none needs an event loop."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -39,6 +39,9 @@ from .models import (
 )
 from .operations import Operations, shared_operations
 from .prediction.forecast import Forecast
+from .prediction.model_kv import model_kv
+from .prediction.size_pricing import Terms
+from .prediction.sizing import Sizing
 from .tuning.state import TuneContext, TuneReport
 
 P = ParamSpec("P")
@@ -156,6 +159,19 @@ class LMCacheClient:
         update = ConfigUpdate.model_validate(_wanted(None, instead).known()) if instead else None
         forecast, _ = self._run(Operations.forecast, update, sizes_mb)
         return forecast
+
+    def size(
+        self, model_config: Mapping[str, Any], *, gpu_free_gb: float | None = None, ranks: int = 1, **terms: float
+    ) -> Sizing:
+        """Return what sizes of the engine's own cache, L1 and L2 would give on the requests so far if another model served them.
+
+        Args:
+            model_config: The model's ``config.json``.
+            gpu_free_gb: Memory that each GPU has for KV, GB.
+            ranks: Tensor-parallel ranks.
+            terms: Speeds and prices by name, e.g. ``prefill_tokens_per_second=9000``; see `Terms`.
+        """
+        return self._run(Operations.size, model_kv(model_config, ranks=ranks), gpu_free_gb, Terms.model_validate(terms))
 
     # ---- change ----
 

@@ -316,6 +316,22 @@ def test_it_predicts_from_the_requests_so_far() -> None:
         assert forecast.watermark == 0.6
 
 
+def test_it_sizes_the_tiers_for_another_model() -> None:
+    model = {
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "hidden_size": 4096,
+        "dtype": "bfloat16",
+    }
+    with LMCacheClient("simulated:") as client:
+        client.get_metrics(window_seconds=1.5)
+        found = client.size(model, gpu_free_gb=10, ranks=2, prefill_tokens_per_second=9000)
+    assert (found.bytes_per_token, found.l0_tokens) == (131_072, 163_840)
+    assert {row.tier for row in found.rows} >= {"L0", "L1"}
+    assert all(row.ttft_ms is not None and row.price_month is None for row in found.rows)
+
+
 def test_a_change_is_verified_by_its_id_or_as_the_last_one(client: LMCacheClient) -> None:
     with pytest.raises(UnknownChangeError, match="this client has changed nothing yet"):
         client.verify()

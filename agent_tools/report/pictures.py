@@ -69,7 +69,9 @@ def proposed_mark(recommendation: OptimizationRecommendation, metrics: CacheMetr
     return Mark(capacity_chunks=capacity, hit_rate=rate, lower=lower, upper=upper)
 
 
-def hit_rate_picture(forecast: Forecast, current: Mark | None = None, proposed: Mark | None = None) -> "Figure":
+def hit_rate_picture(
+    forecast: Forecast, current: Mark | None = None, proposed: Mark | None = None, knee: Mark | None = None
+) -> "Figure":
     """Draw token hit rate by L1 size: the server with its interval, the always-full LRU, the ceiling, the best possible policy.
 
     Raises:
@@ -78,7 +80,7 @@ def hit_rate_picture(forecast: Forecast, current: Mark | None = None, proposed: 
     """
     if not forecast.rows:
         raise WorkloadError("there is nothing to draw: " + ("; ".join(forecast.notes) or "the forecast has no sizes"))
-    marks = {name: mark for name, mark in (("now", current), ("proposed", proposed)) if mark is not None}
+    marks = {name: mark for name, mark in (("now", current), ("proposed", proposed), ("knee", knee)) if mark is not None}
     with drawing(height=4.8) as figure:
         axes = figure.add_axes((0.125, 0.125, 0.835, 0.7))
         unit = forecast.chunk_mb or 1.0
@@ -244,7 +246,7 @@ def _marks(axes: "Axes", marks: Mapping[str, Mark], forecast: Forecast) -> list[
     unit = forecast.chunk_mb or 1.0
     labels = []
     for name, mark in marks.items():
-        at, filled = mark.capacity_chunks * unit, name == "proposed"
+        at, filled = mark.capacity_chunks * unit, name != "now"
         if mark.lower is not None and mark.upper is not None:
             axes.plot([at, at], [mark.lower, mark.upper], color=COLOURS["mark"], linewidth=2, solid_capstyle="butt")
         axes.plot(

@@ -12,6 +12,8 @@ from .spec import READ, CacheArguments, Operations, ToolSpec
 
 if TYPE_CHECKING:
     from agent_tools.prediction.forecast import Forecast, ForecastRow
+    from agent_tools.prediction.sampled_curve import SampledCurve
+    from agent_tools.workload.access_log import AccessLog
 
 
 async def diagnose(operations: Operations, arguments: WindowArguments) -> tuple[str, dict[str, Any]]:
@@ -84,6 +86,21 @@ def describe_forecast(forecast: "Forecast") -> str:
     return "\n".join([*lines, *([meaning] if forecast.rows else []), *forecast.notes])
 
 
+def describe_sampled(curve: "SampledCurve", kv_bytes_per_token: float | None = None) -> str:
+    """Return a sampled curve as a table in text, one line for each capacity."""
+    chunk_mb = None if kv_bytes_per_token is None else kv_bytes_per_token * curve.chunk_size / 2**20
+    lines = [
+        f"LMCache lookup log: {curve.requests:,} requests, {curve.chunks:,} chunks of {curve.chunk_size} tokens, about"
+        f" {curve.footprint_chunks:,.0f} of them distinct; ceiling {curve.ceiling:.1%}",
+        f"{curve.sampled_chunks:,} chunks followed ({curve.sampled_share:.2%} of all for distances); the range is the 90 %"
+        f" interval of the estimate, at most {100 * max(point.error for point in curve.points):.2f} points",
+    ]
+    for point in curve.points:
+        size = "" if chunk_mb is None else f" = {point.capacity_chunks * chunk_mb:,.0f} MB"
+        lines.append(f"{point.capacity_chunks:,.0f} chunks{size}: {point.hit_rate:.1%} (± {100 * point.error:.2f} points)")
+    return "\n".join([*lines, "always-full LRU: a server with default eviction holds about 0.72 of its size, if no store fails"])
+
+
 def described_log(forecast: "Forecast") -> list[str]:
     """Return what was read and what was assumed, so that a wrong unit or chunk size is seen; empty for a live cache."""
     if not forecast.source:
@@ -96,6 +113,12 @@ def described_log(forecast: "Forecast") -> list[str]:
         + (f"models: {', '.join(forecast.models[:5])}" if forecast.models else "no model named")
     )
     return [read, *([f"assumed: {'; '.join(forecast.assumed)}"] if forecast.assumed else [])]
+
+
+def described_requests(log: "AccessLog") -> str:
+    """Return in a line what was read."""
+    rate = f" ({(len(log) - 1) / log.duration:.3g} a second)" if log.duration else ""
+    return f"{log.source}: {len(log):,} requests in {log.duration:,.0f} s{rate}, {log.chunk_size} tokens per chunk"
 
 
 def _saved(forecast: "Forecast", row: "ForecastRow") -> str:

@@ -17,15 +17,17 @@ from .act import ACT
 from .changes import CHANGES
 from .contents import CONTENTS
 from .export import EXPORT
+from .migrate import MIGRATE
 from .observe import OBSERVE
 from .on_demand import START, on_demand
 from .predict import PREDICT
+from .size import SIZES
 from .spec import MOST_CHARACTERS, Operations, ToolSpec
 from .tenants import TENANTS
 from .tune import TUNE
 from .wrong_arguments import describe_errors
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *EXPORT, *PREDICT, *CHANGES, *CONTENTS, *TENANTS, *ACT, TUNE)
+SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *EXPORT, *PREDICT, *SIZES, *MIGRATE, *CHANGES, *CONTENTS, *TENANTS, *ACT, TUNE)
 
 
 class LMCacheToolkit(BaseToolkit):

@@ -8,6 +8,8 @@ import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
 
+from agent_tools.compiled import compiled
+
 if TYPE_CHECKING:
     from .chunk_layout import ChunkLayout
 
@@ -86,10 +88,8 @@ class AccessLog:
     def select(self, requests: Sequence[int] | npt.NDArray[np.intp] | slice) -> "AccessLog":
         """Return the log of some of the requests, in the given order, with chunk ids renumbered by first appearance."""
         index = np.arange(len(self))[requests] if isinstance(requests, slice) else np.asarray(requests, dtype=np.intp)
-        counts = self.chunks_per_request[index]
-        offsets = np.concatenate(([0], np.cumsum(counts)))
-        position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts) + np.repeat(self.offsets[index], counts)
-        chunk_ids, kept = renumber(self.chunk_ids[position])
+        offsets = np.concatenate(([0], np.cumsum(self.chunks_per_request[index])))
+        chunk_ids, kept = _taken(self.chunk_ids, self.offsets, index, offsets, self.unique_chunks)
         return replace(
             self,
             chunk_ids=chunk_ids,
@@ -131,3 +131,28 @@ def renumber(ids: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], npt.N
     rank = np.empty(len(values), dtype=np.int32)
     rank[order] = np.arange(len(values), dtype=np.int32)
     return rank[inverse], values[order]
+
+
+@compiled
+def _taken(
+    chunk_ids: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    index: npt.NDArray[np.intp],
+    new_offsets: npt.NDArray[np.int64],
+    unique: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return the chunks of some requests, renumbered by first appearance, and the old id of each new one."""
+    number = np.full(unique, -1, np.int32)
+    old = np.empty(unique, np.int32)
+    taken = np.empty(new_offsets[-1], np.int32)
+    known, at = 0, 0
+    for r in index:
+        for i in range(offsets[r], offsets[r + 1]):
+            c = chunk_ids[i]
+            if number[c] < 0:
+                number[c] = known
+                old[known] = c
+                known += 1
+            taken[at] = number[c]
+            at += 1
+    return taken, old[:known].copy()

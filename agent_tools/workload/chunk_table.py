@@ -124,8 +124,17 @@ def _intern(
     known_models: npt.NDArray[np.int16],
     size: int,
 ) -> int:
-    """Fill `ids` and add new keys to the table (linear probing). Return the new size."""
+    """Fill `ids` and add new keys to the table (linear probing). Return the new size.
+
+    A prefix that comes again has the numbers that it got when it came first, one after the other. So the number after the last
+    one is tried before the table, which is too large for the processor's cache.
+    """
+    likely = 0
     for chunk in range(len(keys)):
+        if likely < size and _is(likely, keys[chunk], models[chunk], known, known_models):
+            ids[chunk] = likely
+            likely += 1
+            continue
         slot = _slot(keys[chunk], models[chunk], len(slots))
         while True:
             other = slots[slot]
@@ -136,14 +145,23 @@ def _intern(
                 ids[chunk] = size
                 size += 1
                 break
-            same = known_models[other] == models[chunk]
-            for word in range(keys.shape[1]):
-                same &= known[other, word] == keys[chunk, word]
-            if same:
+            if _is(other, keys[chunk], models[chunk], known, known_models):
                 ids[chunk] = other
                 break
             slot = (slot + 1) & (len(slots) - 1)
+        likely = ids[chunk] + 1
     return size
+
+
+@compiled
+def _is(
+    number: int, key: npt.NDArray[np.uint64], model: int, known: npt.NDArray[np.uint64], known_models: npt.NDArray[np.int16]
+) -> bool:
+    """Return whether a number is of this key."""
+    for word in range(len(key)):
+        if known[number, word] != key[word]:
+            return False
+    return bool(known_models[number] == model)
 
 
 @compiled

@@ -7,12 +7,12 @@ hash of every whole chunk. It does not record the tenant (``cache_salt``), hits,
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +30,8 @@ from .memory import check_fits
 _FILES = "lookup_hashes_*.jsonl*"
 _HASH = re.compile(rb'"0x([0-9a-f]+)"')
 _BLAKE3_BYTES = 32
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_T = TypeVar("_T")
 _DTYPE_BITS = re.compile(r"(?:torch\.)?(?:b?float|u?int)(\d+)")
 
 MEMORY_PER_BYTE = 1.1
@@ -39,7 +41,7 @@ REPEATED = "{} lookups appear in the log more than once and were counted once"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):  # fields hold no cycles, and a million lines would keep the collector busy
     """One lookup. Its long parts, and parts that seldom change, stay unread."""
 
     timestamp: float
@@ -106,6 +108,38 @@ def read_lookup_files(
     return reader.log(path, skipped)
 
 
+@dataclass(frozen=True)
+class KeyBlock:
+    """Some lookups in the order of the file, with 64 bits of each chunk's hash, which the model is mixed into."""
+
+    keys: npt.NDArray[np.uint64]
+    """(chunks,) one lookup after the other."""
+    counts: npt.NDArray[np.int64]
+    """(lookups,) chunks of each."""
+    tokens: int
+    """Prompt tokens of all, tails included."""
+    chunk_size: int
+
+
+def lookup_keys(path: Path, *, chunk_size: int | None = None, skip_bad_lines: bool = False) -> Iterator[KeyBlock]:
+    """Yield a lookup-hash log block by block, in memory that does not depend on its size.
+
+    Unlike `read_lookup_log`, this function neither sorts the lookups by time nor looks for repeated ones.
+
+    Raises:
+        WorkloadError: As `read_lookup_log`, except for the size of the log.
+    """
+    reader, files = _Reader(chunk_size), _files(path)
+    for file in files:
+        source = Source(file, skip_bad_lines, live=file == files[-1])
+        for block in source.blocks():
+            found = reader.keys(block, source)
+            if found is not None:
+                yield found
+    if chunk_size is None and len(reader.chunk_sizes) > 1:
+        raise WorkloadError(reader.mixed(path))
+
+
 def _files(path: Path) -> list[Path]:
     """Return the files of a log, oldest first. Their names begin with the UTC time at which they were opened."""
     if not path.exists():
@@ -148,35 +182,56 @@ class _Reader:
 
     def add(self, block: Block, source: Source) -> None:
         """Add a block of lines. If something in it is unexpected, read its lines again one by one, with every check."""
+        columns = self._read(block, source, self._columns)
+        if columns is not None:
+            self.blocks.append(columns)
+
+    def keys(self, block: Block, source: Source) -> KeyBlock | None:
+        """Return the keys of a block of lines, and keep nothing of it; ``None`` if it has no lookup of the wanted chunk size."""
+        return self._read(block, source, self._keys)
+
+    def _read(self, block: Block, source: Source, take: Callable[[Sequence[_Line], int], _T]) -> _T | None:
         skipped = source.bad_lines
         try:
-            self._take(source.records(block, _LINE)[0])
+            return self._take(source.records(block, _LINE)[0], take)
         except ValueError:
             source.bad_lines = skipped
             lines = source.records(block, _CHECKED_LINE)[0]
             try:
-                self._take(lines)
+                return self._take(lines, take)
             except ValueError as error:
                 msg = f"{source.path}, line {block.first_line} or later: {error}"
                 raise WorkloadError(msg) from error
 
-    def _take(self, lines: Sequence[_Line]) -> None:
-        """Add the lines that have the wanted chunk size; by default, the first chunk size met.
+    def _take(self, lines: Sequence[_Line], take: Callable[[Sequence[_Line], int], _T]) -> _T | None:
+        """Take the lines that have the wanted chunk size; by default, the first chunk size met.
 
         Raises:
-            ValueError: A line is inconsistent; none of the lines was added.
+            ValueError: A line is inconsistent; none of the lines was taken.
         """
         if not lines:
-            return
+            return None
         size = self.chunk_size or next(iter(self.chunk_sizes), lines[0].chunk_size)
         kept = [line for line in lines if line.chunk_size == size]
         for line in kept:
             layout = bytes(line.dtypes), bytes(line.shapes)
             if layout not in self.layouts:
                 self.layouts[layout] = _chunk_bytes(line.dtypes, line.shapes)
-        if kept:
-            self.blocks.append(self._columns(kept, size))
+        taken = take(kept, size) if kept else None
         self.chunk_sizes.update(line.chunk_size for line in lines)
+        return taken
+
+    def _keys(self, lines: Sequence[_Line], chunk_size: int) -> KeyBlock:
+        labels = np.array([self._label(line) for line in lines], np.uint64)
+        hashes, counts = self._hashes([line.chunk_hashes for line in lines])
+        if self._table is None:
+            self._table = ChunkTable(hashes.shape[1])  # holds nothing but the width of a hash
+        words = np.zeros((len(hashes), -(-hashes.shape[1] // 8) * 8), np.uint8)
+        words[:, : hashes.shape[1]] = hashes
+        keys = np.repeat(labels, counts)
+        for word in words.view(np.uint64).T:  # hashes of some algorithms have zeros in front
+            keys = keys * _SPREAD ^ word
+        return KeyBlock(keys, counts, sum(line.seq_len for line in lines), chunk_size)
 
     def _columns(self, lines: Sequence[_Line], chunk_size: int) -> _Columns:
         tokens = np.array([line.seq_len for line in lines], dtype=np.int64)
@@ -223,8 +278,7 @@ class _Reader:
         if self._table is None:
             raise WorkloadError(self._nothing(path, bad_lines))
         if self.chunk_size is None and len(self.chunk_sizes) > 1:
-            msg = f"{path} mixes chunk sizes: {self._sizes()}. Choose one of them with chunk_size (--chunk-size)."
-            raise WorkloadError(msg)
+            raise WorkloadError(self.mixed(path))
         counts = np.concatenate([block.counts for block in self.blocks])
         names, layouts = self._models()
         chunk_bytes = set(self.layouts.values())
@@ -246,6 +300,10 @@ class _Reader:
             source="LMCache lookup log",
         )
         return in_time_order(_each_once(log, np.concatenate([block.names for block in self.blocks])))
+
+    def mixed(self, path: Path) -> str:
+        """Return the complaint about a log of several chunk sizes."""
+        return f"{path} mixes chunk sizes: {self._sizes()}. Choose one of them with chunk_size (--chunk-size)."
 
     def _sizes(self) -> str:
         return ", ".join(f"{size} tokens ({lookups:,} lookups)" for size, lookups in sorted(self.chunk_sizes.items()))

@@ -25,7 +25,8 @@ def check_fits(files: Iterable[Path], memory_per_byte: float) -> None:
         many = f"{len(sizes)} files" if len(sizes) > 1 else str(next(iter(sizes)))
         raise WorkloadError(
             f"{many} would take about {needed / GB:.1f} GB of memory, and {available / GB:.1f} GB are available: read fewer of"
-            " the rotated files (the latest ones matter most), or let the server keep fewer (--lookup-hash-log-max-files)"
+            " the rotated files (the latest ones matter most), let the server keep fewer (--lookup-hash-log-max-files), or take a"
+            " sample of a lookup log (`lmcache-agent predict --sample 0.01`)"
         )
 
 

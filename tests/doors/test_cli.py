@@ -147,6 +147,23 @@ def test_predict_answers_what_if(tmp_path: Path) -> None:
     assert "KV bytes of a token" in unknown.stderr
 
 
+@pytest.mark.needs("matplotlib")
+def test_size_names_the_knee_and_invents_no_price(tmp_path: Path) -> None:
+    trace, model = tmp_path / "trace.jsonl", Path(__file__).parents[1] / "prediction/model_files/llama-3-8b.json"
+    lines = [{"timestamp": 100 * n, "input_length": 1024, "hash_ids": [n % 70, 100 + n % 70]} for n in range(400)]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ["size", str(trace), "--model", str(model), "--gpu-free-gb", "0.5"]
+    result = run.invoke(app, [*asked, "--plot", str(tmp_path / "knee.png")])
+    assert result.exit_code == 0, result.output
+    assert "131,072 KV bytes a token" in result.stdout
+    assert "knee of L1" in result.stdout
+    assert "price_month is unknown" in result.stdout
+    assert (tmp_path / "knee.png").read_bytes().startswith(b"\x89PNG")
+    told = json.loads(run.invoke(app, [*asked, "--json", "--prefill-tokens-per-second", "9000"]).stdout)
+    assert all(row["ttft_ms"] > 0 and row["net_month"] is None for row in told["rows"])
+    assert run.invoke(app, ["size", str(trace), "--model", str(tmp_path / "none.json")]).exit_code == 1
+
+
 def test_report_writes_one_page_that_needs_no_network(launch: Launch, tmp_path: Path) -> None:
     server = launch({"--supported-transfer-mode": "auto"})  # of its own, since a log of one model is needed
     replay(FEW, server.rpc_url)

@@ -47,6 +47,8 @@ READING = {
     "lmcache_diagnose",
     "lmcache_predict_hit_rate",
     "lmcache_plot_hit_rate_curve",
+    "lmcache_size",
+    "lmcache_migrate",
     "lmcache_list_entries",
     "lmcache_list_tenants",
     "lmcache_recommend_tenant_quotas",
@@ -62,14 +64,16 @@ DESTRUCTIVE = {
 }
 CHANGING = {*DESTRUCTIVE, "lmcache_warm_prefix", "lmcache_pin_prefix"}
 PREFIX = {"model": "some-model", "token_ids": list(range(512)), "reason": "test"}
+MODEL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "dtype": "float16"}
 ELSEWHERE = {
+    "lmcache_migrate": ({"model_settings": MODEL}, "not inside an engine"),
     "lmcache_delete_prefix": (PREFIX, "no engine has registered"),
     "lmcache_warm_prefix": (PREFIX, "no engine has registered"),
     "lmcache_pin_prefix": (PREFIX, "coordinator"),
     "lmcache_recommend_tenant_quotas": ({}, "cannot compute quotas for default"),
     "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
 }
-"""Tools that need an L2 or a fleet: arguments, and a word of what they say without (on one, see test_fleet_tools.py)."""
+"""Tools that need an L2, a fleet or an engine: arguments, and a word of what they say without (see test_fleet_tools.py)."""
 HERE = sorted((READING | CHANGING) - ELSEWHERE.keys())
 MARKS: dict[str, pytest.MarkDecorator] = {
     "lmcache_plot_hit_rate_curve": pytest.mark.needs("matplotlib"),
@@ -78,6 +82,7 @@ MARKS: dict[str, pytest.MarkDecorator] = {
 }
 """What the tests of a tool need."""
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "lmcache_size": {"model_settings": MODEL, "gpu_free_gb": 0.01},
     "lmcache_plan_update": {"update": {"max_size_mb": 18}},
     "lmcache_update_config": {"update": {"max_size_mb": 18}, "reason": "test"},
     "lmcache_undo_change": {"change_id": "change-1f0c9a2b"},
@@ -86,7 +91,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "lmcache_optimize": {"target_utilization_percent": 50, "reason": "test"},
     "lmcache_clear_cache": {"reason": "test"},
 }
-NEED_A_LOG = {"lmcache_predict_hit_rate", "lmcache_plot_hit_rate_curve"}
+NEED_A_LOG = {"lmcache_predict_hit_rate", "lmcache_plot_hit_rate_curve", "lmcache_size"}
 
 
 class Tools:

@@ -139,6 +139,21 @@ def test_a_session_may_be_one_line(tmp_path: Path) -> None:
     assert log.timestamps.tolist() == pytest.approx([0.001, 0.009])
 
 
+def test_turns_in_one_line_may_pause_instead_of_having_a_time(tmp_path: Path) -> None:
+    turns = [{"timestamp": 1000, "input_length": 512, "output_length": 50, "hash_ids": [1]}]
+    turns += [{"delay": 2500, "input_length": 1024, "output_length": 50, "hash_ids": [1, 2]}]
+    log = read_trace(written(tmp_path / "a", {"session_id": "s", "turns": turns}, {"turns": turns, "model": "m"}))
+    assert log.timestamps.tolist() == pytest.approx([1.0, 1.0, 4.5, 4.5])  # an answer of 50 tokens takes a second
+    assert log.think_seconds is not None
+    assert log.think_seconds.tolist()[2:] == [2.5, 2.5]
+    assert log.sessions is not None
+    assert len(set(log.sessions.tolist())) == 2
+    assert set(log.model_names) == {"", "m"}
+    bad = {"session_id": "s", "turns": [*turns, {"delay": 1, "input_length": 512}]}
+    with pytest.raises(WorkloadError, match=r"line 1: no hash_ids - at `\$.turns\[2\]`"):
+        read_trace(written(tmp_path / "b", bad))
+
+
 def test_a_line_without_a_time_and_without_a_session_is_broken(tmp_path: Path) -> None:
     whole = mooncake(1, 2)
     del whole["timestamp"]

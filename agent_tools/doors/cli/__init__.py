@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import act, look, monitoring, offline, serve, try_out, tune
+from . import act, look, migrate, monitoring, offline, serve, size, try_out, tune
 
 HELP = "See, tune and verify an LMCache KV cache."
 EPILOG = """\b
@@ -53,6 +53,8 @@ for command in (
     tune.tune,
     tune.tune_fleet,
     offline.predict,
+    size.size,
+    migrate.migrate,
     monitoring.alerts,
     monitoring.dashboard,
     look.report,

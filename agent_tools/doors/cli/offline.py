@@ -73,6 +73,10 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     engine_cache_tokens: Annotated[
         str, typer.Option(help="Sizes of the engine's own prefix cache, tokens, e.g. 200000,800000: also say what LMCache saves.")
     ] = "",
+    sample: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1, help="Follow this share of the chunks of a lookup log of any size, e.g. 0.01."),
+    ] = None,
     chunk_size: ChunkSize = None,
     chunk_factor: Annotated[int, typer.Option(min=1, help="Predict for chunks this many times as large.")] = 1,
     chain: Chain = False,
@@ -87,6 +91,9 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
 
     The command needs no cache. It prints what was read and assumed, and a table; --plot draws a picture.
     """
+    if sample is not None:
+        _predict_from_sample(log, sample, kv_bytes_per_token, chunk_size, skip_bad_lines=skip_bad_lines, as_json=as_json)
+        return
     with reported_errors():
         from agent_tools.prediction.offline import forecasts_of_trace, policy_of, token_counts, world_sizes_in
         from agent_tools.report.curve_files import write_hit_rate_pictures
@@ -118,3 +125,14 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
             show(one.model_dump(mode="json"), f"{model}\n{describe_forecast(one)}".lstrip(), as_json)
         if plot is not None:
             write_hit_rate_pictures(found, plot)
+
+
+def _predict_from_sample(
+    log: Path, share: float, kv_bytes_per_token: float | None, chunk_size: int | None, *, skip_bad_lines: bool, as_json: bool
+) -> None:
+    with reported_errors():
+        from agent_tools.prediction.sampled_curve import sampled_curve
+        from agent_tools.tools.predict import describe_sampled
+
+        curve = sampled_curve(log, share, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines)
+        show(curve.model_dump(mode="json"), describe_sampled(curve, kv_bytes_per_token), as_json)

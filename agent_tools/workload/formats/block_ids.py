@@ -1,9 +1,12 @@
 """Block ids of a trace: parsing lists of them quickly, and whether an id stands for a block or for a whole prefix."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from agent_tools.compiled import compiled
+from agent_tools.workload.chunk_table import ChunkTable
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -13,7 +16,72 @@ _BLANKS = (ord(" "), ord("\t"), ord("\r"), ord("\n"))
 _DIGITS = 20
 """The most digits of a 64-bit id. Ids beyond 2**63 wrap around, which keeps different ids different."""
 _NOWHERE = -2
+LARGEST_DIRECT = 2**25
+"""Ids below this are looked up in an array, which takes 4 bytes for each possible id."""
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+class BlockNumbers:
+    """Numbers block ids by first appearance.
+
+    Most traces number their blocks from 0, or from 0 in each namespace, so an id is looked up in an array. The first id beyond
+    `LARGEST_DIRECT`, or a mixture of ids with and without a namespace, moves everything to a hash table.
+    """
+
+    def __init__(self) -> None:
+        self._direct = np.full(2**16, -1, np.int32)
+        self._latest = np.full(0, -1, np.int64)
+        """Namespace in which each id came last."""
+        self._size = 0
+        self._scoped: bool | None = None
+        self._table: ChunkTable | None = None
+        self._offset = 0
+
+    def of(self, ids: Int64, namespaces: Int64 | None = None) -> Int32:
+        """Return (ids,) the number of each id under its namespace. A namespace's ids come in one call, one after the other."""
+        scoped = namespaces is not None
+        fits = not len(ids) or (ids.min() >= 0 and ids.max() < LARGEST_DIRECT)
+        if self._table is None and fits and self._scoped in {None, scoped} and (namespaces is None or namespaces.all()):
+            self._scoped = scoped
+            self._make_room(int(ids.max(initial=0)))
+            numbers = np.empty(len(ids), np.int32)
+            if namespaces is None:
+                self._size = _number(ids, self._direct, numbers, self._size)
+            else:
+                self._size = _number_scoped(ids, namespaces, self._direct, self._latest, numbers, self._size)
+            return numbers
+        if self._table is None:
+            self._move_to_table()
+        return self._in_table(ids, namespaces)
+
+    def _move_to_table(self) -> None:
+        self._table = ChunkTable(16)
+        if self._scoped:  # these namespaces do not come again
+            self._offset = self._size
+        else:
+            known = np.flatnonzero(self._direct >= 0)
+            self._in_table(known[np.argsort(self._direct[known])], None)
+        self._direct, self._latest = np.empty(0, np.int32), np.empty(0, np.int64)
+
+    def _in_table(self, ids: Int64, namespaces: Int64 | None) -> Int32:
+        assert self._table is not None  # noqa: S101  made before
+        keys = np.zeros((len(ids), 2), np.int64)
+        keys[:, 0], keys[:, 1] = ids, 0 if namespaces is None else namespaces
+        return self._table.ids(keys.view(np.uint8).reshape(-1, 16), np.zeros(len(keys), np.int16)) + np.int32(self._offset)
+
+    def _make_room(self, largest: int) -> None:
+        size = max(len(self._direct), 1 << largest.bit_length())
+        self._direct = _longer(self._direct, size)
+        if self._scoped:
+            self._latest = _longer(self._latest, size)
+
+
+def _longer(array: Any, size: int) -> Any:  # noqa: ANN401  int32 or int64
+    if size <= len(array):
+        return array
+    grown = np.full(size, -1, array.dtype)
+    grown[: len(array)] = array
+    return grown
 
 
 def parse_id_lists(text: bytes, starts: Int64) -> tuple[Int64, Int64] | None:
@@ -61,6 +129,43 @@ def prefixes_by_depth(chunk_ids: Int32, offsets: Int64) -> Int32 | None:
     depth = np.arange(len(chunk_ids)) - np.repeat(offsets[:-1], counts)
     result = chained(chunk_ids, offsets)
     return result if len(np.unique((depth << 32) | chunk_ids)) == int(result.max()) + 1 else None
+
+
+@compiled
+def _number(ids: Int64, direct: Int32, numbers: Int32, size: int) -> int:
+    """Fill `numbers`, and `direct` with the numbers of new ids. Return the new size."""
+    for i in range(len(ids)):
+        number = direct[ids[i]]
+        if number < 0:
+            number = np.int32(size)
+            direct[ids[i]] = number
+            size += 1
+        numbers[i] = number
+    return size
+
+
+@compiled
+def _number_scoped(ids: Int64, namespaces: Int64, direct: Int32, latest: Int64, numbers: Int32, size: int) -> int:
+    """Fill `numbers`; `direct` holds the numbers of the ids of the `latest` namespace in which they came. Return the new size."""
+    for i in range(len(ids)):
+        c = ids[i]
+        if latest[c] != namespaces[i]:
+            latest[c] = namespaces[i]
+            direct[c] = size
+            size += 1
+        numbers[i] = direct[c]
+    return size
+
+
+@compiled
+def is_dense(chunk_ids: Int32) -> bool:
+    """Return whether ids are numbered by first appearance, without gaps."""
+    known = 0
+    for c in chunk_ids:
+        if c > known:
+            return False
+        known += c == known
+    return True
 
 
 @compiled

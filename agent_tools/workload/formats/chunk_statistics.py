@@ -37,7 +37,7 @@ JOINED_SHARE = 0.5
 Int64 = npt.NDArray[np.int64]
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):  # fields hold no cycles, and a million lines would keep the collector busy
     timestamp: float
     lookup_id: str | int
     chunk_hashes: msgspec.Raw

@@ -13,9 +13,9 @@ reader drops the id of an incomplete last block. Qwen-Bailian has blocks of 16 t
 the lines.
 """
 
-from collections.abc import Sequence
-from math import nan
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import isnan, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +41,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _NO_IDS = msgspec.Raw(b"")
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):  # fields hold no cycles, and a million lines would keep the collector busy
     """One request. Aliases are fields of their own, and all are optional; `_complaint` says what is missing."""
 
     hash_ids: msgspec.Raw = _NO_IDS
@@ -57,8 +57,8 @@ class _Line(msgspec.Struct):
     model: str = ""
 
 
-class _Checked(_Line):
-    """The same with every part checked. Slower, but errors name what is wrong with a line."""
+class _CheckedTurn(_Line, gc=False):
+    """A turn of a session with every part checked. Slower, but errors name what is wrong with a line."""
 
     def __post_init__(self) -> None:
         complaint = _complaint(self)
@@ -74,10 +74,28 @@ class _Checked(_Line):
             raise ValueError(msg)
 
 
-class _Session(msgspec.Struct):
+class _Checked(_CheckedTurn, gc=False):
+    """A request of its own with every part checked."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.session_id is None and isnan(self.timestamp) and isnan(self.created_time):
+            msg = "no timestamp (or created_time), and no session_id to which it belongs"
+            raise ValueError(msg)
+
+
+class _Session(msgspec.Struct, gc=False):
     """All turns of a session in one line."""
 
-    turns: list[_Checked]
+    turns: list[_Line]
+    session_id: str | int | None = None
+    model: str = ""
+
+
+class _CheckedSession(msgspec.Struct, gc=False):
+    """The same with every turn checked."""
+
+    turns: list[_CheckedTurn]
     session_id: str | int | None = None
     model: str = ""
 
@@ -85,10 +103,7 @@ class _Session(msgspec.Struct):
 _LINE = msgspec.json.Decoder(_Line)
 _CHECKED = msgspec.json.Decoder(_Checked)
 _SESSION = msgspec.json.Decoder(_Session)
-_FIELDS = attrgetter(
-    "timestamp", "created_time", "input_length", "input_tokens", "output_length", "output_tokens", "session_id", "delay",
-    "delay_ms", "model",
-)  # fmt: skip
+_CHECKED_SESSION = msgspec.json.Decoder(_CheckedSession)
 
 
 def read_hash_ids(files: Sequence[Path], options: ReadOptions, *, bailian: bool = False, turns: bool = False) -> AccessLog:
@@ -149,24 +164,51 @@ def _columns(block: Block, source: Source, unit: float) -> Columns:
 
 
 def _turns(block: Block, source: Source, unit: float) -> Columns:
-    """Return the requests of a block with one session a line."""
-    sessions, at = source.records(block, _SESSION)
-    lines: list[_Line] = []
-    numbers: list[int] = []
-    for session, number in zip(sessions, at.tolist(), strict=True):
-        for turn in session.turns:
-            turn.session_id = f"line {number}" if session.session_id is None else session.session_id
-            turn.model = turn.model or session.model
-            lines.append(turn)
-            numbers.append(number)
-    found = _taken(lines, np.array(numbers, np.int64), unit)
+    """Return the requests of a block with one session a line; like `_columns`, with checks only if something is unexpected."""
+    skipped = source.bad_lines
+    try:
+        sessions, numbers = source.records(block, _SESSION)
+        found = _of_sessions(sessions, numbers, unit)
+        if found is not None:
+            return found
+    except WorkloadError:
+        pass  # the checked decoder says it better
+    source.bad_lines = skipped
+    checked, numbers = source.records(block, _CHECKED_SESSION)
+    found = _of_sessions(checked, numbers, unit)
     if found is None:
         raise WorkloadError(f"{source.path}, line {block.first_line} or later: hash_ids is not a list of whole numbers")
     return found
 
 
-def _taken(lines: Sequence[_Line], numbers: Any, unit: float) -> Columns | None:  # noqa: ANN401  (requests,) int64
-    """Return the columns of some lines, or ``None`` if a line is incomplete or its ids are no plain numbers."""
+def _of_sessions(sessions: Sequence[_Session | _CheckedSession], at: Any, unit: float) -> Columns | None:  # noqa: ANN401
+    lines = [turn for session in sessions for turn in session.turns]
+    counts = np.array([len(session.turns) for session in sessions], np.int64)
+    names = [
+        f"line {number}" if session.session_id is None else session.session_id
+        for session, number in zip(sessions, at.tolist(), strict=True)
+    ]
+    models = [session.model for session in sessions]
+    found = _taken(lines, np.repeat(at, counts), unit, of_sessions=True)
+    if found is None:
+        return None
+    places = np.repeat(np.arange(len(sessions)), counts).tolist()
+    return replace(
+        found,
+        sessions=[names[place] for place in places],
+        models=[own or models[place] for own, place in zip(found.models, places, strict=True)],
+    )
+
+
+def _taken(lines: Sequence[_Line], numbers: Any, unit: float, *, of_sessions: bool = False) -> Columns | None:  # noqa: ANN401
+    """Return the columns of some lines, or ``None`` if a line is incomplete or its ids are no plain numbers.
+
+    Args:
+        lines: The requests.
+        numbers: (requests,) the line of each in its file.
+        unit: Seconds in a unit of time.
+        of_sessions: All lines are of sessions, so they need no time of their own.
+    """
     lists = [line.hash_ids for line in lines]
     text = b"".join(lists)
     starts = np.zeros(len(lists) + 1, np.int64)
@@ -175,30 +217,45 @@ def _taken(lines: Sequence[_Line], numbers: Any, unit: float) -> Columns | None:
     if parsed is None:
         return None
     ids, counts = parsed
-    rows = list(map(_FIELDS, lines))
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 10
-    time, created, length, tokens, out, out_tokens, sessions, delay, delay_ms, models = columns
-    seconds = _either(time, created) * unit
-    prompt = np.maximum(np.array(length, np.int64), np.array(tokens, np.int64))
-    named = np.array([one is not None for one in sessions], np.bool_)
-    if (prompt < 0).any() or (np.isnan(seconds) & ~named).any():
+    seconds = _either([one.timestamp for one in lines], lambda: [one.created_time for one in lines], np.isnan) * unit
+    prompt = _either([one.input_length for one in lines], lambda: [one.input_tokens for one in lines], _negative)
+    answers = _either([one.output_length for one in lines], lambda: [one.output_tokens for one in lines], _zero)
+    sessions: list[object] = [one.session_id for one in lines]
+    pauses = np.isnan(seconds)
+    think = np.full(len(lines), nan)
+    if pauses.any():
+        named = np.array([one is not None for one in sessions], np.bool_)
+        if not of_sessions and (pauses & ~named).any():
+            return None
+        think = _either([one.delay for one in lines], lambda: [one.delay_ms for one in lines], np.isnan) * MS
+    if (prompt < 0).any():
         return None
     return Columns(
         ids=ids,
         counts=counts,
         tokens=prompt,
         seconds=seconds,
-        outputs=np.maximum(np.array(out, np.int64), np.array(out_tokens, np.int64)),
-        think=np.where(np.isnan(seconds), _either(delay, delay_ms) * MS, nan),
-        sessions=list(sessions),
-        models=list(models),
+        outputs=answers,
+        think=np.where(pauses, think, nan),
+        sessions=sessions,
+        models=[one.model for one in lines],
         numbers=numbers,
     )
 
 
-def _either(first: Sequence[float], second: Sequence[float]) -> Any:  # noqa: ANN401  (requests,) float64
-    one = np.array(first, np.float64)
-    return np.where(np.isnan(one), np.array(second, np.float64), one)
+def _either(first: Sequence[float], second: Callable[[], Sequence[float]], missing: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+    """Return (requests,) the first column, with the other name's value where it is missing."""
+    one = np.array(first)
+    gone = missing(one)
+    return np.where(gone, np.array(second()), one) if gone.any() else one
+
+
+def _negative(values: Any) -> Any:  # noqa: ANN401  (requests,) int64
+    return values < 0
+
+
+def _zero(values: Any) -> Any:  # noqa: ANN401  (requests,) int64
+    return values == 0
 
 
 def _complaint(line: _Line) -> str | None:
@@ -207,8 +264,6 @@ def _complaint(line: _Line) -> str | None:
         return "no input_length (or input_tokens)"
     if not memoryview(line.hash_ids).nbytes:
         return "no hash_ids"
-    if line.session_id is None and line.timestamp != line.timestamp and line.created_time != line.created_time:
-        return "no timestamp (or created_time), and no session_id to which it belongs"
     return None
 
 

@@ -34,7 +34,9 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "
 _ANSWERERS = {"assistant", "model"}
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))
 """Numbers from this size on are Unix times in this unit, seconds."""
-_VLLM = re.compile(r"Received request (?P<id>\S+?): prompt: (?P<prompt>None|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"), params: ")
+_VLLM = re.compile(
+    r"Received request (?P<id>\S+?): prompt: (?P<prompt>None|'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"), params: "
+)
 _VLLM_IDS = re.compile(r"prompt_token_ids: \[([\d, ]+)\]")
 _VLLM_TIME = re.compile(r"(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)")
 
@@ -119,7 +121,8 @@ def prompts_of_vllm_log(text: str) -> Iterator[Prompt]:
         if ids is not None:
             asked: tuple[int, ...] | str = tuple(map(int, ids[1].split(",")))
         elif found["prompt"] != "None":
-            asked = str(ast.literal_eval(found["prompt"]))
+            quoted = found["prompt"]
+            asked = str(ast.literal_eval(quoted)) if "\\" in quoted else quoted[1:-1]
         else:
             continue
         yield Prompt(asked, _vllm_seconds(line), nan, None, "", 0, 0)
@@ -141,7 +144,7 @@ def _body(record: Json) -> Json:
     """Return the part of a record that the client sent."""
     for key in _BODIES:
         inner = record.get(key)
-        if isinstance(inner, Mapping) and any(one in inner for one in ("messages", "prompt", "input")):
+        if isinstance(inner, dict) and any(one in inner for one in ("messages", "prompt", "input")):
             return inner
     return record
 
@@ -153,17 +156,23 @@ def _messages(body: Json) -> list[Message]:
             found = json.loads(found)
     if isinstance(found, str):
         found = [{"role": "user", "content": found}]
-    if not isinstance(found, Sequence):
+    if not isinstance(found, list):
         return []
     head = [Message("system", body["instructions"])] if isinstance(body.get("instructions"), str) else []
     if body.get("tools"):
         head = [Message("tools", json.dumps(body["tools"], ensure_ascii=False)), *head]
-    return [*head, *(_message(one) for one in found if isinstance(one, Mapping))]
+    return [*head, *[_message(one) for one in found if isinstance(one, dict)]]
 
 
 def _message(one: Json) -> Message:
+    if len(one) == 2:  # most messages have a role and a text, or ShareGPT's names of them, and nothing else
+        named, said = one.get("role", one.get("from")), one.get("content", one.get("value"))
+        if type(named) is str and type(said) is str and named:
+            return Message(_ROLES.get(named, named), said)
     role = str(one.get("role") or one.get("from") or one.get("type") or "user")
-    content = _text(one.get("content", one.get("value", one.get("text"))))
+    content = one.get("content", one.get("value", one.get("text")))
+    if type(content) is not str:  # in most messages it is text
+        content = _text(content)
     calls = one.get("tool_calls")
     return Message(_ROLES.get(role, role), content + (json.dumps(calls, ensure_ascii=False) if calls else ""))
 
@@ -171,9 +180,9 @@ def _message(one: Json) -> Message:
 def _text(content: object) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence):
+    if isinstance(content, list):
         return "".join(_text(part) for part in content)
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         text = content.get("text", content.get("content"))
         return text if isinstance(text, str) else json.dumps(content, ensure_ascii=False)
     return ""
@@ -212,10 +221,10 @@ def _pause(record: Json) -> float:
 def _count(record: Json, keys: Sequence[str]) -> int:
     usage = record.get("usage")
     response = record.get("response")
-    if isinstance(response, Mapping) and isinstance(response.get("usage"), Mapping):
+    if isinstance(response, dict) and isinstance(response.get("usage"), dict):
         usage = response["usage"]
     for place in (record, usage):
-        if isinstance(place, Mapping):
+        if isinstance(place, dict):
             for key in keys:
                 value = place.get(key)
                 if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**40:

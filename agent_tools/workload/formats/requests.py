@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agent_tools.compiled import compiled
 from agent_tools.errors import WorkloadError
 from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog, in_time_order
-from agent_tools.workload.chunk_table import ChunkTable
 
-from .block_ids import chained, first_unchained, leading, prefixes_by_depth
+from .block_ids import BlockNumbers, chained, first_unchained, is_dense, leading, prefixes_by_depth
 
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -86,18 +86,22 @@ class Requests:
 
     def __post_init__(self) -> None:
         self._pieces: list[_Piece] = []
-        self._table = ChunkTable(16)
+        self._numbers = BlockNumbers()
         self._models: dict[object, int] = {}
         self._sessions: dict[object, int] = {}
 
     def __len__(self) -> int:
         return sum(len(piece.tokens) for piece in self._pieces)
 
-    def add(self, columns: Columns, *, path: Path, namespace: int = 0) -> None:
-        """Add requests of one file. The same id in two namespaces is two blocks."""
-        keys = np.zeros((len(columns.ids), 2), np.int64)
-        keys[:, 0], keys[:, 1] = columns.ids, namespace
-        ids = self._table.ids(keys.view(np.uint8).reshape(-1, 16), np.zeros(len(keys), np.int16))
+    def add(self, columns: Columns, *, path: Path, namespaces: Int64 | None = None) -> None:
+        """Add requests of one file.
+
+        Args:
+            columns: The requests.
+            path: Their file.
+            namespaces: (ids,) namespace of each id: the same id in two namespaces is two blocks. Default: one for all.
+        """
+        ids = self._numbers.of(columns.ids, namespaces)
         self._pieces.append(
             _Piece(
                 path,
@@ -210,19 +214,10 @@ class Requests:
                 raise WorkloadError("some requests have a time and some have none; leave out the lines without a time")
             self.assumed.append(f"no times are stated: {self.options.starts_per_second:g} requests a second")
             return np.arange(len(seconds)) / self.options.starts_per_second
-        outputs = self._column("outputs").astype(np.float64)
-        starts = 0
-        last: dict[int, float] = {}
-        for request in range(len(seconds)):  # sessions are as long as a conversation, so this loop is short
-            session = int(sessions[request])
-            if missing[request]:
-                if session in last and session >= 0:
-                    pause = float(think[request])
-                    seconds[request] = last[session] + (pause if np.isfinite(pause) else 0.0)
-                else:
-                    seconds[request] = starts / self.options.starts_per_second
-                    starts += 1
-            last[session] = seconds[request] + outputs[request] * SECONDS_PER_OUTPUT_TOKEN
+        outputs = self._column("outputs").astype(np.float64) * SECONDS_PER_OUTPUT_TOKEN
+        starts = _place(
+            seconds, missing, sessions, think, outputs, 1 / self.options.starts_per_second, max(len(self._sessions), 1)
+        )
         if starts:
             self.assumed.append(f"sessions without a time start at {self.options.starts_per_second:g} a second")
         self.assumed.append(
@@ -255,8 +250,7 @@ class _Piece:
 
 def dense(log: AccessLog) -> AccessLog:
     """Return the log with chunk ids numbered by first appearance and without gaps."""
-    firsts = np.diff(np.maximum.accumulate(log.chunk_ids), prepend=-1) if len(log.chunk_ids) else np.zeros(0)
-    if (firsts <= 1).all():  # each new maximum is one above the last: dense already
+    if is_dense(log.chunk_ids):
         return log
     return log.select(np.arange(len(log)))
 
@@ -288,7 +282,39 @@ def _agrees(size: int, tokens: Int64, listed: Int64) -> npt.NDArray[np.bool_]:
 
 def _numbered(names: Sequence[object], known: dict[object, int]) -> npt.NDArray[np.int32]:
     """Return the number of each name, and -1 for ``None``."""
-    return np.array([-1 if name is None else known.setdefault(name, len(known)) for name in names], np.int32)
+    numbers = {name: -1 if name is None else known.setdefault(name, len(known)) for name in dict.fromkeys(names)}
+    if len(numbers) == 1:
+        return np.full(len(names), next(iter(numbers.values())), np.int32)
+    return np.array([numbers[name] for name in names], np.int32)
+
+
+@compiled
+def _place(
+    seconds: Floats,
+    missing: npt.NDArray[np.bool_],
+    sessions: npt.NDArray[np.int32],
+    think: Floats,
+    answers: Floats,
+    between: float,
+    count: int,
+) -> int:
+    """Fill in the missing times of the requests of `count` sessions. Return how many sessions have no time of their own.
+
+    `answers` is (requests,) the seconds that each answer takes, and `between` the seconds between two starts.
+    """
+    starts = 0
+    ends = np.full(count, np.nan)  # of the last answer of each session
+    for r in range(len(seconds)):
+        session = sessions[r]
+        if missing[r]:
+            if session >= 0 and not np.isnan(ends[session]):
+                seconds[r] = ends[session] + (think[r] if np.isfinite(think[r]) else 0.0)
+            else:
+                seconds[r] = starts * between
+                starts += 1
+        if session >= 0:
+            ends[session] = seconds[r] + answers[r]
+    return starts
 
 
 def _th(number: int) -> str:

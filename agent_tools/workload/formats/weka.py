@@ -6,17 +6,20 @@ same clock. Ids of scope ``local``, the default, have a meaning only within thei
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from agent_tools.errors import WorkloadError
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.lines import Source
 from agent_tools.workload.memory import check_fits
 
+from .block_ids import Int64, parse_id_lists
 from .documents import documents
 from .requests import Columns, ReadOptions, Requests
 
@@ -26,20 +29,24 @@ DEEPEST = 20
 """Sub-agents of sub-agents are read down to this depth."""
 GLOBAL = "global"
 
+AT_ONCE = 2_000
+"""Requests that are added together."""
+_NO_IDS = msgspec.Raw(b"[]")
+_IDS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]])
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
-class _Request(msgspec.Struct, rename={"tokens": "in", "answer": "out", "kind": "type"}):
+class _Request(msgspec.Struct, gc=False, rename={"tokens": "in", "answer": "out", "kind": "type"}):
     t: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     kind: str = ""
     tokens: _Count = 0
     answer: _Count | None = 0
-    hash_ids: list[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]] = []
+    hash_ids: msgspec.Raw = _NO_IDS
     model: str | None = ""
     requests: "list[_Request] | None" = None
 
 
-class _Conversation(msgspec.Struct):
+class _Conversation(msgspec.Struct, gc=False):
     requests: list[_Request]
     block_size: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
     hash_id_scope: str = "local"
@@ -59,14 +66,21 @@ def read_weka(files: Sequence[Path], options: ReadOptions) -> AccessLog:
     requests = Requests("Weka trace (kv-cache-tester)", options)
     sizes: set[int] = set()
     count, agents = 0, 0
+    part = _Part()
     for path, number, conversation in documents(files, _DECODER, requests, options):
         sizes.add(conversation.block_size)
-        flat = list(_flat(conversation.requests, 0))
-        agents += sum(one.kind == "subagent" for one in _all(conversation.requests, 0))
+        everything = list(_all(conversation.requests, 0))
+        flat = [one for one in everything if one.kind != "subagent"]  # a mark of a sub-agent does not reach the engine itself
+        agents += len(everything) - len(flat)
         if flat:
+            if path != part.path or len(part.rows) >= AT_ONCE:
+                part.add_to(requests)
+                part = _Part(path)
             local = 0 if conversation.hash_id_scope == GLOBAL else count + 1
-            requests.add(_columns(flat, start=count / options.starts_per_second, number=number), path=path, namespace=local)
+            start = count / options.starts_per_second
+            part.rows += [(one, start, local, number) for one in flat]
             count += 1
+    part.add_to(requests)
     if not len(requests):
         raise WorkloadError(f"{files[0]} holds no requests: none of its conversations has any")
     if len(sizes) > 1:
@@ -79,11 +93,6 @@ def read_weka(files: Sequence[Path], options: ReadOptions) -> AccessLog:
     return requests.log(files[0], sizes.pop())
 
 
-def _flat(requests: Sequence[_Request], depth: int) -> Iterator[_Request]:
-    """Yield the requests that reach the engine: those of sub-agents too, not the marks of sub-agents themselves."""
-    return (one for one in _all(requests, depth) if one.kind != "subagent")
-
-
 def _all(requests: Sequence[_Request], depth: int) -> Iterator[_Request]:
     for one in requests:
         yield one
@@ -91,16 +100,67 @@ def _all(requests: Sequence[_Request], depth: int) -> Iterator[_Request]:
             yield from _all(one.requests, depth + 1)
 
 
-def _columns(flat: Sequence[_Request], *, start: float, number: int) -> Columns:
-    empty: Any = np.full(len(flat), nan)
-    return Columns(
-        ids=np.array([one for request in flat for one in request.hash_ids], np.int64),
-        counts=np.array([len(request.hash_ids) for request in flat], np.int64),
-        tokens=np.array([request.tokens for request in flat], np.int64),
-        seconds=np.array([start + request.t for request in flat]),
-        outputs=np.array([request.answer or 0 for request in flat], np.int64),
-        think=empty,
-        sessions=[start] * len(flat),
-        models=[request.model or "" for request in flat],
-        numbers=np.full(len(flat), number, np.int64),
-    )
+@dataclass
+class _Part:
+    """Requests of one file that are added together: each with its conversation's start (s), namespace and line."""
+
+    path: Path = Path()
+    rows: list[tuple[_Request, float, int, int]] = field(default_factory=list)
+
+    def add_to(self, requests: Requests) -> None:
+        """Add the requests to those of the trace.
+
+        Raises:
+            WorkloadError: A list of ids holds something else.
+        """
+        if not self.rows:
+            return
+        parsed = _parsed(self.rows)
+        if parsed is None:
+            self._leave_out_bad_lists(requests)
+            parsed = _parsed(self.rows)
+        if parsed is None:
+            raise WorkloadError(f"{self.path}, line {self.rows[0][3]} or later: hash_ids is not a list of whole numbers")
+        if not self.rows:
+            return
+        ids, counts = parsed
+        asked, starts, namespaces, numbers = zip(*self.rows, strict=True)
+        columns = Columns(
+            ids=ids,
+            counts=counts,
+            tokens=np.array([one.tokens for one in asked], np.int64),
+            seconds=np.array([one.t for one in asked]) + np.array(starts),
+            outputs=np.array([one.answer or 0 for one in asked], np.int64),
+            think=np.full(len(asked), nan),
+            sessions=list(starts),
+            models=[one.model or "" for one in asked],
+            numbers=np.array(numbers, np.int64),
+        )
+        scopes = np.array(namespaces, np.int64)
+        requests.add(columns, path=self.path, namespaces=np.repeat(scopes, counts) if scopes.any() else None)
+
+    def _leave_out_bad_lists(self, requests: Requests) -> None:
+        """Leave out the conversations with something else than whole numbers as ids, if broken ones are skipped."""
+        source, bad = Source(self.path, requests.options.skip_bad_lines), set[int]()
+        for one, _, _, number in self.rows:
+            wrong = None if number in bad else _wrong_with(one.hash_ids)
+            if wrong is not None:
+                source.bad_line(number, f"hash_ids: {wrong}")
+                bad.add(number)
+        requests.bad_lines += len(bad)
+        self.rows = [row for row in self.rows if row[3] not in bad]
+
+
+def _parsed(rows: Sequence[tuple[_Request, float, int, int]]) -> tuple[Int64, Int64] | None:
+    lists = [row[0].hash_ids for row in rows]
+    starts = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(memoryview(one)) for one in lists], out=starts[1:])
+    return parse_id_lists(b"".join(lists), starts)
+
+
+def _wrong_with(ids: msgspec.Raw) -> str | None:
+    try:
+        _IDS.decode(ids)
+    except msgspec.MsgspecError as error:
+        return str(error)
+    return None

@@ -1,0 +1,88 @@
+"""The command that sizes L0, L1 and L2 for a model, from a recorded log, before anything is bought."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .offline import Chain, ChunkSize, EngineLog, LogOrTrace, SkipBadLines, Starts, TimeUnit, TokenizerFile
+from .options import AsJson
+from .running import reported_errors, show
+
+
+def size(  # noqa: PLR0913, PLR0917  the options of a command
+    log: LogOrTrace,
+    model: Annotated[Path | None, typer.Option(help="The model's config.json, or its folder.")] = None,
+    kv_bytes_per_token: Annotated[
+        float | None, typer.Option(min=1, help="In place of the model: measured KV bytes of a token, over all ranks.")
+    ] = None,
+    gpu_free_gb: Annotated[
+        float | None, typer.Option(min=0.001, help="GB that each GPU has for KV (vLLM's log: Available KV cache memory).")
+    ] = None,
+    world_size: Annotated[int, typer.Option(min=1, max=255, help="Tensor-parallel ranks.")] = 1,
+    kv_dtype: Annotated[str, typer.Option(help="Data type of the KV cache, as vLLM's --kv-cache-dtype.")] = "auto",
+    size_mb: Annotated[
+        list[float] | None, typer.Option(help="An L1 size, MB (repeat it). By default a grid from the log.")
+    ] = None,
+    l1_mb: Annotated[float | None, typer.Option(min=0.001, help="L1 in front of the L2, MB. By default L1's knee.")] = None,
+    prefill_tokens_per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="Prompt tokens that the engine, all its GPUs together, computes per second.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of the engine. By default one for each rank.")] = None,
+    l1_load_gb_per_second: Annotated[float | None, typer.Option(min=0.001, help="Bandwidth of loading from L1, GB/s.")] = None,
+    l2_load_gb_per_second: Annotated[float | None, typer.Option(min=0.001, help="Bandwidth of loading from L2, GB/s.")] = None,
+    l1_gb_month: Annotated[float | None, typer.Option(min=1e-9, help="Price of a GB of L1 for a month, any currency.")] = None,
+    l2_gb_month: Annotated[float | None, typer.Option(min=1e-9, help="Price of a GB of L2 for a month.")] = None,
+    gpu_hour: Annotated[float | None, typer.Option(min=1e-9, help="Price of a GPU for an hour.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the curve of L1 with the knee, as .png or .svg.")] = None,
+    chunk_size: ChunkSize = None,
+    chain: Chain = False,
+    time_unit: TimeUnit = None,
+    starts_per_second: Starts = 1.0,
+    tokenizer: TokenizerFile = None,
+    engine_log: EngineLog = None,
+    skip_bad_lines: SkipBadLines = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what sizes of the engine's own cache, L1 and L2 would save, and what they cost.
+
+    The command needs no cache. Times and costs are shown only where the speeds and prices they need are given.
+    """
+    with reported_errors():
+        from agent_tools.prediction.model_kv import chosen_kv
+        from agent_tools.prediction.size_pricing import Terms
+        from agent_tools.prediction.sizing import size_for
+        from agent_tools.report.curve_files import write_sizing_picture
+        from agent_tools.tools.predict import described_log
+        from agent_tools.tools.size import describe_sizing
+        from agent_tools.workload.readers import read_trace
+
+        found = size_for(
+            read_trace(
+                log,
+                chunk_size=chunk_size,
+                skip_bad_lines=skip_bad_lines,
+                chain=chain,
+                time_unit=time_unit,
+                starts_per_second=starts_per_second,
+                tokenizer=tokenizer,
+                engine_log=engine_log,
+            ),
+            chosen_kv(model, kv_bytes_per_token, ranks=world_size, kv_dtype=kv_dtype),
+            gpu_free_gb=gpu_free_gb,
+            terms=Terms(
+                prefill_tokens_per_second=prefill_tokens_per_second,
+                gpus=gpus or world_size,
+                l1_load_gb_per_second=l1_load_gb_per_second,
+                l2_load_gb_per_second=l2_load_gb_per_second,
+                l1_gb_month=l1_gb_month,
+                l2_gb_month=l2_gb_month,
+                gpu_hour=gpu_hour,
+            ),
+            l1_sizes_mb=size_mb,
+            l1_for_l2_mb=l1_mb,
+        )
+        text = "\n".join([*described_log(found.forecast), describe_sizing(found)])
+        show(found.model_dump(mode="json"), text, as_json)
+        if plot is not None:
+            write_sizing_picture(found, plot)
