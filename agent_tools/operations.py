@@ -30,6 +30,7 @@ from .errors import (
     OutcomeUnknownError,
     SettingsError,
     StalePlanError,
+    UnknownCacheError,
     UnknownChangeError,
     UnsupportedError,
     WorkloadError,
@@ -49,6 +50,7 @@ from .models import (
     PinResult,
     Plan,
     Support,
+    SupportLevel,
     Symptom,
     Tenant,
     Tenants,
@@ -61,6 +63,7 @@ from .models import (
 )
 from .models.change import Baseline
 from .models.rights import Right
+from .models.standing import Standing
 from .models.start_configuration import Drift, StartConfiguration, StartForm
 from .plain import plain
 from .recommender.observation import Observation
@@ -72,6 +75,7 @@ from .workload.access_log import lookups_since
 if TYPE_CHECKING:
     from .caches.kubernetes import Resource
     from .prediction.forecast import Forecast
+    from .recommender.compare import CacheComparison
     from .recommender.quota_advice import TenantQuotas
 
 TOP_ENTRIES = 10
@@ -249,6 +253,10 @@ class Operations:
         """
         return await anyio.to_thread.run_sync(self.actor.log.story, change_id)
 
+    async def standing(self, cache: str = DEFAULT) -> Standing:
+        """Return the server process, the settings in force, and which of them are not as our changes left them."""
+        return await self.actor.standing(await self.registry.find(cache))
+
     async def wait_for_traffic(self, cache: str, least_seconds: float, most_seconds: float, progress: Progress = silent) -> float:
         """Wait until a window holds enough lookups for advice, and return its length in seconds.
 
@@ -355,6 +363,58 @@ class Operations:
         seen = await self._observe(named, await self._window(named, window_seconds))
         return await anyio.to_thread.run_sync(partial(tenant_quotas, seen, budget_mb=budget_mb))
 
+    async def compare_caches(
+        self, caches: Sequence[str], window_seconds: float | None = None, budget_mb: float | None = None
+    ) -> "CacheComparison":
+        """Return where a megabyte earns most: the L1 sizes that give several caches of one machine the most hits together.
+
+        Args:
+            caches: Names of the caches. The caller knows that they share a machine's memory.
+            window_seconds: Length of the window.
+            budget_mb: Memory to divide, MB; by default what the caches that can be compared have now.
+
+        Raises:
+            UnknownCacheError: There is no cache of one of the names.
+            UnsupportedError: Fewer than two caches can be compared.
+            OutOfBoundsError: The budget does not cover the smallest sizes that the bounds allow.
+        """
+        from .recommender.compare import budget_of, compare_caches
+
+        seen: dict[str, Observation] = {}
+        unknown: dict[str, str] = {}
+        servers: dict[str, str] = {}
+
+        async def look(name: str) -> None:
+            try:
+                named = await self.registry.find(name)
+                found = await self._observe(named, await self._window(named, window_seconds))
+                server = (await self.standing(name)).server
+            except UnknownCacheError:
+                raise
+            except LMCacheToolError as error:
+                unknown[name] = str(error)
+                return
+            if (other := servers.setdefault(server, name)) != name:
+                unknown[name] = f"it is the same server as {other}"
+            else:
+                seen[name] = found
+
+        names = tuple(dict.fromkeys(caches))
+        await asyncio.gather(*map(look, names))
+        observed = [seen[name] for name in names if name in seen]
+        budget = budget_of(observed) if budget_mb is None else budget_mb
+        equal = budget / max(len(observed), 1)
+        reach = {one.cache: await _reach(await self.registry.find(one.cache), one, equal) for one in observed}
+        compare = partial(compare_caches, observed, unknown, reach, budget_mb=budget_mb)
+        found = await anyio.to_thread.run_sync(compare)
+        shares = [one.model_copy(update={"how": await self._how(one.cache, one.proposed_mb)}) for one in found.caches]
+        return found.model_copy(update={"caches": tuple(shares)})
+
+    async def _how(self, cache: str, size_mb: float) -> SupportLevel:
+        """Return how the cache's L1 would be given this size."""
+        support = await (await self.registry.find(cache)).deployment.support(ConfigUpdate(max_size_mb=size_mb))
+        return support["max_size_mb"].level
+
     async def report(self, cache: str = DEFAULT) -> str:
         """Return one self-contained HTML page: status, advice with its evidence, pictures and the history of changes."""
         named = await self.registry.find(cache)
@@ -457,6 +517,10 @@ class Operations:
         with contextlib.suppress(LMCacheToolError):  # the change is made and on record, whatever this reading says
             await observer.read(cache)
         return result
+
+    async def settle(self, cache: str) -> ChangeRecord | None:
+        """Record what became of a last change whose process ended before it could record that. See `Actor.settle`."""
+        return await self.actor.settle(await self._changeable(cache))
 
     async def check_cooldown(self, cache: str) -> None:
         """Raise `CooldownError` while the last change of the cache is too recent."""
@@ -730,6 +794,23 @@ class Operations:
         last = partial(self.actor.log.last_clear, cache.name, server)
         cleared = await anyio.to_thread.run_sync(last, limiter=self._log_readers)
         return await observer.observe(cache, cleared.timestamp() if cleared else None, readings, bounds, read_log=read_log)
+
+
+async def _reach(cache: Cache, seen: Observation, equal_mb: float) -> tuple[float, float]:
+    """Return the smallest and the largest L1, MB, that the bounds allow and that can be set as the bounds allow."""
+    from .recommender.compare import limits
+
+    size, restart = seen.config.max_size_mb or 0.0, cache.settings.bounds.allow_restart or not cache.deployment.owned
+    can = {SupportLevel.LIVE, SupportLevel.RESTART} if restart else {SupportLevel.LIVE}
+
+    async def reached(wanted: float) -> float:
+        if wanted == size or not wanted:
+            return size
+        support = await cache.deployment.support(ConfigUpdate(max_size_mb=wanted))
+        return wanted if support["max_size_mb"].level in can else size
+
+    least, most = limits(seen, equal_mb)
+    return await reached(least), await reached(most)
 
 
 def _resource(cache: Cache) -> "Resource | None":
