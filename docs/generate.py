@@ -14,7 +14,7 @@ from langchain_core.runnables.graph import Graph
 from pydantic import BaseModel
 
 from agent_tools import LMCacheToolkit
-from agent_tools.caches.settings import CacheSettings, Settings
+from agent_tools.caches.settings import CacheSettings, Settings, WatchSettings
 from agent_tools.deployments.fleet.deployment import ONE_BY_ONE
 from agent_tools.deployments.fleet.quotas import quota_support
 from agent_tools.deployments.in_process import settable as engine_settable
@@ -138,6 +138,7 @@ def settings() -> str:
     """Every field of the operator's settings."""
     tables = (
         ("Top level, or environment variables `LMCACHE_AGENT_<NAME>`", Settings),
+        ("`[watch]`", WatchSettings),
         ("`[caches.NAME]`", CacheSettings),
         ("`bounds`", Bounds),
         ("`economics`", Economics),

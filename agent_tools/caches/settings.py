@@ -122,7 +122,7 @@ class CacheSettings(Frozen):
         Raises:
             SettingsError: The environment variable that the setting names is not set.
         """
-        return None if self.module_token is None else _resolved(self.module_token, "module_token")
+        return None if self.module_token is None else resolved(self.module_token, "module_token")
 
     def access(self) -> Access:
         """Return what the proxy in front of the target asks for.
@@ -130,11 +130,11 @@ class CacheSettings(Frozen):
         Raises:
             SettingsError: A variable is not set, or a header is none that a proxy asks for.
         """
-        return Access({name: _resolved(value, "headers") for name, value in self.headers.items()}, self.ca_file)
+        return Access({name: resolved(value, "headers") for name, value in self.headers.items()}, self.ca_file)
 
     def engine_access(self) -> Access:
         """Return the same for the engine."""
-        return Access({name: _resolved(value, "engine_headers") for name, value in self.engine_headers.items()}, self.ca_file)
+        return Access({name: resolved(value, "engine_headers") for name, value in self.engine_headers.items()}, self.ca_file)
 
     @property
     def kind(self) -> str:
@@ -152,15 +152,28 @@ class CacheSettings(Frozen):
         return self.kind in {"embedded", "simulated"}
 
 
-def _resolved(value: SecretStr, setting: str) -> SecretStr:
-    """Return a secret, from the environment variable if the value is ``env:NAME``."""
+def resolved(value: SecretStr, setting: str, where: str = " of a cache") -> SecretStr:
+    """Return a secret, from the environment variable if the value is ``env:NAME``.
+
+    Raises:
+        SettingsError: The variable is not set. The message names the setting and `where` it is.
+    """
     given = value.get_secret_value()
     if not given.startswith("env:"):
         return value
     name = given.removeprefix("env:")
     if not os.environ.get(name):
-        raise SettingsError(f"{setting} of a cache names the environment variable {name}, which is not set")
+        raise SettingsError(f"{setting}{where} names the environment variable {name}, which is not set")
     return SecretStr(os.environ[name])
+
+
+class WatchSettings(Frozen):
+    """Where ``lmcache-agent watch`` tells what it found and did."""
+
+    webhook: SecretStr | None = None
+    """URL that each event is sent to, by POST as JSON. ``env:NAME`` reads the URL from that variable."""
+    headers: dict[str, SecretStr] = {}
+    """Headers that the webhook asks for, e.g. ``{ Authorization = "env:NAME" }``."""
 
 
 class Settings(BaseSettings):
@@ -187,6 +200,9 @@ class Settings(BaseSettings):
     """Name -> token of a caller with rights of their own. ``ci = "env:CI_TOKEN"`` may only read;
     ``ops = { token = "env:OPS_TOKEN", rights = ["read", "change"] }`` may change settings too. The change log
     keeps the name."""
+
+    watch: WatchSettings = WatchSettings()
+    """Where ``lmcache-agent watch`` tells what it found and did."""
 
     @field_validator("approvers", "tokens")
     @classmethod

@@ -45,10 +45,12 @@ from agent_tools.models import (
 )
 from agent_tools.models.advice import setting_changes
 from agent_tools.models.metrics import now
+from agent_tools.models.standing import Standing
 from agent_tools.private_folder import make_private
 
-from .log import Begun, ChangeLog, new_id
-from .read_back import apply_and_read_back, fate, last_known_state, not_in_force, surely
+from .log import Begun, ChangeLog, new_id, stories
+from .read_back import LONGEST_DELAY, apply_and_read_back, fate, last_known_state, not_in_force, surely
+from .standing import OPEN, departures, end_of
 from .wanted import still_to_change
 
 T = TypeVar("T")
@@ -187,7 +189,7 @@ class Actor:
         """Return the records of a change of this server's settings, oldest first, under whichever name it was made."""
         story = await anyio.to_thread.run_sync(self.log.story, change_id)
         first = story[0]
-        same = first.cache == cache.name or (first.server is not None and first.server == await _identity(cache))
+        same = first.cache == cache.name or (first.server is not None and first.server == await identity(cache))
         if not same or not first.changes:
             raise UnknownChangeError(f"{change_id} is not a change of settings of {cache.name}: there is nothing to undo")
         return story
@@ -264,7 +266,7 @@ class Actor:
 
     async def check_cooldown(self, cache: Cache) -> None:
         """Raise `CooldownError` while the last change of the server is too recent for its effect to be judged."""
-        last = await anyio.to_thread.run_sync(self.log.last_change, *cache.on_record(await _identity(cache)))
+        last = await anyio.to_thread.run_sync(self.log.last_change, *cache.on_record(await identity(cache)))
         if last is None:
             return
         age, cooldown = max((now() - last.recorded_at).total_seconds(), 0.0), _cooldown_seconds(cache)
@@ -273,6 +275,38 @@ class Actor:
                 f"{cache.name} was last changed {age:.0f} s ago ({last.change_id}); wait {cooldown - age:.0f} s more, so that the"
                 " effect of one change is seen before the next"
             )
+
+    async def standing(self, cache: Cache) -> Standing:
+        """Return how the cache stands against the change log. Changes nothing."""
+        server, config = await identity(cache), await cache.deployment.config()
+        changes = reversed(stories(await anyio.to_thread.run_sync(self.log.records, cache.name, server)))
+        return Standing(server=server, config=config, departures=departures(changes, config, server))
+
+    async def settle(self, cache: Cache) -> ChangeRecord | None:
+        """Record what became of the last change of settings, if its process ended before it could record that.
+
+        The settings in force tell, as soon as no request of that process can still be under way. Return the new record, or
+        ``None`` if there is nothing to settle.
+
+        Raises:
+            BusyError: A change of this cache is under way.
+        """
+        async with self._sole_changer(cache) as server:
+            records = await anyio.to_thread.run_sync(self.log.records, cache.name, server)
+            last = next((story for story in stories(records) if story[0].changes), None)
+            if last is None or last[-1].outcome not in OPEN or last[0].server != server:
+                return None
+            if (now() - last[-1].recorded_at).total_seconds() < LONGEST_DELAY:
+                return None
+            end = end_of(last, await cache.deployment.config())
+            if end is None:
+                return None
+            found = "found in force" if end is ChangeOutcome.APPLIED else "found not in force"
+            await self._record(last[0], end, f"{found} after the process that made the change had ended")
+            undone = last[0].undoes
+            if undone is not None and end is ChangeOutcome.APPLIED:
+                await self.note(undone, ChangeOutcome.UNDONE, f"by {last[0].change_id}")
+            return last[0].model_copy(update={"outcome": end})
 
     async def note(self, change_id: str, outcome: ChangeOutcome, detail: str) -> None:
         """Record what became of a change."""
@@ -348,7 +382,7 @@ class Actor:
         All processes that use this state folder share the lock, whatever name or address they use for the server. The system
         releases it if this process dies.
         """
-        server = await _identity(cache)
+        server = await identity(cache)
         lock = FileLock(self._locks / f"{hashlib.sha256(server.encode()).hexdigest()[:16]}.lock", thread_local=False)
         try:
             await anyio.to_thread.run_sync(_acquire, lock)
@@ -406,7 +440,7 @@ def _cooldown_seconds(cache: Cache) -> float:
     return min(max(fill or shortest, shortest), longest)
 
 
-async def _identity(cache: Cache) -> str:
+async def identity(cache: Cache) -> str:
     """Return what stands for the server itself: not its name or address, of which one server can have several.
 
     A fleet, and a server that exports no start time, are known by their address only.

@@ -12,6 +12,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 async def own_metrics(operations: Operations) -> str:
     """Return the figures in Prometheus' text format. The change log is read; no cache is asked."""
+    return generate_latest(await own_registry(operations)).decode()
+
+
+async def own_registry(operations: Operations) -> CollectorRegistry:
+    """Return the figures as they are now."""
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -31,4 +36,4 @@ async def own_metrics(operations: Operations) -> str:
         if last.best is not None and last.best.gain is not None:
             gain.labels(cache).set(100 * last.best.gain.estimate)
     unread.set(len(await operations.log_problems()))
-    return generate_latest(registry).decode()
+    return registry

@@ -32,6 +32,7 @@ from agent_tools.models import (
 )
 from agent_tools.models.start_configuration import Drift, StartConfiguration
 from agent_tools.operations import Operations, shared_operations
+from agent_tools.recommender.compare import CacheComparison
 from agent_tools.report.page import no_report, served
 
 from .access import CALLER, Doorkeeper, check_host, tokens_of
@@ -41,6 +42,7 @@ from .problems import Problem, answer_errors_of, documented, status_of
 from .rates import Rates, load_of
 from .rest_models import (
     OfChange,
+    OfComparison,
     OfExport,
     OfHistory,
     OfPage,
@@ -57,7 +59,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PREFIX = "/lmcache"
-WINDOWS = frozenset({"metrics", "recommend"})
+WINDOWS = frozenset({"compare_caches", "metrics", "recommend"})
 """Operations whose second argument is the length of a window."""
 ACTOR = "rest"
 """Name of this door in the change log."""
@@ -127,6 +129,12 @@ UNCACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 async def list_caches(run: Run) -> list[str]:
     """Return the names that the query parameter `cache` accepts."""
     return list(await run(Operations.caches))
+
+
+@router.get("/caches/compare", summary="Where a megabyte earns most")
+async def compare_caches(run: Run, query: Annotated[OfComparison, Query()]) -> CacheComparison:
+    """Return the L1 sizes that give caches of one machine the most hits together, within the bounds of each."""
+    return await run(Operations.compare_caches, query.cache, query.window_seconds, query.budget_mb)
 
 
 @router.get("/status", summary="State of a cache")

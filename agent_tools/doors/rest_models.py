@@ -11,6 +11,7 @@ from agent_tools.models.start_configuration import StartForm
 from agent_tools.plain import refuse_halves
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
+Memory = Annotated[float, Field(gt=0)]
 Reason = Annotated[str, Field(max_length=500)]
 
 
@@ -62,6 +63,17 @@ class OfWindow(WhichCache):
     window_seconds: Annotated[Seconds | None, WithJsonSchema(TypeAdapter(Seconds).json_schema())] = None
     """Length of the window that ends now, seconds. The answer waits for the part that was not observed yet. Without it, the
     window starts with the cache process."""
+
+
+class OfComparison(Given):
+    """Query of the comparison of caches."""
+
+    cache: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=32)]
+    """Names of caches that share one machine's memory; give the parameter once for each."""
+    window_seconds: Annotated[Seconds | None, WithJsonSchema(TypeAdapter(Seconds).json_schema())] = None
+    """Length of the window that ends now, seconds. Without it, the window starts with the last change, else the cache process."""
+    budget_mb: Annotated[Memory | None, WithJsonSchema(TypeAdapter(Memory).json_schema())] = None
+    """Memory to divide, MB. Without it, what these caches have now."""
 
 
 class OfExport(WhichCache):

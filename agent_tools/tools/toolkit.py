@@ -15,6 +15,7 @@ from agent_tools.tuning.person import Caller, caller, person
 
 from .act import ACT
 from .changes import CHANGES
+from .compare import COMPARE
 from .contents import CONTENTS
 from .export import EXPORT
 from .migrate import MIGRATE
@@ -27,7 +28,9 @@ from .tenants import TENANTS
 from .tune import TUNE
 from .wrong_arguments import describe_errors
 
-SPECS: tuple[ToolSpec, ...] = (*OBSERVE, *EXPORT, *PREDICT, *SIZES, *MIGRATE, *CHANGES, *CONTENTS, *TENANTS, *ACT, TUNE)
+SPECS: tuple[ToolSpec, ...] = (
+    *OBSERVE, *EXPORT, *PREDICT, *SIZES, *MIGRATE, *CHANGES, *CONTENTS, *TENANTS, *COMPARE, *ACT, TUNE,
+)
 
 
 class LMCacheToolkit(BaseToolkit):

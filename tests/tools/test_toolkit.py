@@ -52,6 +52,7 @@ READING = {
     "lmcache_list_entries",
     "lmcache_list_tenants",
     "lmcache_recommend_tenant_quotas",
+    "lmcache_compare_caches",
 }
 DESTRUCTIVE = {
     "lmcache_update_config",
@@ -71,6 +72,7 @@ ELSEWHERE = {
     "lmcache_warm_prefix": (PREFIX, "no engine has registered"),
     "lmcache_pin_prefix": (PREFIX, "coordinator"),
     "lmcache_recommend_tenant_quotas": ({}, "cannot compute quotas for default"),
+    "lmcache_compare_caches": ({"caches": ["default", "unreachable"]}, "fewer than two caches can be compared"),
     "lmcache_set_tenant_quota": ({"tenant": "a", "quota_mb": 4, "reason": "test"}, "max_quotas_mb"),
 }
 """Tools that need an L2, a fleet or an engine: arguments, and a word of what they say without (see test_fleet_tools.py)."""

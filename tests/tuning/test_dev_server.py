@@ -371,6 +371,22 @@ def test_a_run_calls_no_webhook(dev: DevServer, client: SyncLangGraphClient) -> 
         assert came == []
 
 
+def test_a_schedule_is_made_replaced_and_removed(dev: DevServer, client: SyncLangGraphClient) -> None:
+    def scheduled(*options: str) -> list[Any]:
+        program = [sys.executable, str(ROOT / "examples" / "watch_cron.py"), "--url", dev.url, "--cache", "unreachable"]
+        subprocess.run([*program, *options], check=True, timeout=60)
+        return list(client.crons.search())
+
+    (first,) = scheduled("--schedule", "0 3 * * *")
+    (second,) = scheduled("--schedule", "0 4 * * *", "--mode", "auto")
+    assert (first["schedule"], second["schedule"]) == ("0 3 * * *", "0 4 * * *")
+    (assistant,) = client.assistants.search(metadata={"cache": "unreachable"})
+    assert assistant["context"]["mode"] == "auto"
+    done: Any = client.runs.wait(None, assistant["assistant_id"], input={})
+    assert (done["tune_report"]["cache"], done["tune_report"]["mode"]) == ("unreachable", "auto")
+    assert scheduled("--remove") == []
+
+
 def test_who_starts_a_run_does_not_approve_it(guarded: DevServer, lmcache: None) -> None:
     began = now()
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import act, look, migrate, monitoring, offline, serve, size, try_out, tune
+from . import act, look, migrate, monitoring, offline, serve, size, try_out, tune, watch
 
 HELP = "See, tune and verify an LMCache KV cache."
 EPILOG = """\b
@@ -42,6 +42,7 @@ for command in (
     look.status,
     look.diagnose,
     look.recommend,
+    look.compare,
     look.changes,
     look.export,
     act.plan,
@@ -52,6 +53,7 @@ for command in (
     act.clear,
     tune.tune,
     tune.tune_fleet,
+    watch.watch,
     offline.predict,
     size.size,
     migrate.migrate,

@@ -77,6 +77,28 @@ def recommend(
         show(advice.model_dump(mode="json"), describe_advice(advice), as_json)
 
 
+def compare(
+    cache: Annotated[
+        list[str], typer.Option("--cache", "-c", help="Name of a cache; give two or more that share one machine's memory.")
+    ],
+    window: WindowSeconds = 0,
+    budget_mb: Annotated[
+        float | None, typer.Option(min=0.001, help="Memory to divide, MB. By default what these caches have now.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say in which cache of a machine a megabyte earns most.
+
+    The sizes that give the most hits together stay within the bounds of each cache. Nothing is changed.
+    """
+    with opened(None) as (operations, _):
+        from agent_tools.io_loop import io_loop
+        from agent_tools.tools.compare import describe_comparison
+
+        found = io_loop.run(operations.compare_caches, cache, window or None, budget_mb)
+        show(found.model_dump(mode="json"), describe_comparison(found), as_json)
+
+
 def changes(
     cache: Annotated[str | None, typer.Option("--cache", "-c", help="Name of the cache; all caches by default.")] = None,
     url: Url = None,
