@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 
 TOP_ENTRIES = 10
 """Entries listed in a status."""
+NOT_NOTED = "The change log does not hold this verdict, since the caller's token does not give the right to change."
 MEDDLED = "Somebody changed other settings while the change was being verified, so nothing is known; verify it again"
 LOOK_EVERY = 5.0
 """Seconds between two looks at a trial."""
@@ -482,7 +483,9 @@ class Operations:
         """
         named = await self.registry.find(change.plan.cache)
         story = await anyio.to_thread.run_sync(self.actor.log.story, change.change_id, limiter=self._log_readers)
-        return await self._verify(named, story, before, patience, progress)
+        found = await self._verify(named, story, before, patience, progress)
+        await self.actor.note_verification(change.change_id, found)
+        return found
 
     async def verify_change(
         self, change_id: str, patience: float, cache: str | None = None, progress: Progress = silent
@@ -490,7 +493,8 @@ class Operations:
         """Verify a change that is on record, also one that another process made.
 
         The change is compared with the figures recorded when it was made. The traffic since the change counts as far as this
-        process has read the cache since; the rest is waited for.
+        process has read the cache since; the rest is waited for. The verdict goes on record, unless the caller may only read:
+        whoever waits too briefly finds a change undecided, and must not put that in the place of another's verdict.
 
         Args:
             change_id: The change.
@@ -513,7 +517,11 @@ class Operations:
                 " with; undo it and set it again, then verify that change"
             )
         story = [one for one in await self.change(change_id) if one.cache == record.cache]
-        return await self._verify(named, story, record.baseline, patience, progress)
+        found = await self._verify(named, story, record.baseline, patience, progress)
+        if Right.CHANGE not in self.registry.settings.rights_of(self.caller):
+            return found.model_copy(update={"why": f"{found.why} {NOT_NOTED}"})
+        await self.actor.note_verification(record.change_id, found)
+        return found
 
     async def _verify(
         self, named: Cache, story: Sequence[ChangeRecord], before: Baseline, patience: float, progress: Progress
@@ -547,7 +555,6 @@ class Operations:
         found = found.model_copy(update={"change_id": record.change_id})
         if config.known() != seen.config.known():
             found = found.model_copy(update={"verdict": VerificationVerdict.UNDECIDED, "why": f"{MEDDLED}. {found.why}"})
-        await self.actor.note_verification(record.change_id, found)
         return found
 
     async def try_out(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:
