@@ -1,6 +1,8 @@
 """Compilation of the hot loops: numba compiles them at the first call and caches the result on disk if it can."""
 
 import hashlib
+import os
+import stat
 import threading
 from collections.abc import Callable
 from functools import cache, update_wrapper
@@ -18,7 +20,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     Numba takes a fifth of a second to import, and a caller that only reads a cache's status never needs it. The machine code is
     cached on disk, which saves seconds in each new process. If neither the package's folder nor the user's cache folder is
-    writable, numba refuses to cache; each process then compiles again.
+    writable, or if other users can write to the one that numba would use, each process compiles again.
     """
     return Kernel(function)
 
@@ -56,9 +58,29 @@ def _dispatcher(function: Callable[..., Any]) -> Any:  # noqa: ANN401
     # have changed. So the name of the cache file holds a hash of all sources in the folder.
     function.__qualname__ = f"{function.__qualname__}_{_sources(Path(function.__code__.co_filename).parent)}"
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        dispatcher = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # "cannot cache function ...: no locator available"
         return numba.njit(nogil=True)(function)
+    return dispatcher if _is_safe(Path(dispatcher.stats.cache_path), function) else numba.njit(nogil=True)(function)
+
+
+def _is_safe(folder: Path, function: Callable[..., Any]) -> bool:
+    """Return whether only we and root can put files into a cache folder. Numba unpickles what lies there, which can run any code.
+
+    The folder beside the source is safe as it is: Python itself runs the byte code that lies there.
+    """
+    if folder == Path(function.__code__.co_filename).resolve().parent / "__pycache__":
+        return True
+    while not folder.exists():  # numba makes it when it first writes
+        folder = folder.parent
+    return all(_is_ours(place, last=place == folder) for place in (folder.resolve(), *folder.resolve().parents))
+
+
+def _is_ours(place: Path, *, last: bool) -> bool:
+    found = place.stat()
+    own_group = found.st_gid == found.st_uid  # by custom the group of that user alone
+    writers = found.st_mode & (stat.S_IWOTH if own_group else stat.S_IWOTH | stat.S_IWGRP)
+    return found.st_uid in {0, os.geteuid()} and (not writers or (not last and bool(found.st_mode & stat.S_ISVTX)))
 
 
 @cache

@@ -138,7 +138,10 @@ class Registry:
 
             allowed = settings.bounds.l2_adapter
             return EmbeddedDeployment(
-                settings.embedded, self.settings.state_folder / "logs", attachable=() if allowed is None else (allowed,)
+                settings.embedded,
+                self.settings.state_folder / "logs",
+                attachable=() if allowed is None else (allowed,),
+                most_mb=settings.bounds.max_size_mb,
             )
         if settings.target == SIMULATED:
             from agent_tools.deployments.simulated.deployment import SimulatedDeployment
@@ -154,6 +157,7 @@ class Registry:
                 timeout=settings.timeout_seconds,
                 token=settings.token_of_module(),
                 access=settings.access(),
+                most_mb=settings.bounds.max_size_mb,
             )
         if settings.kind == "engine":
             from agent_tools.deployments.in_process.deployment import InProcessDeployment
@@ -173,6 +177,7 @@ class Registry:
                 addresses=settings.addresses,
                 timeout=settings.timeout_seconds,
                 access=settings.access(),
+                token=settings.token_of_module(),
             )
         raise SettingsError(
             f"target {settings.target!r} is not http://host:port, engine:http://host:port, fleet:http://host:port, {EMBEDDED} or"

@@ -71,8 +71,8 @@ class CacheSettings(Frozen):
     arena_folder: Path | None = None
     """Folder on the server's host for live L1 growth. Not for ``embedded:``, which has its own folder."""
     module_token: SecretStr | None = None
-    """Token of the server's module (``token_env`` of its config), for ``http:`` only. ``env:NAME`` reads the token from
-    that variable."""
+    """Token of the server's module (``token_env`` of its config), for ``http:`` and ``fleet:``. ``env:NAME`` reads the token from
+    that variable. Of a fleet's servers only those get it whose host and port `addresses` gives."""
     headers: dict[str, SecretStr] = {}
     """Headers that a proxy in front of the target asks for, e.g. ``{ Authorization = "env:NAME" }``: each value, or the
     environment variable that holds it. For ``fleet:`` they go to the coordinator, and to servers that `addresses`
@@ -109,6 +109,12 @@ class CacheSettings(Frozen):
             raise ValueError("name one engine in `engine`, or several in `engines`, not both")
         if len(set(self.engines)) < len(self.engines):
             raise ValueError("`engines` names an engine twice")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> "CacheSettings":
+        if self.module_token is not None and self.kind not in {"http", "https", "fleet"}:
+            raise ValueError(f"module_token is for http: and fleet: only; {self.kind}: has no module to ask for it: remove it")
         return self
 
     @property

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from agent_tools.caches.registry import Cache
 from agent_tools.deployments.base import Progress
@@ -24,6 +24,7 @@ from agent_tools.errors import (
     OutcomeUnknownError,
     OutOfBoundsError,
     RecordError,
+    SettingsError,
     StalePlanError,
     UnknownChangeError,
     UnsupportedError,
@@ -381,6 +382,10 @@ class Actor:
 
         All processes that use this state folder share the lock, whatever name or address they use for the server. The system
         releases it if this process dies.
+
+        Raises:
+            BusyError: Another process changes the server.
+            SettingsError: The file system of the state folder has no locks.
         """
         server = await identity(cache)
         lock = FileLock(self._locks / f"{hashlib.sha256(server.encode()).hexdigest()[:16]}.lock", thread_local=False)
@@ -453,8 +458,24 @@ async def identity(cache: Cache) -> str:
 
 
 def _acquire(lock: FileLock) -> None:
-    make_private(Path(lock.lock_file).parent)
-    lock.acquire(timeout=0)
+    folder = Path(lock.lock_file).parent
+    try:
+        make_private(folder)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:  # the latter by older versions of filelock
+        raise _no_locks(folder, error) from error
+    if isinstance(lock, SoftFileLock):  # what filelock becomes where there is no flock: it outlives a process that is killed
+        lock.release()
+        raise _no_locks(folder, "it has no flock")
+
+
+def _no_locks(folder: Path, why: object) -> SettingsError:
+    return SettingsError(
+        f"nothing in {folder} can be locked ({why}), so two agents could change a server at once: put state_folder on a local"
+        " disk, or on a network file system with locks (NFSv4). Nothing was changed"
+    )
 
 
 def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot, update: ConfigUpdate) -> str:

@@ -2,6 +2,12 @@
 
 import sys
 from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+
+from agent_tools.wire.distinct import Distinct, Int64
+from agent_tools.wire.series_table import Floats, SeriesTable
 
 Labels = tuple[str | None, str | None]
 """(model name, tenant); ``None`` stands for all the names that are not listed, see `TokensByLabels`."""
@@ -76,37 +82,58 @@ class TokensByLabels:
 
     def __init__(self) -> None:
         """Start without any figures."""
-        self._counts: dict[Labels, dict[str, int]] = {}
         self._models, self._tenants = _Names(MOST_MODELS), _Names(MOST_TENANTS)
+        self._shape = MOST_MODELS + 1, MOST_TENANTS + 1  # the last ones are for all the others
+        self._present = np.zeros(self._shape, np.bool_)
+        self._sums: dict[str, Floats] = {}
 
-    def add(self, model: str, tenant: str, field: str, tokens: int) -> None:
-        """Add tokens to one field of `TokenCounters`."""
-        counts = self._counts.setdefault((self._models.listed(model), self._tenants.listed(tenant)), {})
-        counts[field] = counts.get(field, 0) + tokens
+    def add(self, field: str, table: SeriesTable) -> None:
+        """Add the tokens of series to one field of `TokenCounters`."""
+        sums = self._sums.setdefault(field, np.zeros(self._shape))
+        models, tenants = self._models.numbers(table, "model_name"), self._tenants.numbers(table, "cache_salt")
+        places = np.ravel_multi_index((models, tenants), self._shape)
+        np.add.at(sums.reshape(-1), places, table.values)
+        self._present.reshape(-1)[places] = True
 
     @property
     def tokens(self) -> dict[Labels, TokenCounters]:
         """The sums."""
-        return {labels: TokenCounters(**counts) for labels, counts in self._counts.items()}
+        models, tenants = self._models.by_number, self._tenants.by_number
+        return {
+            (models[model], tenants[tenant]): TokenCounters(
+                **{field: int(sums[model, tenant]) for field, sums in self._sums.items()}
+            )
+            for model, tenant in np.argwhere(self._present).tolist()
+        }
 
     @property
     def unlisted(self) -> Unlisted:
         """How many names stand under ``None``."""
-        return Unlisted(len(self._models.unlisted), len(self._tenants.unlisted))
+        return Unlisted(self._models.unlisted, self._tenants.unlisted)
 
 
 class _Names:
-    """The first names of a kind; the rest are only counted."""
+    """The first names of a kind have a number each; the rest are only counted, and share the last number."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._listed: dict[str, str] = {}
-        self.unlisted: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._all = Distinct()
 
-    def listed(self, name: str) -> str | None:
-        if name not in self._listed:
-            if len(self._listed) >= self._most:
-                self.unlisted.add(name)
-                return None
-            self._listed[name] = sys.intern(name)  # one string for thousands of readings
-        return self._listed[name]
+    def numbers(self, table: SeriesTable, label: str) -> Int64:
+        """Return the number of each name in a column."""
+        names = table.column(label)
+        self._all.add(table.hashes(label))
+        if len(self._numbers) < self._most:
+            new = [name for name in dict.fromkeys(names) if name not in self._numbers][: self._most - len(self._numbers)]
+            self._numbers |= {sys.intern(name): number for number, name in enumerate(new, start=len(self._numbers))}
+        return np.fromiter(map(self._numbers.get, names, repeat(self._most)), np.int64, len(names))
+
+    @property
+    def by_number(self) -> list[str | None]:
+        """The names by their numbers; ``None`` for all the others."""
+        return [*self._numbers, *repeat(None, self._most + 1 - len(self._numbers))]
+
+    @property
+    def unlisted(self) -> int:
+        return len(self._all) - len(self._numbers)

@@ -93,7 +93,8 @@ class Arenas:
         memory when their last chunks are evicted.
 
         Raises:
-            Refusal: Beyond the limit, below what is fixed, or no room in the folder; nothing was changed.
+            Refusal: Beyond the limit, also together with arenas that are still being drained; below what is fixed; or no room in
+                the folder. Nothing was changed.
         """
         with self._lock:
             before = self.read()
@@ -105,6 +106,7 @@ class Arenas:
                     drained.append(arena)
                     rest -= arena.bytes
             if rest < target:
+                self._check_memory(before, target, drained)
                 self._add(target - rest)
             with _refusals():
                 for arena in drained:
@@ -125,6 +127,16 @@ class Arenas:
         if target < now.fixed_bytes:
             raise Refusal(
                 422, f"{now.fixed_bytes / MB:g} MB of L1 cannot be removed from a running server; ask for at least that"
+            )
+
+    def _check_memory(self, now: ArenasStatus, target: int, drained: list[Arena]) -> None:
+        """Refuse a size that takes more memory than the limit, with all arenas that hold chunks until these are evicted."""
+        held = now.draining_bytes + sum(arena.bytes for arena in drained if arena.used_bytes)
+        if held and target + held > max(self._limit or 0, now.total_bytes + now.draining_bytes):
+            raise Refusal(
+                409,
+                f"{held / MB:g} MB of drained arenas hold chunks until these are evicted; with {target / MB:g} MB L1 would take"
+                " more memory than max_l1_mb allows. Ask again later, or clear L1",
             )
 
     def _add(self, size: int) -> None:

@@ -18,7 +18,7 @@ from .vllm_metrics import parse_vllm_metrics
 
 READ_AGAIN = 1.0
 """Seconds for which a reading stays fresh: the page is large, and a caller that waits for traffic asks every half second."""
-SGLANG = "sglang:"
+SGLANG = b"sglang:"
 """Begins the names of SGLang's metrics."""
 
 
@@ -44,9 +44,8 @@ class ServingEngine:
         """Return the engine's counters; ``None`` (see `trouble`) if it does not answer or is no engine."""
         self.trouble, url = None, self._http.base_url
         try:
-            text, now = await self._http.read_text("/metrics"), time.time()
-            parse = parse_sglang_metrics if f"\n{SGLANG}" in f"\n{text}" else parse_vllm_metrics
-            return await parsed(parse, text, now, url)
+            page, now = await self._http.read_bytes("/metrics"), time.time()
+            return await parsed(_parse, page, now, url)
         except RefusedError as error:
             self.trouble = plain(error, MOST_SAID)
         except LMCacheToolError:
@@ -58,6 +57,11 @@ class ServingEngine:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+
+
+def _parse(page: bytes, taken_at: float, name: str) -> EngineReading:
+    parse = parse_sglang_metrics if page.startswith(SGLANG) or b"\n" + SGLANG in page else parse_vllm_metrics
+    return parse(page, taken_at, name)
 
 
 class ServingEngines:

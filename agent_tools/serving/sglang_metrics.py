@@ -5,7 +5,7 @@ found cached, and LMCache puts what it loads into SGLang's radix cache. So the p
 the radix cache had, and both stay unknown.
 """
 
-from agent_tools.wire.prometheus import samples_of
+from agent_tools.wire.prometheus import Page, samples_of
 
 from .engine_reading import EngineCounters, EngineReading
 
@@ -32,11 +32,11 @@ UNKNOWN = {
 """Counters that no SGLang has, and what is missing."""
 
 
-def parse_sglang_metrics(text: str, taken_at: float, name: str = "") -> EngineReading:
+def parse_sglang_metrics(page: Page, taken_at: float, name: str = "") -> EngineReading:
     """Read the text of SGLang's ``GET /metrics`` (``--enable-metrics``).
 
     Args:
-        text: The page.
+        page: The page.
         taken_at: Unix time, seconds.
         name: Name of the engine.
 
@@ -44,7 +44,7 @@ def parse_sglang_metrics(text: str, taken_at: float, name: str = "") -> EngineRe
         ValueError: The text is not in the Prometheus exposition format, or does not come from SGLang.
     """
     totals, buckets, gauges = dict[str, float](), dict[float, float](), dict[str, float]()
-    for sample in samples_of(text, lambda line: line.startswith(_WANTED)):
+    for sample in samples_of(page, lambda line: line.startswith(_WANTED)):
         if sample.name == f"{_TTFT}_bucket":
             bound = float(sample.labels["le"])
             buckets[bound] = buckets.get(bound, 0.0) + sample.value

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.samples import Sample
 
-from agent_tools.wire.prometheus import samples_of
+from agent_tools.wire.prometheus import Page, samples_of
 
 from .engine_reading import EngineCounters, EngineReading, together
 
@@ -77,18 +77,18 @@ class _Page:
         return {ours: self.counters[name] for ours, name in found.items()}
 
 
-def parse_vllm_metrics(text: str, taken_at: float, name: str = "") -> EngineReading:
+def parse_vllm_metrics(page: Page, taken_at: float, name: str = "") -> EngineReading:
     """Read the text of vLLM's ``GET /metrics`` (known from 0.32; older names where they are known).
 
     Args:
-        text: The page.
+        page: The page.
         taken_at: Unix time, seconds.
         name: Name of the engine.
 
     Raises:
         ValueError: The text is not in the Prometheus exposition format, or does not come from vLLM.
     """
-    start, pages = _pages(samples_of(text, lambda line: line.startswith(_WANTED)))
+    start, pages = _pages(samples_of(page, lambda line: line.startswith(_WANTED)))
     readings = [_reading(page, taken_at, start, f"{name}#{number}" if len(pages) > 1 else name) for number, page in pages.items()]
     if not readings:
         raise ValueError("it has none of the metrics of vLLM")

@@ -150,7 +150,8 @@ CHANGES = (
         name="verify_change",
         title="Verify a change",
         description="Say whether a change helped, also one made by hand: the predicted and the measured gain with its interval,"
-        " and whether to keep or undo it. Waits up to verify_seconds for traffic. Only notes the verdict in the change log.",
+        " and whether to keep or undo it. Waits up to verify_seconds for traffic. Only notes the verdict in the change log,"
+        " unless the caller may only read.",
         arguments=VerifyArguments,
         run=verify_change,
         hints=READ,

@@ -126,6 +126,9 @@ def approve(state: Planned) -> Command[str]:
     if named - {plan.fingerprint}:
         why = f"the approval is for another plan than {plan.plan_id}; start a new run. Nothing was changed"
         return _stop(Outcome.FAILED, why)
+    if edited is not None and (edited.name != APPLY or edited.args.cache not in {None, plan.cache}):
+        why = f"the edit is of another action, or of another cache, than {plan.plan_id}; start a new run. Nothing was changed"
+        return _stop(Outcome.FAILED, why)
     if decision.type == "reject":
         return _stop(Outcome.REJECTED, f"not approved{f': {decision.message}' if decision.message else ''}; nothing was changed")
     edit = {} if edited is None else {"tune_edit": edited.args.update.model_dump(mode="json")}

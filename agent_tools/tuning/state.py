@@ -165,6 +165,8 @@ class EditedArguments(BaseModel):
 
     update: Annotated[ConfigUpdate, Field(title="Settings")]
     """The settings that replace the plan's settings."""
+    cache: Annotated[str | None, Field(title="Cache")] = None
+    """The cache in the request. If given, it must be the plan's: an edit cannot lead to another cache."""
     fingerprint: Annotated[str | None, Field(title="Plan fingerprint")] = None
     """The fingerprint in the request. If given, it must match the plan in the request."""
 

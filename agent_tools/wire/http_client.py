@@ -124,10 +124,6 @@ class AdminClient:
         await asyncio.gather(*readings, return_exceptions=True)
         await self._http.aclose()
 
-    async def read_text(self, path: str) -> str:
-        """GET; the body as text."""
-        return (await self._read(path, {})).text
-
     async def read_bytes(self, path: str, **params: Any) -> bytes:  # noqa: ANN401  values of a query
         """GET; the body as it is."""
         return (await self._read(path, params)).content

@@ -44,6 +44,21 @@ def test_caches_are_read_from_the_file_that_the_variable_names(file: Path) -> No
     assert mine.embedded.l2_adapters[0].settings == {"base_path": "/kv"}
 
 
+@pytest.mark.parametrize("target", ["engine:http://127.0.0.1:7000", "embedded:", "simulated:"])
+def test_a_module_token_for_what_has_no_module_is_refused_in_one_sentence(file: Path, target: str) -> None:
+    file.write_text(f'[caches.prod]\ntarget = "{target}"\nmodule_token = "of-the-module"\n')
+    with pytest.raises(SettingsError, match="module_token is for http: and fleet: only") as refused:
+        Settings.load()
+    assert "of-the-module" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:8080", "https://gateway.example/admin"])
+def test_a_module_token_for_a_server_is_taken(file: Path, target: str) -> None:
+    file.write_text(f'[caches.prod]\ntarget = "{target}"\nmodule_token = "of-the-module"\n')
+    assert Settings.load().caches["prod"].token_of_module() is not None
+
+
 def test_a_private_cache_without_stated_bounds_may_grow_to_half_of_what_is_free(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fleet_processes import FleetProcesses, engine
+from pydantic import SecretStr
 from real_cache import eventually
 from real_logs import CHUNK_SIZE, conversations, log_of
 
@@ -28,6 +29,7 @@ from agent_tools.errors import (
     NotLMCacheError,
     OutcomeUnknownError,
     OutOfBoundsError,
+    SettingsError,
     UnknownCacheError,
     UnreachableError,
     UnsupportedError,
@@ -358,6 +360,59 @@ def test_a_server_outside_the_operators_networks_is_named_and_never_called(
         finally:
             processes.deregister("stranger")
             processes.deregister("named")
+
+
+@contextlib.contextmanager
+def listener() -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Something that calls itself a server: its port, and the token that each path was asked with."""
+    tokens: dict[str, str | None] = {}
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            tokens[self.path] = self.headers["Authorization"]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], tokens
+        server.shutdown()
+
+
+def test_the_modules_token_goes_only_to_servers_whose_host_and_port_the_operator_gave(processes: FleetProcesses) -> None:
+    names = ("found", "mapped", "half-mapped", "proxied")
+    with contextlib.ExitStack() as stack:
+        there = {name: stack.enter_context(listener()) for name in names}
+        ports = {name: port for name, (port, _) in there.items()}
+        addresses = {
+            "10.9.0.1:8080": f"127.0.0.1:{ports['mapped']}",
+            "10.9.0.2": "127.0.0.1",  # who registers chooses the port
+            "10.9.0.3": f"http://127.0.0.1:{ports['proxied']}",
+        }
+        processes.register("found", "127.0.0.1", ports["found"])
+        processes.register("mapped", "10.9.0.1", 8080)
+        processes.register("half-mapped", "10.9.0.2", ports["half-mapped"])
+        processes.register("proxied", "10.9.0.3", 8080)
+        try:
+            with connected(processes.url, addresses=addresses, token=SecretStr("of-the-module")) as fleet:
+                for name in names:
+                    admin = io_loop.run(fleet.member, name).admin
+                    assert io_loop.run(admin.read, "/agent-tools/l2") == io_loop.run(admin.read, "/status") == {}
+        finally:
+            for name in names:
+                processes.deregister(name)
+        for name, (_, tokens) in there.items():
+            bearer = "Bearer of-the-module" if name in {"mapped", "proxied"} else None
+            assert tokens == {"/agent-tools/l2": bearer, "/status": None}, name
+
+
+@pytest.mark.parametrize("addresses", [{}, {"10.9.0.2": "127.0.0.1"}])
+def test_a_module_token_that_no_server_would_get_is_refused(addresses: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="module_token of a fleet goes only to servers whose host and port"):
+        FleetDeployment("http://127.0.0.1:9", networks=LOOPBACK, addresses=addresses, token=SecretStr("of-the-module"))
 
 
 def test_a_server_that_moved_is_connected_anew(fleet: FleetDeployment, processes: FleetProcesses) -> None:

@@ -1,9 +1,11 @@
 """Claims about servers whose clients chose very many names of tenants and models."""
 
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 import anyio
 import anyio.to_thread
+import pytest
 
 from agent_tools.caches.history import KEPT, MOST_SERIES, History
 from agent_tools.deployments.counters import MOST_MODELS, MOST_TENANTS
@@ -11,6 +13,8 @@ from agent_tools.deployments.server.exposition import parse_exposition
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.models import Health
 from agent_tools.wire import prometheus
+from agent_tools.wire.long_page import tables_of_long_page
+from agent_tools.wire.series_table import SeriesTable
 
 HEAD = "process_start_time_seconds 5.0\nlmcache_mp_event_bus_dropped_events_total 0.0\n"
 
@@ -81,10 +85,51 @@ def test_a_long_page_is_read_as_prometheus_client_reads_it() -> None:
         "tab\\tx",
     ]
     lines = [f'requested_total{{cache_salt="{name}",model_name="m",}} {n}.5' for n, name in enumerate(names)]
-    lines += ["bare_total 3", 'spaced_total{a="b"}  4 1700000000', "", "# TYPE x counter"]
-    long = [(sample.name, sample.labels, sample.value) for sample in prometheus._samples_of_long_page(lines)]
-    short = [(sample.name, sample.labels, sample.value) for sample in prometheus._samples_of_page(lines)]
-    assert long == short
+    lines += ["bare_total 3", "empty_total{} 5", 'spaced_total{a="b"}  4 1700000000', 'later_total{a="b"} 4 1700000000', ""]
+    lines += ['# HELP x of "a" \\ b', "# TYPE x counter", 'other_order_total{model_name="m",cache_salt="a"} 1e3\r']
+    for _ in range(len(lines)):
+        lines = lines[7:] + lines[:7]  # each line begins a piece once, and ends one
+        assert samples(tables_of_long_page, lines) == samples(prometheus._tables_of_page, lines)
+
+
+def samples(read: Callable[..., Iterator[SeriesTable]], lines: Sequence[str]) -> list[tuple[str, list[tuple[str, str]], float]]:
+    tables = read("\n".join(lines).encode(), lambda line: line != "" and line[0] != "#")
+    return sorted((one.name, sorted(one.labels.items()), one.value) for table in tables for one in table.samples())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'a_total{b="c} 1',
+        'a_total{b="c"',
+        'a_total{b="c"}',
+        'a_total{b="c"} x',
+        'a_total{b="c"} 1 2 3',
+        'a_total{b="c"1',
+        'a_total{b="c" d="e"} 1',
+        'a_total{b="c",b="e"} 1',
+        'a_total{b="c"}{d="e"} 1',
+        'a_total{"c"} 1',
+        "a_total",
+        "a_total{ 1",
+        "a_total 1 2 3",
+        'a_total{b="c\\"} 1',
+    ],
+)
+def test_a_long_page_with_a_broken_line_is_refused(line: str) -> None:
+    whole = ['a_total{b="d"} 1', line, 'a_total{b="f"} 1']
+    with pytest.raises(ValueError, match=r"a_total.*not in the Prometheus format|could not convert"):
+        [*tables_of_long_page("\n".join(whole).encode(), lambda line: line.startswith("a_total"))]
+
+
+@pytest.mark.parametrize("second", ['a_total{b="c",d="e"} 2', 'a_total{d="e",b="c"} 2'])
+def test_a_series_that_a_long_page_has_twice_is_refused_wherever_it_stands(second: str) -> None:
+    between = "".join(f'a_total{{b="{number}"}} 1\n' for number in range(20_000))
+    page = f'a_total{{b="c",d="e"}} 1\n{between}'
+    assert len(page) > prometheus.LONG
+    assert sum(len(table.values) for table in prometheus.tables_of(page, lambda line: line.startswith("a_total"))) == 20_001
+    with pytest.raises(ValueError, match="a_total appears twice"):
+        [*prometheus.tables_of(f"{page}{second}\n", lambda line: line.startswith("a_total"))]
 
 
 def test_the_loop_goes_on_while_a_long_page_is_read() -> None:

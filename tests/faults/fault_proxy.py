@@ -132,6 +132,11 @@ class FaultProxy:
         self.changes: list[str] = []
         """Of those passed on to the server, the ones that change something."""
 
+    async def settled(self) -> None:
+        """Wait until all delayed calls have reached the server."""
+        await asyncio.gather(*self._late, return_exceptions=True)
+        self._late.clear()
+
     def mend(self) -> None:
         """Pass on all calls again, and go on counting."""
         self._released.set()

@@ -152,6 +152,7 @@ async def trial(scene: Scene, call: Call, fault: Fault, *, lasting: bool = False
             done = await attempt(operations, scene.update)
         await scene.proxy.open()
         scene.proxy.heal()
+        await scene.proxy.settled()  # whatever the agent was told has to hold when they have
         try:
             before = scene.wanted if done.step == "undo" else scene.first
             wrong = [fault async for fault in told(scene, state_folder, done, before)]

@@ -8,7 +8,7 @@ import asyncio
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -29,6 +29,9 @@ from agent_tools.deployments.server.workload_window import _decoded
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import CacheConfig, CacheMetrics
+from agent_tools.wire import prometheus
+from agent_tools.wire.long_page import tables_of_long_page
+from agent_tools.wire.series_table import SeriesTable
 
 ODD = st.sampled_from(
     [
@@ -180,6 +183,31 @@ def test_a_page_cut_short_counts_less_or_is_refused(cut: int) -> None:
         return
     for mine, all_of_it in zip(vars(part.counters).values(), vars(whole.counters).values(), strict=True):
         assert mine <= all_of_it
+
+
+LABELS = ['{a="', '",b="', '"} 1', "} ", *'{}="\\, 1a', "\\n", '\\"', "\\\\"]
+fragments = st.sampled_from([*LABELS, "\r", "é", "\u2028", "1e3", "NaN", "# "])
+lines_of_a_page = st.builds("".join, st.tuples(st.sampled_from(SERIES[:3]), st.lists(fragments, max_size=8).map("".join)))
+
+
+@tried(300, 20_000)
+@given(st.lists(lines_of_a_page, max_size=6))
+def test_a_long_page_is_read_like_a_short_one_or_refused(lines: list[str]) -> None:
+    """prometheus_client takes some lines that no exporter writes, so what it reads may be refused. Nothing is read otherwise."""
+    page = "\n".join(lines).encode()
+    try:
+        found = sorted(map(repr, rows_of(tables_of_long_page(page, wanted))))
+    except ValueError:
+        return
+    assert found == sorted(map(repr, rows_of(prometheus._tables_of_page(page, wanted))))
+
+
+def wanted(line: str) -> bool:
+    return line.startswith("lmcache_mp")
+
+
+def rows_of(tables: Iterable[SeriesTable]) -> list[tuple[str, list[tuple[str, str]], float]]:
+    return [(one.name, sorted(one.labels.items()), float(one.value)) for table in tables for one in table.samples()]
 
 
 # ---- windows between readings ----

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,33 @@ def test_a_cache_that_does_not_answer_is_named_and_looked_for_again(open_page: O
     page = open_page("?cache=unreachable&refresh=0")
     expect(page.get_by_text("no cache answered")).to_be_visible()
     expect(page.get_by_role("link", name="reload automatically")).to_be_visible()
+
+
+EVIL = "<img src=x onerror=document.title=`owned`>"
+EVILS = (
+    EVIL,
+    "'><svg onload=document.title=`owned`>",
+    "</style><script>document.title=`owned`;",
+    '"onmouseover="document.title=1',
+)
+
+
+def test_names_that_clients_chose_run_nothing_in_a_browser(open_page: Open, watched: Watched) -> None:
+    """As names of tenants and models of real traffic; LMCache takes all of a salt but @, / and the backslash."""
+    few = AgentTraffic(requests=3, seed=5, tenants=len(EVILS)).generate()
+    salts = tuple(evil.replace("/", "") for evil in EVILS)
+    with ThreadPoolExecutor(1) as pool:
+        for model in EVILS:
+            settings = ReplaySettings(model=model)
+            pool.submit(replay, replace(few, tenant_names=salts), watched.server.rpc_url, settings).result()
+    page = open_page()
+    title = page.title()
+    expect(page.get_by_text(EVIL[:20]).first).to_be_attached()
+    for place in page.locator("summary").all():
+        place.click()
+    page.mouse.move(100, 300)
+    assert page.title() == title
+    assert page.locator("img, script:not([nonce]), [onload], [onerror], [onmouseover]").count() == 0
 
 
 def test_a_browser_comes_in_with_the_token_as_password(browser: Any, watched: Watched, tmp_path: Path) -> None:

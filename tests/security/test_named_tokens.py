@@ -90,6 +90,19 @@ def test_changing_and_clearing_are_two_rights_and_the_name_is_on_record(url: str
     assert set(actors(named)) == {"rest, asked by ops", "rest, asked by night"}
 
 
+def test_a_token_that_may_read_verifies_a_change_and_leaves_the_record_as_it_is(url: str, named: Operations) -> None:
+    assert send(url, "POST", "config", CHANGER, json={"eviction_ratio": 0.3}).status_code == 200
+    change = io_loop.run(named.changes)[0].change_id
+    before, path = io_loop.run(named.changes), f"changes/{change}/verify"
+    found = send(url, "POST", path, READER, params={"verify_seconds": 0.1})
+    assert found.status_code == 200, found.text
+    assert "The change log does not hold this verdict" in found.json()["why"]
+    assert io_loop.run(named.changes) == before
+    found = send(url, "POST", path, CHANGER, params={"verify_seconds": 0.1})
+    assert "The change log" not in found.json()["why"]
+    assert len(io_loop.run(named.changes)) == len(before) + 1
+
+
 def test_it_holds_for_every_tool_over_mcp_and_the_clients_name_is_on_record(named: Operations) -> None:
     call = Answers(LMCacheToolkit(operations=named).get_tools(), named).methods()["tools/call"]
     change = {"name": "lmcache_update_config", "arguments": {"update": {"eviction_ratio": 0.3}, "reason": "test"}}

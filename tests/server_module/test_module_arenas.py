@@ -43,6 +43,21 @@ def test_a_size_beyond_the_bounds_is_refused_and_changes_nothing(module: ModuleC
     assert module.ask("GET", "arenas")["total_bytes"] == 16 * MB
 
 
+def test_drained_arenas_that_hold_chunks_count_until_these_are_evicted(module: ModuleClient) -> None:
+    module.ask("PUT", "arenas", json={"total_mb": 64})
+    module.replay(log_of(*conversations(100, 150)), "drained")
+    refused = module.refused("PUT", "arenas", json={"total_mb": 40})  # 24 MB more, beside 48 that are drained
+    assert refused[0] == 409
+    assert "48 MB of drained arenas hold chunks" in refused[1]
+    assert module.ask("PUT", "arenas", json={"total_mb": 16})["draining_bytes"] == 48 * MB
+    assert module.refused("PUT", "arenas", json={"total_mb": 17})[0] == 409
+    assert module.ask("GET", "arenas")["total_bytes"] == 16 * MB
+    module.http.post("/cache/clear")
+    eventually(lambda: module.ask("GET", "arenas")["draining_bytes"] == 0)
+    assert module.ask("PUT", "arenas", json={"total_mb": 17})["current_bytes"] == 17 * MB
+    module.ask("PUT", "arenas", json={"total_mb": 16})
+
+
 @pytest.mark.filterwarnings("ignore")  # LMCache uses what OpenTelemetry and Google have deprecated
 def test_an_arena_that_does_not_fit_into_the_folder_is_refused_before_anything_is_written(lmcache: None, tmp_path: Path) -> None:
     from agent_tools.server_module.arenas import Arenas  # noqa: PLC0415  imports LMCache

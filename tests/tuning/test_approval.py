@@ -85,7 +85,7 @@ def test_an_edited_plan_is_applied_as_edited(asked: Asked, cache: Cache) -> None
 
 
 def test_an_edit_outside_the_bounds_changes_nothing(asked: Asked, cache: Cache) -> None:
-    report = asked.answer({"type": "edit", "edited_action": {"name": "x", "args": {"update": {"max_size_mb": 6400}}}})
+    report = asked.answer({"type": "edit", "edited_action": {"args": {"update": {"max_size_mb": 6400}}}})
     assert report.outcome is Outcome.FAILED
     assert "above the operator's bound of 64" in report.summary
     assert l1_mb(cache) == 16

@@ -272,6 +272,35 @@ def test_a_rejected_plan_changes_nothing(client: SyncLangGraphClient, cache: Ser
     assert l1_mb(cache) == 16
 
 
+def changes(dev: DevServer) -> set[str]:
+    """The ids of all changes on record."""
+    return {one["change_id"] for one in httpx.get(f"{dev.url}/lmcache/changes", timeout=30).json()}
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"args": {"update": {"max_size_mb": 65}}},
+        {"args": {"cache": "unreachable", "update": {"max_size_mb": 20}}},
+        {"args": {"update": {"max_size_mb": 20}, "fingerprint": "of another"}},
+        {"name": "lmcache_clear", "args": {"update": {"max_size_mb": 20}}},
+        {"args": {}},
+    ],
+    ids=str,
+)
+def test_an_edited_approval_leads_nowhere_else(
+    dev: DevServer, client: SyncLangGraphClient, cache: ServerDeployment, edited: dict[str, Any]
+) -> None:
+    thread, earlier = client.threads.create()["thread_id"], changes(dev)
+    asked: Any = client.runs.wait(thread, "tune_cache", input={}, context=GREATEST)
+    assert asked["__interrupt__"]
+    answer = {"decisions": [{"type": "edit", "edited_action": edited}]}
+    done: Any = client.runs.wait(thread, "tune_cache", command={"resume": answer}, context=GREATEST, raise_error=False)
+    assert "__error__" in done or done["tune_report"]["outcome"] == "failed", done
+    assert changes(dev) == earlier
+    assert l1_mb(cache) == 16
+
+
 # ---- who may come in ----
 
 
@@ -424,3 +453,36 @@ def test_who_starts_a_run_does_not_approve_it(guarded: DevServer, lmcache: None)
     since = {one["actor"] for one in told if datetime.fromisoformat(one["recorded_at"]) >= began}
     assert since == {"graph tune_cache, approved by alice"}
     assert httpx.get(f"{guarded.url}/lmcache/caches", headers={"Authorization": f"Bearer {APPROVERS['bob']}"}).status_code == 401
+
+
+# ---- last, since advice that was undone is not given again ----
+
+
+def test_an_approval_that_is_sent_again_changes_nothing_again(
+    dev: DevServer, client: SyncLangGraphClient, cache: ServerDeployment
+) -> None:
+    """Again to the same thread, from a checkpoint of before, to a copy of the thread; and also after the change was undone."""
+    thread = client.threads.create()["thread_id"]
+    context, yes = {"verify_seconds": 1, **GREATEST}, {"resume": {"decisions": [{"type": "approve"}]}}
+    asked: Any = client.runs.wait(thread, "tune_cache", input={}, context=context)
+    copied: Any = client.threads.copy(thread)
+    waiting = client.threads.get_state(thread)["checkpoint"]
+    earlier = changes(dev)
+    done: Any = client.runs.wait(thread, "tune_cache", command=yes, context=context)
+    assert done["tune_report"]["change"] is not None, done["tune_report"]["summary"]
+    (change,) = changes(dev) - earlier
+    grown = l1_mb(cache)
+    assert grown == asked["__interrupt__"][0]["value"]["action_requests"][0]["args"]["update"]["max_size_mb"]
+
+    def again() -> None:
+        for where, more in ((thread, {}), (thread, {"checkpoint": waiting}), (copied["thread_id"], {})):
+            client.runs.wait(where, "tune_cache", command=yes, context=context, raise_error=False, **more)
+            assert changes(dev) - earlier <= {change, undone}
+            assert l1_mb(cache) == now_mb
+
+    undone, now_mb = "none yet", grown
+    again()
+    undo: Any = httpx.post(f"{dev.url}/lmcache/changes/{change}/undo", timeout=60).json()
+    undone, now_mb = undo["change_id"], 16
+    assert l1_mb(cache) == 16
+    again()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpx
@@ -37,6 +38,12 @@ class AllowedServers:
     def is_operators_url(self, url: str) -> bool:
         """Return whether the operator gave this URL whole."""
         return url in self._urls.values()
+
+    @cached_property
+    def operators_servers(self) -> frozenset[str]:
+        """The URLs of which the operator named the host and the port, so that no coordinator chose either."""
+        whole = {_url(f"http://{place[0]}") for place in self._addresses.values() if place["port"]}
+        return frozenset({*self._urls.values(), *whole})
 
     def url(self, instance: Instance) -> str:
         """Return the server's URL in the format of `AdminClient.base_url`.

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
+from pydantic import SecretStr
+
 from agent_tools.deployments.all_or_nothing import all_or_nothing
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.members import agreed, side_by_side, together
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.snapshot import Snapshot
-from agent_tools.errors import UnknownCacheError, UnsupportedError
+from agent_tools.errors import SettingsError, UnknownCacheError, UnsupportedError
 from agent_tools.models import SETTINGS, CacheConfig, CacheEntry, ConfigUpdate, Support, SupportLevel, TenantUsage, WarmResult
 from agent_tools.plain import plain
 from agent_tools.wire.access import NO_PROXY, Access
@@ -41,6 +43,7 @@ class FleetDeployment:
         addresses: Mapping[str, str] = {},
         timeout: float = 5.0,
         access: Access = NO_PROXY,
+        token: SecretStr | None = None,
     ) -> None:
         """Prepare the connections, without calling anything yet.
 
@@ -51,9 +54,19 @@ class FleetDeployment:
                 URL of a proxy in front of it.
             timeout: Seconds per call.
             access: What the proxy asks for, in front of the coordinator and of the servers whose URL `addresses` gives.
+            token: Token of the servers' module. Only servers whose host and port `addresses` gives get it.
+
+        Raises:
+            SettingsError: An address is wrong, or no server would get the token.
         """
+        allowed = AllowedServers(networks, addresses)
+        if token is not None and not allowed.operators_servers:
+            raise SettingsError(
+                "module_token of a fleet goes only to servers whose host and port `addresses` gives, and it gives none: map the"
+                " servers in caches.toml, or remove the token"
+            )
         self._coordinator = Coordinator(coordinator_url, timeout, access)
-        self._known = FleetServers(self._coordinator, AllowedServers(networks, addresses), timeout, access)
+        self._known = FleetServers(self._coordinator, allowed, timeout, access, token)
 
     async def close(self) -> None:
         """Close all connections."""

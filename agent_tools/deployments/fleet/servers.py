@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
+from pydantic import SecretStr
 
 from agent_tools.deployments.members import side_by_side
 from agent_tools.deployments.server.deployment import ServerDeployment
@@ -34,9 +35,17 @@ class Listed:
 class FleetServers:
     """Keep one `ServerDeployment` per server while the server stays at the same address."""
 
-    def __init__(self, coordinator: Coordinator, allowed: AllowedServers, timeout: float, access: Access = NO_PROXY) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        allowed: AllowedServers,
+        timeout: float,
+        access: Access = NO_PROXY,
+        token: SecretStr | None = None,
+    ) -> None:
         self._coordinator = coordinator
         self._access = access
+        self._token = token
         self._allowed = allowed
         self._timeout = timeout
         self._servers: dict[str, ServerDeployment] = {}
@@ -92,9 +101,10 @@ class FleetServers:
         return Listed(servers=self._servers, left_out=left_out)
 
     def _connection(self, url: str) -> ServerDeployment:
-        """Connect to a server. Only a proxy that the operator named gets the headers, never an address that was registered."""
+        """Connect to a server. Only an address that the operator named gets a secret, never an address that was registered."""
         access = self._access if self._allowed.is_operators_url(url) else NO_PROXY
-        return ServerDeployment(url, timeout=self._timeout, access=access)
+        token = self._token if url in self._allowed.operators_servers else None
+        return ServerDeployment(url, timeout=self._timeout, token=token, access=access)
 
     def _url_or_why(self, instance: Instance) -> str | UnsupportedError:
         try:

@@ -6,7 +6,7 @@ LMCache updates these counters every 10 s. Only the number of chunks in L1 and t
 from dataclasses import dataclass
 
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, TokensByLabels, Unlisted
-from agent_tools.wire.prometheus import process_start_of, samples_of
+from agent_tools.wire.prometheus import Page, process_start_of, tables_of
 
 REFRESH_SECONDS = 10.0
 """Largest age of the counters of in-process LMCache 0.5.6, in seconds."""
@@ -47,20 +47,20 @@ class InProcessExposition:
     """The verdict of LMCache's health monitor. ``None`` without a monitor."""
 
 
-def parse_in_process_exposition(text: str, chunk_size: int, keys_per_chunk: int) -> InProcessExposition:
+def parse_in_process_exposition(page: Page, chunk_size: int, keys_per_chunk: int) -> InProcessExposition:
     """Return the reading in the text of ``GET /metrics`` of in-process LMCache 0.5.6.
 
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
-    samples = list(samples_of(text, lambda line: line.startswith(_WANTED)))
+    tables = list(tables_of(page, lambda line: line.startswith(_WANTED)))
     sums = dict.fromkeys(_COUNTS.values(), 0.0)
     tokens = TokensByLabels()
-    for sample in samples:
-        if sample.name in _COUNTS:
-            sums[_COUNTS[sample.name]] += sample.value
-        elif sample.name in _TOKENS:
-            tokens.add(sample.labels.get("model_name", ""), "", _TOKENS[sample.name], int(sample.value))
+    for table in tables:
+        if table.name in _COUNTS:
+            sums[_COUNTS[table.name]] += float(table.values.sum())
+        elif table.name in _TOKENS:
+            tokens.add(_TOKENS[table.name], table)
     counters = Counters(
         lookups=int(sums["lookups"]),
         missed_lookups=int(sums["missed_lookups"]),
@@ -69,10 +69,10 @@ def parse_in_process_exposition(text: str, chunk_size: int, keys_per_chunk: int)
         lookup_calls=int(sums["lookup_calls"]),
         lookup_seconds=sums["lookup_seconds"],
     )
-    health = [sample.value > 0 for sample in samples if sample.name == _HEALTHY]
+    health = [value > 0 for table in tables if table.name == _HEALTHY for value in table.values.tolist()]
     return InProcessExposition(
-        process_start=process_start_of(samples),
-        counters=counters if any(sample.name in _COUNTS for sample in samples) else None,
+        process_start=process_start_of(tables),
+        counters=counters if any(table.name in _COUNTS for table in tables) else None,
         tokens=tokens.tokens,
         unlisted=tokens.unlisted,
         l1_used_bytes=int(sums["l1_used_bytes"]),

@@ -120,9 +120,9 @@ class Worker:
         if state.is_scheduler:
             return None
         async with self._asked("/metrics"):
-            text = await self._admin.read_text("/metrics")
+            page = await self._admin.read_bytes("/metrics")
         with self.understood("/metrics"):
-            seen = await parsed(parse_in_process_exposition, text, state.conf["chunk_size"], state.keys_per_chunk)
+            seen = await parsed(parse_in_process_exposition, page, state.conf["chunk_size"], state.keys_per_chunk)
             return _snapshot_of(asked_at, state, seen)
 
     @contextlib.contextmanager

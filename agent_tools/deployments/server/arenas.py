@@ -45,6 +45,10 @@ class Arenas:
     """Bytes of the primary arena. It cannot be removed, so L1 cannot become smaller live."""
     others: tuple[tuple[str, int], ...]
     """Path and bytes of each other arena, the oldest first."""
+    held: int = 0
+    """Bytes of arenas that are being drained. They keep their memory until their last chunk is evicted."""
+    full: frozenset[str] = frozenset()
+    """Paths of the arenas that hold chunks."""
 
     @property
     def total(self) -> int:
@@ -68,6 +72,8 @@ async def arenas_of(admin: AdminClient) -> Arenas | None:
         return Arenas(
             primary=sum(arena["size_in_bytes"] for arena in active if arena["is_primary"]),
             others=tuple((arena["device_path"], arena["size_in_bytes"]) for arena in active if not arena["is_primary"]),
+            held=sum(arena["size_in_bytes"] for arena in status["arenas"] if arena["state"] != "active"),
+            full=frozenset(arena["device_path"] for arena in active if arena["used_bytes"]),
         )
 
 
@@ -78,14 +84,24 @@ async def _several(admin: AdminClient) -> bool:
         return len(status["storage_manager"]["l1_managers"]) > 1
 
 
-async def resize(admin: AdminClient, arenas: Arenas, folder: Path, target: int, progress: Progress) -> None:
+async def resize(
+    admin: AdminClient, arenas: Arenas, folder: Path, target: int, progress: Progress, most: float | None = None
+) -> None:
     """Change the sum of the active arenas to `target` bytes (page aligned).
 
     To grow L1, add an arena. To shrink L1, add an arena for the remainder and drain the newest of the other arenas. A drained
     arena loses its capacity at once, and frees its memory when its last chunk is evicted.
 
+    Args:
+        admin: The server's admin API.
+        arenas: The arenas now.
+        folder: For the new arena.
+        target: Bytes.
+        progress: Called at each step.
+        most: Bytes of memory that L1 may take, with arenas that are being drained. ``None`` means any.
+
     Raises:
-        UnsupportedError: The folder is too full. Nothing was changed.
+        UnsupportedError: The folder is too full, or L1 would take too much memory. Nothing was changed.
     """
     total, drained = arenas.total, []
     for path, size in reversed(arenas.others):
@@ -93,11 +109,22 @@ async def resize(admin: AdminClient, arenas: Arenas, folder: Path, target: int, 
             drained.append((path, size))
             total -= size
     if total < target:
+        _check_memory(arenas, target, sum(size for path, size in drained if path in arenas.full), most)
         progress(f"adding an L1 arena of {(target - total) / MB:.1f} MB")
         await _add(admin, folder, target - total)
     for path, size in drained:
         progress(f"draining an L1 arena of {size / MB:.1f} MB")
         await admin.change("POST", f"{ROUTE}/remove", {"device_path": path, "mode": "drain"})
+
+
+def _check_memory(arenas: Arenas, target: int, drained: int, most: float | None) -> None:
+    held = arenas.held + drained
+    if most is not None and held and target + held > max(most, arenas.total + arenas.held):
+        raise UnsupportedError(
+            f"{held / MB:.1f} MB of drained arenas hold chunks until these are evicted; with {target / MB:.1f} MB L1 would take"
+            f" more memory than {most / MB:.1f} MB, the operator's bound of max_size_mb. Try again later, or clear L1."
+            " Nothing was changed"
+        )
 
 
 async def _add(admin: AdminClient, folder: Path, size: int) -> None:

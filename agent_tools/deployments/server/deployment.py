@@ -69,7 +69,7 @@ class ServerDeployment:
     backend = "lmcache server"
     owned = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one for each setting of the operator's
         self,
         base_url: str,
         *,
@@ -79,6 +79,7 @@ class ServerDeployment:
         transport: httpx.AsyncBaseTransport | None = None,
         token: SecretStr | None = None,
         access: Access = NO_PROXY,
+        most_mb: float | None = None,
     ) -> None:
         """Prepare the connection, without calling anything yet.
 
@@ -90,12 +91,14 @@ class ServerDeployment:
             transport: The HTTP transport. The default is plain HTTP.
             token: Token for the server's module (``token_env`` of its config).
             access: What a proxy in front of the server asks for.
+            most_mb: Memory that L1 may take while arenas are drained, MB. ``None`` means any.
         """
         self.admin = AdminClient(base_url, timeout, transport, token, access=access)
         self._answers = ServerAnswers(self.admin)
         self._has_token = token is not None
         self._access_log = access_log
         self._arena_folder = arena_folder
+        self._most_mb = most_mb
         self._last_log: tuple[list[tuple[str, int]], AccessLog] | None = None
         self._window = WorkloadWindow(self.admin)
         self._module: ServerModule | None = None
@@ -113,21 +116,21 @@ class ServerDeployment:
         """Return the snapshot from ``/status`` and ``/metrics``, read side by side."""
         release = await self._answers.release()
         asked_at = _now()
-        status, text = await asyncio.gather(self._answers.status(), self.admin.read_text("/metrics"))
+        status, page = await asyncio.gather(self._answers.status(), self.admin.read_bytes("/metrics"))
         taken_at = _now()
-        exposition = await self._exposition(text, release)
+        exposition = await self._exposition(page, release)
         if self._answers.is_of_another_process(exposition.process_start):
             release = await self._answers.release()
-            exposition = await self._exposition(text, release)
+            exposition = await self._exposition(page, release)
         with self._answers.understood("/status"):
             for model, sizes in single_ranks_of(exposition, status["chunk_size"]).items():
                 self._world_sizes.setdefault(model, sizes)
             self._remember_world_sizes(status)
             return snapshot_of(asked_at, taken_at, status, exposition, release)
 
-    async def _exposition(self, text: str, release: Release) -> Exposition:
+    async def _exposition(self, page: bytes, release: Release) -> Exposition:
         with self._answers.understood("/metrics"):
-            return await parsed(partial(parse_exposition, splits_hits=release.counts_lookups), text)
+            return await parsed(partial(parse_exposition, splits_hits=release.counts_lookups), page)
 
     def _remember_world_sizes(self, status: Mapping[str, Any]) -> None:
         for model, sizes in world_sizes_of(status).items():
@@ -188,7 +191,7 @@ class ServerDeployment:
         module = await self.module()
         async with all_or_nothing() as undo:
             if update.max_size_mb is not None:
-                await change_size(self.admin, module, self._arena_folder, update.max_size_mb, progress, undo)
+                await change_size(self.admin, module, self._arena_folder, update.max_size_mb, progress, undo, self._most_mb)
             if update.tenant_quotas_mb is not None:
                 quotas = (await self.config()).tenant_quotas_mb or {}
                 await change_quotas(self.admin, quotas, update.tenant_quotas_mb, progress, undo)

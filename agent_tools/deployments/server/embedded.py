@@ -36,10 +36,17 @@ class EmbeddedDeployment(ServerDeployment):
     backend = "embedded"
     owned = True
 
-    def __init__(self, options: EmbeddedOptions, log_folder: Path, attachable: Sequence[L2Adapter] = ()) -> None:
+    def __init__(
+        self,
+        options: EmbeddedOptions,
+        log_folder: Path,
+        attachable: Sequence[L2Adapter] = (),
+        most_mb: float | None = None,
+    ) -> None:
         """Check the options and start nothing yet.
 
-        The server writes its log to `log_folder`. `attachable` are the L2 adapters that it may attach live.
+        The server writes its log to `log_folder`. `attachable` are the L2 adapters that it may attach live. `most_mb` is the
+        memory that L1 may take while arenas are drained.
 
         Raises:
             UnsupportedError: lmcache is not installed, or L1 does not have this eviction policy.
@@ -60,7 +67,13 @@ class EmbeddedDeployment(ServerDeployment):
             ADAPTERS_ENV: json.dumps([{"type": one.type, **one.settings} for one in attachable]),
         }
         # The transport adds the port of the running server.
-        super().__init__("http://127.0.0.1", arena_folder=options.arena_folder, transport=_OwnedTransport(self), token=token)
+        super().__init__(
+            "http://127.0.0.1",
+            arena_folder=options.arena_folder,
+            transport=_OwnedTransport(self),
+            token=token,
+            most_mb=most_mb,
+        )
         self.admin.ready = self.started  # a slow start does not use up the time of the first call
         self._flags = _start_flags(options)
         self._folder = options.arena_folder

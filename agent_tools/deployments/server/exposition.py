@@ -1,11 +1,11 @@
 """Prometheus text -> the counters of one `lmcache server` at one instant."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from prometheus_client.samples import Sample
-
 from agent_tools.deployments.counters import MOST_MODELS, Counters, Labels, TokenCounters, TokensByLabels, Unlisted
-from agent_tools.wire.prometheus import process_start_of, samples_of
+from agent_tools.wire.prometheus import Page, process_start_of, tables_of
+from agent_tools.wire.series_table import Floats, SeriesTable
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ _LABELLED = {
 }
 
 
-def parse_exposition(text: str, *, splits_hits: bool = True) -> Exposition:
+def parse_exposition(page: Page, *, splits_hits: bool = True) -> Exposition:
     """Read the text of ``GET /metrics`` of an `lmcache server`.
 
     Args:
-        text: The page.
+        page: The page.
         splits_hits: Whether the server counts hits by tier. If not (LMCache up to 0.5.4), all hits are in `hit_l1`.
 
     Raises:
@@ -100,40 +100,41 @@ def parse_exposition(text: str, *, splits_hits: bool = True) -> Exposition:
     keys_hit: dict[str, float] = {}
     tokens_hit: dict[str, float] = {}
     l2_loaded = 0.0
-    unregistered: dict[str, int] = {}
+    unregistered: dict[str, float] = {}
     present: set[str] = set()
     has_cache_metrics = False  # the event bus's counter is exported from the first second, long before the first lookup
-    process: list[Sample] = []
-    for sample in samples_of(text, _wanted):
-        labels = sample.labels
-        if sample.name in fields_of_tokens:
-            field = fields_of_tokens[sample.name]
-            tokens.add(labels.get("model_name", ""), labels.get("cache_salt", ""), field, int(sample.value))
+    process: list[SeriesTable] = []
+    for table in tables_of(page, _wanted):
+        name, values, models = table.name, table.values, table.column("model_name")
+        if name in fields_of_tokens:
+            tokens.add(fields_of_tokens[name], table)
             present.add("tokens")
-            if sample.name == "lmcache_mp_lookup_hit_l1_tokens_total":
-                _add(tokens_hit, labels.get("model_name", ""), sample.value)
-        elif sample.name == "lmcache_mp_lookup_hit_l1_keys_total":
-            _add(keys_hit, labels.get("model_name", ""), sample.value)
-        elif sample.name == _L2_LOADED:
-            l2_loaded += sample.value
-        elif (name := _total_of(sample)) is not None:
-            totals[name] += sample.value
-            present.add(name)
-            if name == _UNREGISTERED and len(unregistered) < MOST_MODELS:
-                model = labels.get("model_name", "")
-                unregistered[model] = unregistered.get(model, 0) + int(sample.value)
-        elif sample.name in {"process_start_time_seconds", "target_info"}:
-            process.append(sample)
-        has_cache_metrics = has_cache_metrics or sample.name == "lmcache_mp_event_bus_dropped_events_total"
+            if name == "lmcache_mp_lookup_hit_l1_tokens_total":
+                _add(tokens_hit, models, values)
+        elif name == "lmcache_mp_lookup_hit_l1_keys_total":
+            _add(keys_hit, models, values)
+        elif name == _L2_LOADED:
+            l2_loaded += float(values.sum())
+        elif name in _TOTALS:
+            totals[_TOTALS[name]] += float(values.sum())
+            present.add(_TOTALS[name])
+        elif name in {"process_start_time_seconds", "target_info"}:
+            process.append(table)
+        for field, rows in _labelled(table):
+            totals[field] += float(rows.values.sum())
+            present.add(field)
+            if field == _UNREGISTERED:
+                _add(unregistered, rows.column("model_name"), rows.values)
+        has_cache_metrics = has_cache_metrics or name == "lmcache_mp_event_bus_dropped_events_total"
     seconds, speeds = totals.pop("lookup_seconds"), totals.pop("l2_load_speeds")
     counts = {name: int(value) for name, value in totals.items()}
     return Exposition(
         process_start=process_start_of(process),
-        instance_id=next((s.labels.get("service_instance_id") for s in process if s.name == "target_info"), None),
+        instance_id=next((one.column("service_instance_id")[0] for one in process if one.name == "target_info"), "") or None,
         counters=Counters(lookup_seconds=seconds, l2_load_speeds=speeds, **counts),
         tokens=tokens.tokens,
         unlisted=tokens.unlisted,
-        unregistered=unregistered,
+        unregistered={model: int(count) for model, count in unregistered.items()},
         l2_loaded_objects=int(l2_loaded),
         absent=frozenset({*totals, "tokens"} - present),
         objects_per_token={model: keys_hit.get(model, 0.0) / hit for model, hit in tokens_hit.items() if hit},
@@ -141,10 +142,11 @@ def parse_exposition(text: str, *, splits_hits: bool = True) -> Exposition:
     )
 
 
-def _add(sums: dict[str, float], model: str, value: float) -> None:
-    """Add to the sum of a model. Clients choose these names, so only the first ones have a sum."""
-    if model in sums or len(sums) < MOST_MODELS:
-        sums[model] = sums.get(model, 0.0) + value
+def _add(sums: dict[str, float], models: Sequence[str], values: Floats) -> None:
+    """Add to the sums of models. Clients choose these names, so only the first ones have a sum."""
+    for model, value in zip(models, values.tolist(), strict=True):
+        if model in sums or len(sums) < MOST_MODELS:
+            sums[model] = sums.get(model, 0.0) + value
 
 
 def _wanted(line: str) -> bool:
@@ -154,8 +156,8 @@ def _wanted(line: str) -> bool:
     return "_bucket" not in name or name == _EVICT_REUSE_BUCKET
 
 
-def _total_of(sample: Sample) -> str | None:
-    """Return the field of `Counters` that a sample adds to."""
-    if sample.name in _TOTALS:
-        return _TOTALS[sample.name]
-    return next((_LABELLED[key] for key in ((sample.name, *label) for label in sample.labels.items()) if key in _LABELLED), None)
+def _labelled(table: SeriesTable) -> Iterator[tuple[str, SeriesTable]]:
+    """Return the fields of `Counters` that rows with a certain label add to, and these rows."""
+    for (name, label, value), field in _LABELLED.items():
+        if name == table.name and len((rows := table.where(label, value)).values):
+            yield field, rows

@@ -39,14 +39,23 @@ async def size_support(admin: AdminClient, module: ServerModule | None, folder: 
 
 
 async def change_size(
-    admin: AdminClient, module: ServerModule | None, folder: Path | None, size_mb: float, progress: Progress, undo: AsyncExitStack
+    admin: AdminClient,
+    module: ServerModule | None,
+    folder: Path | None,
+    size_mb: float,
+    progress: Progress,
+    undo: AsyncExitStack,
+    most_mb: float | None = None,
 ) -> None:
-    """Change L1's size, and register in `undo` how to restore it. Call this only if `size_support` returns live."""
+    """Change L1's size, and register in `undo` how to restore it. Call this only if `size_support` returns live.
+
+    `most_mb` is the memory that L1 may take with arenas that are being drained; the module has a limit of its own.
+    """
     if folder is not None:
         now = await arenas_of(admin)
         if now is None:
             raise UnsupportedError(f"max_size_mb cannot be changed: {DRAM}. Nothing was changed")
-        await resize(admin, now, folder, page_aligned(size_mb * MB), progress)
+        await resize(admin, now, folder, page_aligned(size_mb * MB), progress, None if most_mb is None else most_mb * MB)
         undo.push_async_callback(change_size, admin, None, folder, now.total / MB, progress, AsyncExitStack())
     elif module is not None:
         progress(f"resizing L1 to {size_mb:.1f} MB")

@@ -81,7 +81,10 @@ NO_ARC = "LMCache {} has no ARC; its policies for L1 are LRU and noop"
 def locked(support: Support) -> Support:
     """Return how a setting can be changed on a server whose module asks for a token that we do not have."""
     return support.model_copy(
-        update={"reason": f"{support.reason}; its module asks for a token: set module_token in caches.toml"}
+        update={
+            "reason": f"{support.reason}; its module asks for a token: set module_token in caches.toml;"
+            " a server of a fleet gets it only if addresses maps it to a host and a port"
+        }
     )
 
 
