@@ -7,11 +7,12 @@ import anyio
 import anyio.to_thread
 
 from agent_tools.caches import observer
-from agent_tools.caches.registry import Cache
+from agent_tools.caches.registry import DEFAULT, Cache
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.errors import LMCacheToolError, NothingToChangeError, StalePlanError
-from agent_tools.models import Bounds, CacheConfig, ChangeResult, ConfigUpdate, Plan
+from agent_tools.models import Bounds, CacheConfig, ChangeRecord, ChangeResult, ConfigUpdate, Plan
 from agent_tools.models.change import Baseline
+from agent_tools.models.standing import Standing
 
 from .core import Core
 from .read import _resource
@@ -118,6 +119,14 @@ class Change(Core):
     async def check_cooldown(self, cache: str) -> None:
         """Raise `CooldownError` while the last change of the cache is too recent."""
         await self.actor.check_cooldown(await self.registry.find(cache))
+
+    async def standing(self, cache: str = DEFAULT) -> Standing:
+        """Return the server process, the settings in force, and which of them are not as our changes left them."""
+        return await self.actor.standing(await self.registry.find(cache))
+
+    async def settle(self, cache: str) -> ChangeRecord | None:
+        """Record what became of a last change whose process ended before it could record that. See `Actor.settle`."""
+        return await self.actor.settle(await self._changeable(cache))
 
 
 def _patch_of(cache: Cache, command: str) -> str:

@@ -16,11 +16,13 @@ from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import UnknownChangeError
 from agent_tools.models import ChangeOutcome, ChangeRecord, ChangeResult, Verification, VerificationVerdict
 from agent_tools.models.change import Baseline
+from agent_tools.models.rights import Right
 from agent_tools.workload.access_log import lookups_since
 
 from .read import Read
 
 MEDDLED = "Somebody changed other settings while the change was being verified, so nothing is known; verify it again"
+NOT_NOTED = "The change log does not hold this verdict, since the caller's token does not give the right to change."
 LOOK_EVERY = 5.0
 """Seconds between two looks at a trial."""
 
@@ -46,7 +48,9 @@ class Verify(Read):
         """
         named = await self.registry.find(change.plan.cache)
         story = await anyio.to_thread.run_sync(self.actor.log.story, change.change_id, limiter=self._log_readers)
-        return await self._verify(named, story, before, patience, progress)
+        found = await self._verify(named, story, before, patience, progress)
+        await self.actor.note_verification(change.change_id, found)
+        return found
 
     async def verify_change(
         self, change_id: str, patience: float, cache: str | None = None, progress: Progress = silent
@@ -54,7 +58,8 @@ class Verify(Read):
         """Verify a change that is on record, also one that another process made.
 
         The change is compared with the figures recorded when it was made. The traffic since the change counts as far as this
-        process has read the cache since; the rest is waited for.
+        process has read the cache since; the rest is waited for. The verdict goes on record, unless the caller may only read:
+        whoever waits too briefly finds a change undecided, and must not put that in the place of another's verdict.
 
         Args:
             change_id: The change.
@@ -77,7 +82,11 @@ class Verify(Read):
                 " with; undo it and set it again, then verify that change"
             )
         story = [one for one in await self.change(change_id) if one.cache == record.cache]
-        return await self._verify(named, story, record.baseline, patience, progress)
+        found = await self._verify(named, story, record.baseline, patience, progress)
+        if Right.CHANGE not in self.registry.settings.rights_of(self.caller):
+            return found.model_copy(update={"why": f"{found.why} {NOT_NOTED}"})
+        await self.actor.note_verification(record.change_id, found)
+        return found
 
     async def _verify(
         self, named: Cache, story: Sequence[ChangeRecord], before: Baseline, patience: float, progress: Progress
@@ -111,7 +120,6 @@ class Verify(Read):
         found = found.model_copy(update={"change_id": record.change_id})
         if config.known() != seen.config.known():
             found = found.model_copy(update={"verdict": VerificationVerdict.UNDECIDED, "why": f"{MEDDLED}. {found.why}"})
-        await self.actor.note_verification(record.change_id, found)
         return found
 
     async def try_out(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:

@@ -29,7 +29,17 @@ from .tune import TUNE
 from .wrong_arguments import describe_errors
 
 SPECS: tuple[ToolSpec, ...] = (
-    *OBSERVE, *EXPORT, *PREDICT, *SIZES, *MIGRATE, *CHANGES, *CONTENTS, *TENANTS, *COMPARE, *ACT, TUNE,
+    *OBSERVE,
+    *EXPORT,
+    *PREDICT,
+    *SIZES,
+    *MIGRATE,
+    *CHANGES,
+    *CONTENTS,
+    *TENANTS,
+    *COMPARE,
+    *ACT,
+    TUNE,
 )
 
 
