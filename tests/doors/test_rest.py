@@ -351,7 +351,7 @@ async def test_its_document_names_every_route_model_and_problem(unguarded: httpx
         f"/lmcache/{path}"
         for path in (
             *("caches", "status", "version", "metrics", "config", "config/support", "recommendations", "report"),
-            *("config/export", "config/drift", "agent/metrics"),
+            *("config/export", "config/drift", "agent/metrics", "caches/compare"),
             *("optimize", "clear", "changes", "changes/{change_id}"),
             *("changes/{change_id}/undo", "changes/{change_id}/verify"),
         )

@@ -89,7 +89,7 @@ async def test_a_changing_tool_is_not_called_by_the_one_that_reads(operations: O
 
 
 def test_what_searches_is_named_as_the_tools_and_operations_are() -> None:
-    known = {spec.name for spec in SPECS} | {name for name in vars(Operations) if not name.startswith("_")}
+    known = {spec.name for spec in SPECS} | {name for name in dir(Operations) if not name.startswith("_")}
     assert SEARCHES - {"compare_caches", "verify"} <= known
 
 
