@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Caches, Looks, Restartable
+from watched import Caches, Looks, Restartable
 
 from agent_tools.caches.settings import CacheSettings
 from agent_tools.changes import actor

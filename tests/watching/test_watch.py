@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Caches, Restartable
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from real_cache import eventually
+from watched import Caches, Restartable
 
 from agent_tools.changes.log import ChangeLog, stories
 from agent_tools.errors import SettingsError

@@ -33,7 +33,7 @@ def watch(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look every few minutes, tune within the mode, tell what was found and done.
+    """Look every few minutes, and tune within the mode.
 
     Restarts of the cache, settings that others changed, and live changes that a restart lost are noticed. Mode approve changes
     nothing and says which command would. Ctrl-C or SIGTERM ends the watch; another one continues from the change log.
