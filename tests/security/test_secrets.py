@@ -172,7 +172,8 @@ def test_no_tool_tells_it_to_the_model_the_log_or_a_trace(
     trace = Trace()
     answers = []
     for tool in LMCacheToolkit(operations=operations).get_tools():
-        arguments = {**ARGUMENTS.get(tool.name, {}), **({} if tool.name == "lmcache_list_caches" else {"cache": cache})}
+        which = {"lmcache_list_caches": {}, "lmcache_compare_caches": {"caches": [cache, "default"]}}
+        arguments = {**ARGUMENTS.get(tool.name, {}), **which.get(tool.name, {"cache": cache})}
         call = {"type": "tool_call", "id": "1", "name": tool.name, "args": arguments}
         answer = tool.invoke(call, {"callbacks": [trace]})
         assert "bad_arguments" not in str(answer.content), (tool.name, answer.content)

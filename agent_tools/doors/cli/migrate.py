@@ -30,7 +30,7 @@ def migrate(  # noqa: PLR0913, PLR0917  the options of a command
     skip_bad_lines: SkipBadLines = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an `lmcache server` would give in place of LMCache inside the engine, and how to start it."""
+    """Say what an `lmcache server` would give instead."""
     with reported_errors():
         from agent_tools.deployments.in_process.start_file import read_start_file
         from agent_tools.prediction.model_kv import chosen_kv

@@ -44,7 +44,7 @@ def size(  # noqa: PLR0913, PLR0917  the options of a command
     skip_bad_lines: SkipBadLines = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what sizes of the engine's own cache, L1 and L2 would save, and what they cost.
+    """Say what sizes of L0, L1 and L2 would give.
 
     The command needs no cache. Times and costs are shown only where the speeds and prices they need are given.
     """
