@@ -22,7 +22,7 @@ demo-engine: $(ENGINE)/ready  ## The same under a real vLLM on the CPU, in time 
 	@$(ENGINE)/bin/lmcache-agent demo-engine $(DEMO_ARGS)
 
 # Four at a time on two cores, since much of it waits for LMCache's clock.
-test: $(READY)  ## The test suite, with real servers: less than ten minutes on two cores
+test: $(READY)  ## The test suite, with real servers: twelve minutes or less on two cores
 	$(BIN)/python -m pytest --numprocesses 4 $(BY_FILE) -m "not long" $(TEST_ARGS)
 
 test-long: $(READY)  ## The rest of it: tests that take a quarter of a minute or more each

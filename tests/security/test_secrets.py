@@ -42,29 +42,20 @@ from agent_tools.tuning.tune_cache import build_tune_cache
 
 REASON = {"reason": "a test of secrets"}
 PREFIX: dict[str, Any] = {"model": "llama", "token_ids": list(range(300)), **REASON}
+MODEL: dict[str, Any] = {
+    "model_settings": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "torch_dtype": "bfloat16",
+    }
+}
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "lmcache_size": {
-        "model_settings": {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": 4096,
-            "num_attention_heads": 32,
-            "num_hidden_layers": 32,
-            "num_key_value_heads": 8,
-            "torch_dtype": "bfloat16",
-        }
-    },
-    "lmcache_migrate": {
-        "model_settings": {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": 4096,
-            "num_attention_heads": 32,
-            "num_hidden_layers": 32,
-            "num_key_value_heads": 8,
-            "torch_dtype": "bfloat16",
-        }
-    },
+    "lmcache_size": MODEL,
+    "lmcache_migrate": MODEL,
     "lmcache_plan_update": {"update": {"eviction_ratio": 0.3}},
     "lmcache_update_config": {"update": {"eviction_ratio": 0.3}, **REASON},
     "lmcache_undo_change": {"change_id": "change-0"},

@@ -126,7 +126,7 @@ def read_hash_ids(files: Sequence[Path], options: ReadOptions, *, bailian: bool 
     sources = {path: Source(path, options.skip_bad_lines, memory_per_byte=MEMORY_PER_BYTE) for path in files}
     for path, source in sources.items():
         for block in source.blocks():
-            columns = _turns(block, source, unit) if turns else _columns(block, source, unit)
+            columns = _columns(block, source, unit, turns=turns)
             if len(columns.tokens):
                 named = named or any(one is not None for one in columns.sessions)
                 requests.add(columns, path=path)
@@ -145,37 +145,23 @@ def read_hash_ids(files: Sequence[Path], options: ReadOptions, *, bailian: bool 
     return requests.log(files[0], size)
 
 
-def _columns(block: Block, source: Source, unit: float) -> Columns:
-    """Return the requests of a block. If something in it is unexpected, read its lines again one by one, with every check."""
+def _columns(block: Block, source: Source, unit: float, *, turns: bool) -> Columns:
+    """Return the requests of a block, a request or a session a line.
+
+    If something in it is unexpected, its lines are read again one by one, with every check.
+    """
+    decoders: tuple[msgspec.json.Decoder[Any], ...] = (_SESSION, _CHECKED_SESSION) if turns else (_LINE, _CHECKED)
+    quick, checked = decoders
+    taken: Callable[[Sequence[Any], Any, float], Columns | None] = _of_sessions if turns else _taken
     skipped = source.bad_lines
     try:
-        lines, numbers = source.records(block, _LINE)
-        found = _taken(lines, numbers, unit)
+        found = taken(*source.records(block, quick), unit)
         if found is not None:
             return found
     except WorkloadError:
         pass  # the checked decoder says it better
     source.bad_lines = skipped
-    lines_checked, numbers = source.records(block, _CHECKED)
-    found = _taken(lines_checked, numbers, unit)
-    if found is None:
-        raise WorkloadError(f"{source.path}, line {block.first_line} or later: hash_ids is not a list of whole numbers")
-    return found
-
-
-def _turns(block: Block, source: Source, unit: float) -> Columns:
-    """Return the requests of a block with one session a line; like `_columns`, with checks only if something is unexpected."""
-    skipped = source.bad_lines
-    try:
-        sessions, numbers = source.records(block, _SESSION)
-        found = _of_sessions(sessions, numbers, unit)
-        if found is not None:
-            return found
-    except WorkloadError:
-        pass  # the checked decoder says it better
-    source.bad_lines = skipped
-    checked, numbers = source.records(block, _CHECKED_SESSION)
-    found = _of_sessions(checked, numbers, unit)
+    found = taken(*source.records(block, checked), unit)
     if found is None:
         raise WorkloadError(f"{source.path}, line {block.first_line} or later: hash_ids is not a list of whole numbers")
     return found
