@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from forked_lmcache import forking
 from hypothesis import settings
 from pydantic import SecretStr
 from real_cache import Launch, Play, eventually
@@ -35,7 +36,7 @@ from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.deployments.server.embedded import TOKEN_ENV, EmbeddedDeployment, EmbeddedOptions
-from agent_tools.deployments.server.process import ServerProcess
+from agent_tools.deployments.server.process import LMCACHE, QUIET, ServerProcess
 from agent_tools.deployments.simulated.deployment import SimulatedDeployment
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, ConfigUpdate, L2Adapter
@@ -85,10 +86,19 @@ def _no_settings_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def lmcache() -> None:
-    """Asked for by every fixture that starts a real server."""
+def lmcache() -> Iterator[None]:
+    """Asked for by every fixture that starts a real server. The servers of this process are forked from one that has LMCache."""
     if SIMULATED:
         pytest.skip(NEEDS_LMCACHE)
+    with forking(QUIET) as command, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("agent_tools.deployments.server.process.LMCACHE", command)
+        yield
+
+
+@pytest.fixture
+def not_forked(lmcache: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test start as they do for users."""
+    monkeypatch.setattr("agent_tools.deployments.server.process.LMCACHE", LMCACHE)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +117,8 @@ def arena_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def operations(state_folder: Path, request: pytest.FixtureRequest) -> Iterator[Operations]:
     """Operations on the caches ``default`` (an embedded server of 16 MB) and ``unreachable`` (nothing listens there)."""
+    if not SIMULATED:
+        request.getfixturevalue("lmcache")
     made = simulated_operations if SIMULATED else partial(_embedded_operations, request.getfixturevalue("arena_folder"))
     operations = made(state_folder)
     yield operations

@@ -47,7 +47,7 @@ class HistoryArguments(CacheArguments):
 async def plan_update(operations: Operations, arguments: ReadyPlanArguments) -> tuple[str, dict[str, Any]]:
     """Run `lmcache_plan_update`. The artifact is a `Plan`."""
     plan = await operations.predicted_plan(arguments.cache, arguments.update, arguments.reason)
-    return describe_plan(plan), plan.model_dump(mode="json")
+    return f"{describe_plan(plan)}\nnothing was changed", plan.model_dump(mode="json")
 
 
 async def list_changes(operations: Operations, arguments: HistoryArguments) -> tuple[str, dict[str, Any]]:
@@ -98,7 +98,7 @@ def describe_plan(plan: Plan) -> str:
     ]
     if plan.command is not None:
         lines.append("only the operator can apply it, by a restart; the command line is in the artifact, for them")
-    return "\n".join([*lines, f"plan_fingerprint: {plan.fingerprint}", "nothing was changed"])
+    return "\n".join([*lines, f"plan_fingerprint: {plan.fingerprint}"])
 
 
 def _costs(plan: Plan) -> list[str]:

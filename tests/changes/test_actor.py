@@ -360,7 +360,7 @@ def kill_server(operations: Operations) -> None:
 
 
 def test_a_server_that_dies_in_the_middle_of_a_change_is_told_with_its_last_known_state(
-    private: Operations, foreign: Foreign, arena_folder: Path
+    not_forked: None, private: Operations, foreign: Foreign, arena_folder: Path
 ) -> None:
     made = plan(private)
     with pytest.raises(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from agent_tools.deployments.server import process
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.deployments.server.process import GUARD, QUIET, ServerProcess, free_port
 from agent_tools.io_loop import io_loop
@@ -121,7 +122,7 @@ def engine(server: ServerProcess, model: str) -> Iterator[None]:
 def _guarded(command: str, flags: Flags, log: Path) -> "subprocess.Popen[bytes]":
     """A process that ends with us, as `ServerProcess` starts them."""
     arguments = [str(part) for flag in flags.items() for part in flag]
-    lmcache = [sys.executable, "-c", "from lmcache.cli.main import main; main()", command, *arguments]
+    lmcache = [*process.LMCACHE, command, *arguments]
     own = tempfile.mkdtemp(prefix="lmcache-agent-")  # which the guard removes
     with log.open("wb") as output:
         return subprocess.Popen(

@@ -112,7 +112,7 @@ def test_a_secret_that_was_masked_is_never_taken_for_a_secret(cache: Cache) -> N
 # ---- ends of all kinds ----
 
 
-def test_a_server_that_was_killed_is_reported_once_and_the_next_call_starts_another(own: Own) -> None:
+def test_a_server_that_was_killed_is_reported_once_and_the_next_call_starts_another(not_forked: None, own: Own) -> None:
     deployment = own()
     process = io_loop.run(deployment.started)
     server_of(process).kill()

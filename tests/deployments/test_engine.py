@@ -360,6 +360,7 @@ def test_addresses_that_cannot_be_are_refused() -> None:
             InProcessDeployment(urls)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_left_out_of_readings_and_nothing_is_changed_without_it(
     connect: Connect, twins: Twins, odd_one: EngineProcess
 ) -> None:

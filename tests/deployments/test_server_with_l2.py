@@ -4,7 +4,6 @@ import contextlib
 import json
 import shlex
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from real_logs import CHUNK_SIZE, log_of
 
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
-from agent_tools.deployments.server.process import ServerProcess, free_port
+from agent_tools.deployments.server.process import LMCACHE, ServerProcess, free_port
 from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import UnsupportedError
 from agent_tools.io_loop import io_loop
@@ -117,8 +116,7 @@ def test_the_restart_command_starts_a_server_with_the_changed_settings_and_all_o
     assert program == "lmcache"
     ports = {"--port": free_port(), "--http-port": free_port()}
     arguments += [str(part) for flag in ports.items() for part in flag]  # the last one given counts
-    command = [sys.executable, "-c", "from lmcache.cli.main import main; main()", *arguments]
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen([*LMCACHE, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{ports['--http-port']}"
         eventually(lambda: started.poll() is not None or answers(url), seconds=60)

@@ -206,6 +206,7 @@ def _demo(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.long
 def test_the_demo_tunes_a_real_cache_and_leaves_nothing_behind(leftovers: None) -> None:
     demo = _demo("--pass-seconds", "12")
     output, _ = demo.communicate(timeout=150)
@@ -215,6 +216,7 @@ def test_the_demo_tunes_a_real_cache_and_leaves_nothing_behind(leftovers: None) 
         assert words in output
 
 
+@pytest.mark.long
 def test_an_interrupted_demo_leaves_nothing_behind(leftovers: None) -> None:
     demo = _demo("--pass-seconds", "30")
     assert demo.stdout is not None

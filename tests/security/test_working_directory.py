@@ -55,7 +55,7 @@ def test_such_a_folder_runs_without_precautions(ran: Callable[[], list[str]]) ->
 
 
 def test_a_private_server_runs_nothing_of_it_and_loads_our_module(
-    lmcache: None, ran: Callable[[], list[str]], tmp_path: Path, arena_folder: Path
+    not_forked: None, ran: Callable[[], list[str]], tmp_path: Path, arena_folder: Path
 ) -> None:
     deployment = EmbeddedDeployment(EmbeddedOptions(l1_size_mb=8, arena_folder=arena_folder), tmp_path / "logs")
     try:

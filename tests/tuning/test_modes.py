@@ -45,6 +45,7 @@ def test_auto_mode_grows_a_thrashing_cache_and_verifies_that_it_helped(
     assert l1_mb(cache) == 16
 
 
+@pytest.mark.long
 def test_a_change_that_does_harm_is_rolled_back(operations: Operations, cache: Cache, play: Play, thrashed: Window) -> None:
     graph = build_tune_cache(operations=operations).compile(checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}

@@ -169,6 +169,7 @@ def test_the_body_is_what_chat_services_show() -> None:
 
 
 @pytest.mark.real_cache("it is restarted under two watches")
+@pytest.mark.long
 def test_two_watches_and_kill_9_set_a_lost_change_again_once(start: Start, prod: Restartable, on: Caches, tmp_path: Path) -> None:
     operations = on(prod.url)
     change = io_loop.run(operations.configure, "prod", ConfigUpdate(eviction_watermark=0.6), "a test", "test")

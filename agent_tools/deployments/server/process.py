@@ -28,6 +28,9 @@ KEPT_LOGS = 10
 QUIET = {"LMCACHE_TRACK_USAGE": "false", "DO_NOT_TRACK": "1", "LMCACHE_DISABLE_BANNER": "1", "LMCACHE_LOG_LEVEL": "WARNING"}
 """Environment of the server: no telemetry, and warnings only, because it logs several lines per request."""
 
+LMCACHE = python_command("from lmcache.cli.main import main; main()")
+"""The command line of ``lmcache``, without its arguments."""
+
 
 class ServerProcess:
     """A started server. `guard` ends the server and removes its folder when its owner ends for any reason."""
@@ -64,7 +67,7 @@ class ServerProcess:
             "--lookup-hash-log-dir": str(folder / "lookups"),
             "--lookup-hash-log-max-files": 10,
         }
-        command = [*python_command("from lmcache.cli.main import main; main()"), "server", *argv({**flags, **own})]
+        command = [*LMCACHE, "server", *argv({**flags, **own})]
         log = _new_log(log_folder, http_port)
         with log.open("wb") as output:
             guard = subprocess.Popen(  # noqa: S603  our own interpreter and arguments

@@ -61,7 +61,7 @@ def plan(
         from agent_tools.models.assignments import update_of
 
         found = io_loop.run(operations.predicted_plan, name, update_of(_each_once(assignments)), reason)
-        show(found.model_dump(mode="json"), _with_command(found), as_json)
+        show(found.model_dump(mode="json"), f"{_with_command(found)}\nnothing was changed", as_json)
 
 
 def set_(  # noqa: PLR0913, PLR0917  the options of a command
