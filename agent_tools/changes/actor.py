@@ -1,6 +1,7 @@
 """Change a cache safely: bind a plan to the cache as it was, make one change at a time, record every step, and undo."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import time
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from agent_tools.caches.registry import Cache
 from agent_tools.deployments.base import Progress
@@ -466,9 +467,22 @@ def _acquire(lock: FileLock) -> None:
         raise
     except (OSError, NotImplementedError) as error:  # the latter by older versions of filelock
         raise _no_locks(folder, error) from error
-    if isinstance(lock, SoftFileLock):  # what filelock becomes where there is no flock: it outlives a process that is killed
+    # Where there is no flock, filelock marks the file as locked, and the mark outlives a process that is killed.
+    if why := _why_not_locked(Path(lock.lock_file)):
         lock.release()
-        raise _no_locks(folder, "it has no flock")
+        raise _no_locks(folder, why)
+
+
+def _why_not_locked(held: Path) -> object | None:
+    """Return why a file that was just locked can be locked once more; ``None`` if it cannot."""
+    with held.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return error
+    return "two processes got the same lock"
 
 
 def _no_locks(folder: Path, why: object) -> SettingsError:
