@@ -176,10 +176,10 @@ class Advise(Read):
         """
         seen = await self._observe(await self.registry.find(cache))
         if seen.log is None:
+            module = " --server-module agent_tools.server_module, or with" if seen.loads_modules else ""
             raise UnsupportedError(
-                f"nothing can be predicted for {cache} without an access log; of an `lmcache server`: start it with"
-                " --server-module agent_tools.server_module, or with --lookup-hash-log-dir and name that folder as access_log in"
-                " caches.toml, or wait for the first lookup"
+                f"nothing can be predicted for {cache} without an access log; of an `lmcache server`: start it with{module}"
+                " --lookup-hash-log-dir and name that folder as access_log in caches.toml, or wait for the first lookup"
             )
         return seen, seen.log
 

@@ -139,6 +139,11 @@ class Observation:
         return bool(config.l2_adapters) and moves_on
 
     @property
+    def loads_modules(self) -> bool:
+        """Return whether the server can load our module. LMCache before 0.5.6 cannot."""
+        return not any("live changes need LMCache" in one.reason for one in self.support.values())
+
+    @property
     def lookups(self) -> int | None:
         """Return the lookups of the window: as counted, else as logged. ``None`` if LMCache does neither."""
         counted = self.metrics.total_requests

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from agent_tools.caches.observer import READ_EVERY
@@ -22,6 +23,7 @@ from agent_tools.models.change import Baseline
 from agent_tools.operations import Operations
 from agent_tools.tuning.state import TuneContext, TuneReport
 from agent_tools.tuning.tune_cache import build_tune_cache
+from agent_tools.workload.tokens import prompt
 
 from .incident import Incident
 from .outcome import Outcome
@@ -68,8 +70,12 @@ class _Run:
         watching = threading.Thread(target=self._watch)
         watching.start()
         self._stage.begin()
+        settings = self._settings()
         try:
             return self._phases()
+        except LMCacheToolError as error:
+            self._stage.recover()
+            return Outcome(told=str(error), result="refused", differing_settings=_differing(settings, self._settings()))
         finally:
             self._over.set()
             watching.join()
@@ -146,7 +152,7 @@ def _by_graph(operations: Operations, window: float) -> _Acted:
     return _Acted(
         Outcome(
             symptoms=tuple(symptom.code.value for symptom in symptoms),
-            told="\n".join([*_said(report.advice), report.summary]),
+            told="\n".join([*_said(report.advice), report.summary, (report.plan and report.plan.command) or ""]),
             result=report.outcome.value,
             undone=report.undo is not None,
             dropped=report.dropped.entries_evicted if report.dropped else 0,
@@ -191,7 +197,24 @@ def _by_quotas(operations: Operations, window: float) -> _Acted:
     )
 
 
-ACTS = {"graph": _by_graph, "quotas": _by_quotas}
+def _by_delete(operations: Operations, window: float) -> _Acted:
+    """Delete what the first prompt of the traffic stored, as an agent does that was told its text."""
+    symptoms = io_loop.run(operations.diagnose, CACHE, window)
+    chunks, size = 10, io_loop.run(operations.settings, CACHE).chunk_size or 0
+    tokens = prompt(np.arange(chunks, dtype=np.int32), chunks * size, size)
+    dropped = io_loop.run(operations.delete_prefix, CACHE, "replay", tokens, "", "incident bench", "it must go")
+    return _Acted(
+        Outcome(
+            symptoms=tuple(symptom.code.value for symptom in symptoms),
+            told="\n".join([*(symptom.summary for symptom in symptoms), dropped.message]),
+            result="deleted" if dropped.success else "failed",
+        ),
+        None,
+        time.time(),
+    )
+
+
+ACTS = {"graph": _by_graph, "quotas": _by_quotas, "delete": _by_delete}
 
 
 def _said(advice: Advice | None) -> list[str]:

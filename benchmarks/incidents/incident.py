@@ -9,6 +9,7 @@ from agent_tools.demo.engine.chat_traffic import ChatTraffic
 from agent_tools.models import Bounds, SymptomCode
 from agent_tools.models.cost import Economics
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.schedule import ReplayedModel
 
 
 class Action(str, Enum):
@@ -57,6 +58,28 @@ class Server:
     log: bool = True
     """Whether a plain server's lookup-hash log can be read."""
     economics: Economics | None = None
+    engines: Mapping[str, ReplayedModel] = field(default_factory=dict)
+    """How the engines of single models store their KV, by model name in the log; ``replay`` if the log names none."""
+    silent_ranks: int = 0
+    """So many of the last ranks of each engine store nothing."""
+    two_groups: bool = False
+    """Whether models named ``hybrid*`` have two object groups (`benchmarks.hybrid_module`)."""
+    behind_a_proxy: bool = False
+    """Whether the product reaches the server under a path prefix, with a token."""
+    loaded_elsewhere: float = 0.0
+    """Tokens a second that the engine loads over another connector, by its own counters. 0: no engine is named."""
+
+
+@dataclass(frozen=True)
+class Oldest:
+    """A real server of the oldest LMCache that we read (`make test-oldest` installs it), and an engine of its time.
+
+    The engine asks for new prompts of ten chunks of 64 tokens without end, each twice in a row.
+    """
+
+    l1_mb: float = 16
+    log: bool = True
+    """Whether its lookup-hash log can be read."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +116,7 @@ class Incident:
     story: str
     """What happened, in a sentence."""
     expected: Expected
-    stage: Server | Engines
+    stage: Server | Engines | Oldest
     traffic: Callable[[], AccessLog | None] = lambda: None
     """Makes the requests, sent over `bench.SECONDS`; ``None`` where nobody asks (or `Engines` and `Vllm` have their own)."""
     clients: int = 2
@@ -102,7 +125,8 @@ class Incident:
     provoke: Callable[[Any], None] | None = None
     """What is done to the running stage (see `stages`) in the middle of the observed window."""
     by: str = "graph"
-    """What acts: ``graph`` is `tune_cache` in mode auto, ``quotas`` what the tenants' tools call."""
+    """What acts: ``graph`` is `tune_cache` in mode auto, ``quotas`` what the tenants' tools call, ``delete`` deletes the first
+    prompt of the traffic."""
     healthy: bool = False
     """Whether nothing is wrong, so that any change would be a mistake."""
     remark: str = ""

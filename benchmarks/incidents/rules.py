@@ -52,6 +52,8 @@ def _action(incident: Incident, seen: Outcome) -> Iterator[str]:
     expected = incident.expected
     if seen.result == "failed":
         yield f"the run failed: {seen.told[-300:]}"
+    if seen.result == "refused" and expected.action is not Action.OPERATOR:
+        yield f"the product refused: {seen.told[-300:]}"
     if expected.action is Action.CHANGE:
         yield from _change(incident, seen)
         return

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -15,23 +17,29 @@ from unittest import mock
 
 import httpx
 import numpy as np
+from proxied import TOKEN, Proxy, in_front
+from serving import serving
+from starlette.responses import JSONResponse
 
 from agent_tools.demo.engine.chat_traffic import ChatAnswer, client, send
 from agent_tools.demo.engine.tiny_model import Shape
 from agent_tools.demo.engine.vllm_server import MODEL, VllmServer, require_vllm
 from agent_tools.deployments.server.command_line import Flags
-from agent_tools.deployments.server.process import ServerProcess, free_port
-from agent_tools.errors import LMCacheToolError
+from agent_tools.deployments.server.process import QUIET, ServerProcess, free_port
+from agent_tools.errors import LMCacheToolError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import MB
 from agent_tools.workload.replay import _kv_client, replay
 from agent_tools.workload.schedule import ReplaySettings
 
-from .incident import Engines, Incident, Server, Vllm
+from .beside import DecoderPage, last_ranks_store_nothing, look_up_only
+from .incident import Engines, Incident, Oldest, Server, Vllm
 
 if TYPE_CHECKING:
     from engine_process import EngineProcess
 
+ROOT = Path(__file__).parents[2]
+OLDEST = ROOT / ".oldest-lmcache"
 KV_BYTES_PER_TOKEN = 128
 SMALL_MODEL = Shape(hidden=512, intermediate=1024, layers=2, heads=4, kv_heads=1)
 """The model of a `Vllm`: 1 KB of KV a token, and so little computation that its requests are many."""
@@ -68,6 +76,9 @@ class Running:
 
     senders = 1
 
+    def recover(self) -> None:
+        """Take back what `provoke` did to those who look, so that they can see how it all ended."""
+
     def send(self, number: int) -> None:
         """Send requests until `halt`."""
         raise NotImplementedError
@@ -100,13 +111,22 @@ class RunningServer(Running):
                 "economics": self._stage.economics,
             }
         )
+        self.proxy: Proxy | None = None
+        if self._stage.behind_a_proxy:
+            self.settings["target"], self.proxy = stack.enter_context(in_front(self.process.http_url))
+            self.settings["headers"] = {"Authorization": f"Bearer {TOKEN}"}
+        if self._stage.loaded_elsewhere:
+            self.settings["engine"] = stack.enter_context(serving(DecoderPage(self._stage.loaded_elsewhere)))
 
     def send(self, number: int) -> None:  # noqa: ARG002  one replay has several clients
         if self.log is None:
             return
         pace = max(self.log.duration, 1.0) / self._seconds
-        settings = ReplaySettings(clients=self._clients, pace=pace, kv_bytes_per_token=KV_BYTES_PER_TOKEN)
-        result = replay(self.log, self.process.rpc_url, settings, stop=self._halt)
+        settings = ReplaySettings(
+            clients=self._clients, pace=pace, kv_bytes_per_token=KV_BYTES_PER_TOKEN, models=dict(self._stage.engines)
+        )
+        with last_ranks_store_nothing(self._stage.silent_ranks):
+            result = replay(self.log, self.process.rpc_url, settings, stop=self._halt)
         for what in ("corrupt_chunks", "failed_retrieves", "refused_stores"):
             if times := getattr(result, what):
                 self.failures.append(f"{times} {what}")
@@ -134,11 +154,21 @@ class RunningServer(Running):
             connection.wait(engine._rpc.lookup(engine._key(asked), 1), "lookup")  # noqa: SLF001
             connection.wait(engine._rpc.wait_prefetch_status(asked.id, 10), "wait_prefetch_status")  # noqa: SLF001
 
-    def ask_unregistered(self, model: str, world_size: int = 1, lookups: int = 60) -> None:
-        """Be an engine whose registration is gone: it looks up the first prompts, and the server has nothing to look up."""
+    def look_up_only(self, model: str, world_size: int = 1, lookups: int = 60, *, new: bool = False) -> None:
+        """Be an engine that looks prompts up and stores nothing: the first ones of the traffic, or some that nobody asked for."""
         assert self.log is not None  # noqa: S101
-        prompts = [(self.log.request(number % len(self.log)), self.log.chunk_size) for number in range(lookups)]
-        ask_without_registration(self.process.rpc_url, model, world_size, prompts)
+        shift = int(self.log.chunk_ids.max()) + 1 if new else 0
+        prompts = [self.log.request(number % len(self.log)) + shift for number in range(lookups)]
+        look_up_only(self.process.rpc_url, model, world_size, [(prompt, self.log.chunk_size) for prompt in prompts])
+
+    def refuse(self) -> None:
+        """Let the proxy take no token any more."""
+        assert self.proxy is not None  # noqa: S101
+        self.proxy.answers = JSONResponse({"error": "token expired"}, 401)
+
+    def recover(self) -> None:
+        if self.proxy is not None:
+            self.proxy.answers = None
 
     def _launched(self, ports: tuple[int, int] | None) -> ServerProcess:
         stage = self._stage
@@ -152,9 +182,11 @@ class RunningServer(Running):
             primary = self._folder / f"l1-{free_port()}"
             primary.write_bytes(bytes(int(stage.l1_mb * MB)))
             options = {"arena_folder": str(self._folder), "max_l1_mb": MAX_L1_MB}
-            module = {"module_path": "agent_tools.server_module", "config": options}
+            modules = [{"module_path": "agent_tools.server_module", "config": options}]
+            if stage.two_groups:
+                modules.insert(0, {"module_path": "benchmarks.hybrid_module", "config": {}})
             flags |= {
-                "--server-module": json.dumps(module),
+                "--server-module": [json.dumps(module) for module in modules],
                 "--l1-devdax-path": str(primary),
                 "--no-l1-use-lazy": True,
                 "--shm-name": "",
@@ -162,7 +194,8 @@ class RunningServer(Running):
         if stage.l2 is not None:
             flags["--l2-adapter"] = [json.dumps(stage.l2).replace("FOLDER", str(self._folder / "l2"))]
             (self._folder / "l2").mkdir(exist_ok=True)
-        return ServerProcess.launch(flags | dict(stage.flags), self._folder / "logs", ports)
+        extra = {"PYTHONPATH": str(ROOT)}
+        return ServerProcess.launch(flags | dict(stage.flags), self._folder / "logs", ports, extra)
 
 
 class RunningVllm(RunningServer):
@@ -203,40 +236,43 @@ class RunningVllm(RunningServer):
         return answers
 
 
-def ask_without_registration(rpc_url: str, model: str, world_size: int, prompts: Sequence[tuple[Any, int]]) -> int:
-    """Look up prompts of a model that nobody registered with this world size, and return the number of chunks found.
+class RunningOldest(Running):
+    """A server 0.4.7, and an engine of its time."""
 
-    Args:
-        rpc_url: Address of the server for engines.
-        model: Name of the model.
-        world_size: World size that is asked for.
-        prompts: Chunk ids of each prompt, and the tokens of a chunk.
-    """
-    kv_client, found = _kv_client(), 0
-    connection = kv_client.Connection(rpc_url, 20, threading.Event())
-    engine = kv_client.KVClient(connection, 78, (), KV_BYTES_PER_TOKEN)
-    try:
-        for number, (chunks, size) in enumerate(prompts):
-            chunk_ids, tokens = np.asarray(chunks, np.int32), len(chunks) * size
-            key = kv_client.IPCCacheServerKey(
-                model_name=model,
-                world_size=world_size,
-                worker_id=None,
-                token_ids=kv_client.prompt(chunk_ids, tokens, size),
-                start=0,
-                end=tokens,
-                request_id=f"unregistered-{model}-{world_size}-{number}",
-                cache_salt="",
-                num_kv_readers=1,
-            )
-            rpc = engine._rpc  # noqa: SLF001
-            connection.wait(rpc.lookup(key, world_size), "lookup")
-            found += connection.wait(rpc.wait_prefetch_status(key.request_id, 10), "wait_prefetch_status") or 0
-            connection.wait(rpc.end_session(key.request_id), "end_session")
-    finally:
-        engine.close()
-        connection.close()
-    return found
+    def __init__(self, stage: Oldest, folder: Path, stack: ExitStack) -> None:
+        if not OLDEST.is_dir():
+            raise UnsupportedError("LMCache 0.4.7 is not installed beside the newest: make test-oldest installs it")
+        self._stage, self._environment = stage, {"PYTHONPATH": str(OLDEST)}
+        flags: Flags = {
+            "--l1-size-gb": stage.l1_mb / 1024,
+            "--eviction-policy": "LRU",
+            "--chunk-size": 64,
+            "--shm-name": "",
+            "--metrics-sample-rate": 1.0,
+        }
+        self.process = ServerProcess.launch(flags, folder / "logs", extra=self._environment)
+        stack.callback(lambda: io_loop.run(self.process.stop))
+        io_loop.run(self.process.wait_ready)
+        self._lookups = self.process.folder / "lookups"
+        super().__init__({"target": self.process.http_url, "access_log": self._lookups if stage.log else None})
+
+    def begin(self) -> None:
+        """Start the engine, and return when its first prompts have been asked for: it takes seconds to start."""
+        super().begin()
+        while not self._halt.wait(0.1) and not any(file.stat().st_size for file in self._lookups.glob("*.jsonl")):
+            pass
+
+    def send(self, number: int) -> None:  # noqa: ARG002
+        script = [sys.executable, str(ROOT / "tests/deployments/old_engine.py"), self.process.rpc_url, "1000000", "0.05"]
+        environment = {**os.environ, **self._environment, **QUIET}
+        engine = subprocess.Popen(script, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+        while engine.poll() is None and not self._halt.wait(0.1):
+            pass
+        if engine.poll() is not None:
+            self.failures.append(f"the engine ended with {engine.returncode}")
+            self._halt.set()
+        engine.terminate()
+        engine.wait()
 
 
 class RunningEngines(Running):
@@ -285,6 +321,8 @@ def staged(incident: Incident, seconds: float) -> Iterator[tuple[Running, list[s
                 running: Running = RunningVllm(incident, seconds, folder, stack)
             elif isinstance(incident.stage, Server):
                 running = RunningServer(incident, seconds, folder, stack)
+            elif isinstance(incident.stage, Oldest):
+                running = RunningOldest(incident.stage, folder, stack)
             else:
                 running = RunningEngines(incident, folder, stack)
             stack.callback(running.halt)

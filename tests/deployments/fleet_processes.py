@@ -107,11 +107,11 @@ class FleetProcesses:
 
 
 @contextlib.contextmanager
-def engine(server: ServerProcess, model: str) -> Iterator[None]:
+def engine(server: ServerProcess, model: str, world_size: int = 1) -> Iterator[None]:
     """An engine that is registered for a model, as a prefetch needs one."""
     kv_client = _kv_client()
     connection = kv_client.Connection(server.rpc_url, 10, threading.Event())
-    client = kv_client.KVClient(connection, secrets.randbelow(2**30), (model,), 128)
+    client = kv_client.KVClient(connection, secrets.randbelow(2**30), (kv_client.Engine(model, world_size, 128 * world_size),))
     try:
         yield
     finally:

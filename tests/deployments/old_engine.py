@@ -1,9 +1,9 @@
 """The engine's side of the request protocol of LMCache 0.4.7 to 0.5.3; a script that runs where that version is installed.
 
-    python old_engine.py tcp://127.0.0.1:PORT PROMPTS
+    python old_engine.py tcp://127.0.0.1:PORT PROMPTS [SECONDS]
 
-It asks for PROMPTS prompts of ten chunks, each twice in a row, and prints as JSON what the server answered: the chunks found and
-asked for. Our own client speaks the protocol of 0.5.4 and later.
+It asks for PROMPTS prompts of ten chunks, each twice in a row, with a pause of SECONDS between them, and prints as JSON what the
+server answered: the chunks found and asked for. Our own client speaks the protocol of 0.5.4 and later.
 """
 
 import io
@@ -21,7 +21,7 @@ from lmcache.v1.multiprocess.protocol import RequestType
 CHUNKS, HIDDEN, INSTANCE, PATIENCE = 10, 32, 7000, 20.0
 
 
-def main(url: str, prompts: int) -> None:
+def main(url: str, prompts: int, pause: float) -> None:
     """Send the requests and print the outcome."""
     context = zmq.Context()
     client = MessageQueueClient(url, context)
@@ -64,10 +64,11 @@ def main(url: str, prompts: int) -> None:
             call("PREPARE_STORE", key(hit * chunk, CHUNKS * chunk, 0), INSTANCE)
             call("COMMIT_STORE", key(hit * chunk, CHUNKS * chunk, 0), INSTANCE, buffer.getvalue())
         call("END_SESSION", name)
+        time.sleep(pause)
     print(json.dumps({"asked": 2 * prompts * CHUNKS, "found": found}))  # noqa: T201
     client.close()
     context.term()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), float((sys.argv[3:] or ["0"])[0]))

@@ -38,7 +38,7 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import MB, Bounds, CacheEntry, ConfigUpdate, SupportLevel, TenantUsage
 from agent_tools.operations import Operations
 from agent_tools.workload.access_log import AccessLog
-from agent_tools.workload.replay import ReplaySettings, replay
+from agent_tools.workload.replay import ReplayedModel, ReplaySettings, replay
 from agent_tools.workload.tokens import prompt
 
 LOOPBACK = [ip_network("127.0.0.1/32")]
@@ -89,8 +89,9 @@ def places(coordinator: Coordinator) -> Callable[[str], list[set[str]]]:
     return places
 
 
-def play(processes: FleetProcesses, name: str, log: AccessLog = LOG, model: str = "replay") -> int:
-    return replay(log, processes.servers[name].rpc_url, ReplaySettings(clients=1, model=model)).hit_chunks
+def play(processes: FleetProcesses, name: str, log: AccessLog = LOG, model: str = "replay", world_size: int = 1) -> int:
+    models = {model: ReplayedModel(world_size=world_size, kv_bytes_per_token=128 * world_size)}
+    return replay(log, processes.servers[name].rpc_url, ReplaySettings(clients=1, model=model, models=models)).hit_chunks
 
 
 def pin(fleet: FleetDeployment, model: str, tokens: tuple[int, ...], *, pinned: bool, tenant: str = "") -> int:
@@ -198,7 +199,11 @@ def test_quotas_are_set_enforced_and_taken_back(
     assert pin(fleet, "quotas", first, tenant="acme", pinned=False) == 8
 
 
-def test_an_agent_names_a_fleet_and_its_servers(processes: FleetProcesses, tmp_path: Path) -> None:
+def test_an_agent_names_a_fleet_and_its_servers(
+    processes: FleetProcesses, tmp_path: Path, places: Callable[[str], list[set[str]]]
+) -> None:
+    play(processes, "node-a", model="agent")
+    eventually(lambda: all(places("agent")))
     cache = CacheSettings(
         target=f"fleet:{processes.url}", networks=tuple(LOOPBACK), bounds=Bounds(max_quotas_mb=10), cooldown_seconds=0
     )
@@ -286,13 +291,47 @@ def test_a_prefix_is_deleted_everywhere_but_what_is_pinned_stays(
     assert pin(fleet, "doomed", start, pinned=False) == 0
     assert io_loop.run(fleet.delete_prefix, "doomed", TOKENS, "") == 3
     eventually(lambda: places("doomed") == [set()] * 8)
-    assert io_loop.run(fleet.delete_prefix, "doomed", TOKENS, "") == 0
+    with engine(processes.servers["node-c"], "doomed"):
+        assert io_loop.run(fleet.delete_prefix, "doomed", TOKENS, "") == 0
 
 
 def test_a_prefix_that_the_directory_does_not_know_yet_is_deleted(fleet: FleetDeployment, processes: FleetProcesses) -> None:
     play(processes, "node-c", model="fresh")
-    assert eventually(lambda: io_loop.run(fleet.delete_prefix, "fresh", TOKENS, "")) == 8
+    with engine(processes.servers["node-c"], "fresh"):
+        assert eventually(lambda: io_loop.run(fleet.delete_prefix, "fresh", TOKENS, "")) == 8
     assert play(processes, "node-c", model="fresh") == 0
+
+
+def test_a_prefix_is_deleted_in_every_world_size_in_which_a_server_has_it(
+    fleet: FleetDeployment, processes: FleetProcesses, coordinator: Coordinator
+) -> None:
+    for name, world_size in (("node-a", 3), ("node-c", 1)):
+        play(processes, name, model="mixed", world_size=world_size)
+    eventually(lambda: io_loop.run(coordinator.world_sizes, "mixed") == {1, 3})
+    eventually(lambda: all(io_loop.run(coordinator.placements, Prefix("mixed", TOKENS, "", 3, CHUNK_SIZE)).values()))
+    assert io_loop.run(fleet.delete_prefix, "mixed", TOKENS, "") == 16
+    assert play(processes, "node-a", model="mixed", world_size=3) == 0
+    assert play(processes, "node-c", model="mixed") == 0
+
+
+def test_a_prefix_of_three_ranks_is_pinned_and_warmed_in_chunks(
+    fleet: FleetDeployment, processes: FleetProcesses, coordinator: Coordinator
+) -> None:
+    play(processes, "node-a", model="three", world_size=3)
+    in_l2 = Prefix("three", TOKENS, "", 3, CHUNK_SIZE)
+    eventually(lambda: all(any(p.tier == "l2" for p in at) for at in io_loop.run(coordinator.placements, in_l2).values()))
+    with engine(processes.servers["node-b"], "three", world_size=3):
+        warmed = io_loop.run(fleet.warm, "three", TOKENS, "")
+    assert (warmed.requested_chunks, warmed.found_chunks) == (8, 8)
+    assert warmed.message.startswith("chunks of the prefix: node-b has 8 of 8 in L1; not on node-a: no engine")
+    assert pin(fleet, "three", TOKENS, pinned=True) == 8
+    assert pin(fleet, "three", TOKENS, pinned=False) == 8
+
+
+def test_a_model_that_nobody_knows_is_refused_and_nothing_is_deleted(fleet: FleetDeployment) -> None:
+    for verb in (fleet.warm, fleet.delete_prefix, partial(fleet.pin, pinned=True)):
+        with pytest.raises(UnsupportedError, match=r"world size is unknown.*Start its engine. Nothing was changed"):
+            io_loop.run(verb, "never-seen", TOKENS, "")
 
 
 def test_a_prefix_that_names_no_chunk_is_refused(fleet: FleetDeployment, coordinator: Coordinator) -> None:
@@ -347,12 +386,14 @@ def test_a_server_outside_the_operators_networks_is_named_and_never_called(
                 io_loop.run(fleet.member, "stranger")
             for call in (fleet.config, fleet.clear, fleet.version):
                 io_loop.run(call)
-            io_loop.run(fleet.delete_prefix, "replay", TOKENS, "")
-            with contextlib.suppress(LMCacheToolError):
-                io_loop.run(fleet.warm, "replay", TOKENS, "")
+            with engine(processes.servers["node-a"], "replay"):
+                io_loop.run(fleet.delete_prefix, "replay", TOKENS, "")
+                with contextlib.suppress(LMCacheToolError):
+                    io_loop.run(fleet.warm, "replay", TOKENS, "")
             with connected(processes.url, networks=[]) as nobody, pytest.raises(UnreachableError, match="left out"):
                 io_loop.run(nobody.config)
             assert asked == []
+            processes.register("stranger", "127.0.0.2", port)  # again: it sends no heartbeats, and is forgotten after 3 s
             addresses = {f"127.0.0.2:{port}": processes.servers["node-c"].http_url.removeprefix("http://")}
             with connected(processes.url, networks=[], addresses=addresses) as mapped:
                 assert sorted(io_loop.run(mapped.snapshot).members) == ["stranger"]
@@ -445,9 +486,8 @@ def test_a_killed_server_is_left_out_and_then_forgotten(fleet: FleetDeployment, 
     assert sorted(after.members) == ["node-a", "node-c"]
     assert any(problem.startswith("node-b is missing from the sums: no cache answered") for problem in after.health.problems)
     assert config.max_size_mb == 16
-    with pytest.raises(
-        OutcomeUnknownError, match=r"deleted on node-a, node-c, not on node-b: the coordinator cannot reach the server"
-    ):
+    not_everywhere = r"deleted on node-a, node-c, not on node-b: the coordinator cannot reach the server"
+    with engine(processes.servers["node-a"], "replay"), pytest.raises(OutcomeUnknownError, match=not_everywhere):
         io_loop.run(fleet.delete_prefix, "replay", TOKENS, "")
     playing.join()
     eventually(lambda: sorted(io_loop.run(fleet.members)) == ["node-a", "node-c"], seconds=20)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from real_cache import Launch, eventually
 from recorded_answers import ANSWERS
 
+from agent_tools.caches.registry import Registry
+from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.versions import release_of
@@ -25,6 +28,7 @@ from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import NotLMCacheError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheMetrics, ConfigUpdate, EvictionPolicy, L2Adapter, SupportLevel
+from agent_tools.operations import Operations
 
 RECORDED = Path(__file__).with_name("older_versions")
 OLDEST = Path(__file__).parents[2] / ".oldest-lmcache"
@@ -239,3 +243,20 @@ def test_a_real_oldest_server_is_read_right_under_traffic(oldest: Any, connect: 
     assert all(one.level is not SupportLevel.LIVE for one in io_loop.run(server.support).values())
     with pytest.raises(UnsupportedError, match="requests hold locked"):
         io_loop.run(server.clear)
+    for verb in (
+        partial(server.trim, 0),
+        partial(server.delete, "toy/m", ["00"], ""),
+        partial(server.delete_prefix, "toy/m", [1] * 64, ""),
+        partial(server.warm, "toy/m", [1] * 64, ""),
+    ):
+        with pytest.raises(UnsupportedError, match=r"LMCache 0\.4\.7 has no routes to look for, load or delete single chunks"):
+            io_loop.run(verb)
+
+
+def test_a_forecast_of_an_oldest_server_advises_no_module(oldest: Any, tmp_path: Path) -> None:
+    operations = Operations(Registry(Settings(caches={"prod": CacheSettings(target=oldest[0].http_url)}, state_folder=tmp_path)))
+    try:
+        with pytest.raises(UnsupportedError, match="start it with --lookup-hash-log-dir and name that folder"):
+            io_loop.run(operations.forecast, "prod")
+    finally:
+        io_loop.run(operations.close)

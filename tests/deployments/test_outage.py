@@ -12,7 +12,7 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import Severity, SymptomCode
 from agent_tools.operations import Operations
 from agent_tools.workload.replay import replay
-from benchmarks.incidents.stages import ask_without_registration
+from benchmarks.incidents.beside import look_up_only
 
 PROMPTS = [range(10 * n, 10 * n + 10) for n in range(5)]
 
@@ -26,7 +26,7 @@ def test_a_model_that_nobody_registered_is_the_first_symptom(launch: Launch, tmp
     try:
         replay(log_of(*conversations(100, 4), *conversations(100, 4)), process.rpc_url)
         eventually(lambda: counted_lookups(operations) >= 200 if watched else True)
-        found = ask_without_registration(process.rpc_url, "toy/m", 2, [(one, CHUNK_SIZE) for one in PROMPTS * 6])
+        found = look_up_only(process.rpc_url, "toy/m", 2, [(one, CHUNK_SIZE) for one in PROMPTS * 6])
         assert found == 0
         eventually(lambda: (io_loop.run(operations.metrics, "prod").unregistered_lookups or 0) >= 30)
         status = io_loop.run(operations.status, "prod")

@@ -435,6 +435,8 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (l1.l1_too_small, observation(AGAIN, tokens=ALL_HITS, evictions=1)),
         (l1.returns_too_late, observation(AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=36_000)),
         (l1.returns_too_late, observation(NEW, tokens=NO_HITS, evictions=1, stored_chunks=360_000)),
+        (l1.returns_too_late, with_l2(log=AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=360_000, l2_evictions=1, **BUFFER)),
+        (l1.returns_too_late, with_l2(log=AGAIN, tokens=NO_HITS, evictions=1, stored_chunks=360_000, l2_evictions=0)),
         (engine.engine_figures_do_not_fit, served()),
         (l1.l1_too_small, observation(AGAIN, tokens=NO_HITS)),
         (l1.l1_too_small, beside_own_cache(10_000_000, 0.5)),  # the engine's own cache had all that L1 lost
@@ -459,6 +461,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (server.restarted, observation(**windows(reset=False))),
         (traffic.under_stored, observation(stored_chunks=250, failed_stores=50)),
         (traffic.under_stored, observation(stored_chunks=None)),
+        (traffic.under_stored, observation(stored_chunks=0, incomplete_chunks=200, resident_chunks=200)),
         (traffic.tails_not_cached, observation(log_of(range(3), range(3), tail=100))),
         (traffic.prefix_diverges_early, observation(AGAIN)),
         (traffic.prefix_diverges_early, observation(log_of(*conversations(19, 8)))),

@@ -3,23 +3,18 @@
 The proxy is a small one of our own, over real TLS, in front of a real `lmcache server` with our module and its token.
 """
 
-import contextlib
 import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from proxied import TOKEN, Proxy, in_front
 from pydantic import SecretStr
 from real_cache import Launch
-from serving import serving
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import HTMLResponse
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
@@ -40,46 +35,8 @@ from agent_tools.operations import Operations
 from agent_tools.wire.access import Access
 from agent_tools.wire.http_client import AdminClient
 
-TOKEN = "let-me-in-4711"  # noqa: S105
 MODULE = "the-modules-own-token"
-PREFIX = "/admin/lmcache"
 INSIDE = {"Authorization": SecretStr(f"Bearer {TOKEN}")}
-
-
-@dataclass
-class Proxy:
-    """Passes what comes under the prefix with the right header on to one server."""
-
-    upstream: str
-    answers: Response | None = None
-    """What every request is answered with in place of passing it on."""
-    headers: list[dict[str, str]] = field(default_factory=list)
-    """Headers of every request that came."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive)
-        self.headers.append(dict(request.headers))
-        await (await self._answer(request))(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response:
-        if self.answers is not None:
-            return self.answers
-        given = request.headers.get("authorization", "nothing")
-        if given != f"Bearer {TOKEN}":
-            return JSONResponse({"error": f"{given} is not valid here"}, 401)
-        path = request.scope["raw_path"].decode()
-        if not path.startswith(f"{PREFIX}/"):
-            return HTMLResponse("<h1>404</h1>", 404)
-        passed = {name: value for name, value in request.headers.items() if name not in {"host", "authorization"}}
-        async with httpx.AsyncClient(trust_env=False) as client:
-            url = f"{self.upstream}{path.removeprefix(PREFIX)}?{request.url.query}"
-            try:
-                answer = await client.request(request.method, url, content=await request.body(), headers=passed, timeout=30)
-            except httpx.ConnectError:
-                return HTMLResponse("<h1>502</h1>", 502)
-        return Response(answer.content, answer.status_code, {"content-type": answer.headers["content-type"]})
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +44,6 @@ def upstream(launch: Launch) -> str:
     """A real server with our module, which asks for a token."""
     module = {"module_path": "agent_tools.server_module", "config": {"token_env": "PROXY_TEST_MODULE_TOKEN"}}
     return launch({"--server-module": json.dumps(module)}, {"PROXY_TEST_MODULE_TOKEN": MODULE}).http_url
-
-
-@contextlib.contextmanager
-def in_front(upstream: str, **options: Any) -> Iterator[tuple[str, Proxy]]:
-    proxy = Proxy(upstream)
-    with serving(proxy, **options) as url:
-        yield url + PREFIX, proxy
 
 
 @pytest.fixture

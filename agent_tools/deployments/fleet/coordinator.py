@@ -2,7 +2,7 @@
 
 import contextlib
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from agent_tools.errors import (
 )
 from agent_tools.models import MB, CacheEntry, TenantUsage
 from agent_tools.models.config import DEFAULT_TENANT, MB_IN_A_GB
+from agent_tools.plain import plain
 from agent_tools.wire.access import NO_PROXY, Access
 from agent_tools.wire.http_client import AdminClient, segment
 
@@ -28,6 +29,8 @@ PAGE = 10_000
 """Keys or pins per answer, the coordinator's maximum."""
 MAX_KEYS = 100_000
 """Most keys of a directory that we read. The coordinator walks its whole directory for each page."""
+WORLD_SIZE_BITS = 24
+"""Bits of a key's ``kv_rank`` below its world size (`ObjectKey.ComputeKVRank`)."""
 RELAYED_SECONDS = 35.0
 """Timeout in seconds for calls that the coordinator relays to a server. The coordinator itself waits up to 30 s."""
 
@@ -145,19 +148,35 @@ class Coordinator:
     async def top_entries(self, limit: int) -> list[CacheEntry]:
         """Return the entries with the most accesses, with their servers and tiers (``GET /directory/keys``)."""
         best: list[Mapping[str, Any]] = []
+        async for keys in self._keys("list the entries of one server as <fleet>/<server>"):
+            best = heapq.nlargest(limit, [*best, *keys], key=lambda one: one["access_count"])
+        with self._understood("/directory/keys"):
+            return [_entry(one) for one in best]
+
+    async def world_sizes(self, model: str) -> set[int]:
+        """Return the world sizes of a model's keys (``GET /directory/keys``). Chunks outlive the engines that stored them."""
+        found: set[int] = set()
+        async for keys in self._keys(f"start an engine of {plain(model)}, which tells its world size. Nothing was changed"):
+            found |= {key["key"]["kv_rank"] >> WORLD_SIZE_BITS for key in keys if key["key"]["model_name"] == model}
+        return found
+
+    async def _keys(self, instead: str) -> AsyncIterator[list[Mapping[str, Any]]]:
+        """Yield the keys of the directory page by page.
+
+        Raises:
+            UnsupportedError: There are too many. The message says what to do `instead`.
+        """
         offset, total = 0, 1
         while offset < total:
             page = await self._read("/directory/keys", offset=offset, limit=PAGE)
             with self._understood("/directory/keys"):
-                total, offset = page["total"], offset + PAGE
-                best = heapq.nlargest(limit, [*best, *page["keys"]], key=lambda one: one["access_count"])
+                total, keys, offset = page["total"], page["keys"], offset + PAGE
+            yield keys
             if total > MAX_KEYS:
                 raise UnsupportedError(
                     f"the fleet holds {total:,} entries, too many to list, because its coordinator walks all of them for every"
-                    f" {PAGE:,}; list the entries of one server as <fleet>/<server>"
+                    f" {PAGE:,}; {instead}"
                 )
-        with self._understood("/directory/keys"):
-            return [_entry(one) for one in best]
 
     async def placements(self, prefix: Prefix) -> dict[str, list[Placement]]:
         """Return the copies of each whole chunk of a prefix by hash, in order (``POST /directory/lookup``).
@@ -174,7 +193,7 @@ class Coordinator:
             return found
 
     async def pinned(self, prefix: Prefix) -> set[str]:
-        """Return the hashes of all pinned chunks of the prefix's model and tenant (``GET /cache/pins``)."""
+        """Return the hashes of all pinned chunks of the prefix's model, world size and tenant (``GET /cache/pins``)."""
         hashes: set[str] = set()
         offset, total = 0, 1
         while offset < total:
@@ -183,7 +202,11 @@ class Coordinator:
                 total, offset = page["total"] if page["pins"] else 0, offset + PAGE
                 keys = [one["key"] for one in page["pins"]]
                 # For the empty salt the coordinator lists the pins of all tenants.
-                hashes |= {key["chunk_hash_hex"] for key in keys if key["cache_salt"] == prefix.tenant}
+                hashes |= {
+                    key["chunk_hash_hex"]
+                    for key in keys
+                    if key["cache_salt"] == prefix.tenant and key["kv_rank"] >> WORLD_SIZE_BITS == prefix.world_size
+                }
         return hashes
 
     async def pin(self, prefix: Prefix, *, pinned: bool) -> None:

@@ -19,7 +19,7 @@ from agent_tools.workload.access_log import AccessLog
 
 from .allowed_servers import AllowedServers
 from .coordinator import Coordinator
-from .prefix import deleted, pinned_or_not, prefix_of, warmed
+from .prefix import deleted, pinned_or_not, prefixes_of, warmed
 from .quotas import check_quotas, quota_support
 from .servers import FleetServers, as_one, done_on_all
 
@@ -167,8 +167,8 @@ class FleetDeployment:
     async def warm(self, model: str, tokens: Sequence[int], tenant: str, patience: float = 30.0) -> WarmResult:
         """Load a prefix from L2 into L1 of every server, within `patience` seconds."""
         servers = await self._known.some()
-        prefix = await prefix_of(servers, model, tokens, tenant)
-        return await warmed(self._coordinator, servers, prefix, patience)
+        prefixes = await prefixes_of(self._coordinator, servers, model, tokens, tenant)
+        return await warmed(self._coordinator, servers, prefixes, patience)
 
     async def pin(self, model: str, tokens: Sequence[int], tenant: str, *, pinned: bool) -> int:
         """Pin or unpin a prefix in L2 of all servers; L1 has no pins. Return how many chunks are pinned, or were unpinned.
@@ -176,7 +176,8 @@ class FleetDeployment:
         A prefix that is already pinned is not pinned again. One unpin removes one pin of each chunk. A chunk that another
         program, or a longer prefix, has also pinned stays pinned.
         """
-        return await pinned_or_not(self._coordinator, await prefix_of(await self.members(), model, tokens, tenant), pinned=pinned)
+        prefixes = await prefixes_of(self._coordinator, await self.members(), model, tokens, tenant)
+        return await pinned_or_not(self._coordinator, prefixes, pinned=pinned)
 
     async def delete_prefix(self, model: str, tokens: Sequence[int], tenant: str) -> int:
         """Remove a prefix from L1 and L2 of every server. Return the number of removed chunks.
@@ -185,11 +186,12 @@ class FleetDeployment:
         L2 adapters deletes only from the first.
 
         Raises:
-            UnsupportedError: All chunks are pinned, or the prefix is shorter than a chunk.
+            UnsupportedError: All chunks are pinned, the prefix is shorter than a chunk, or the model's world size is unknown.
             OutcomeUnknownError: A server did not delete the prefix. The message names the servers that did.
         """
         servers = await self._known.some()
-        return await deleted(self._coordinator, servers, await prefix_of(servers, model, tokens, tenant))
+        prefixes = await prefixes_of(self._coordinator, servers, model, tokens, tenant)
+        return await deleted(self._coordinator, servers, prefixes)
 
     async def still_found(self, model: str, tokens: Sequence[int], tenant: str) -> tuple[int | None, str]:
         """Return the most chunks of a prefix that a lookup finds on a server, or ``None`` if some could not be checked."""

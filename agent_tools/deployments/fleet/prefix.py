@@ -1,6 +1,8 @@
 """Warm, pin and delete one prompt prefix on all servers of a fleet."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import anyio
 
@@ -18,28 +20,29 @@ POLL_SECONDS = 0.05
 Servers = Mapping[str, ServerDeployment]
 
 
-async def prefix_of(servers: Servers, model: str, tokens: Sequence[int], tenant: str) -> Prefix:
-    """Return a prefix with the chunk size and world size that the servers report for its model.
+async def prefixes_of(coordinator: Coordinator, servers: Servers, model: str, tokens: Sequence[int], tenant: str) -> list[Prefix]:
+    """Return a prefix for each world size with which the fleet stores the model: the same text has other chunks in each.
+
+    World sizes come from the servers. If none of them knows the model, they come from the keys in the coordinator's directory.
 
     Raises:
-        UnsupportedError: The prefix is shorter than a chunk, the tenant is not a cache salt, or the servers differ in the chunk
-            size or in the model's world size.
+        UnsupportedError: The prefix is shorter than a chunk, the tenant is not a cache salt, the servers differ in the chunk
+            size, or nothing tells the model's world size.
     """
     if tenant:
         check_salt(tenant)
-    answers, _ = await side_by_side({name: server.admin.read("/status") for name, server in servers.items()})
+    sizes, (answers, _) = await asyncio.gather(
+        side_by_side({name: server.world_sizes() for name, server in servers.items()}),
+        side_by_side({name: server.admin.read("/status") for name, server in servers.items()}),
+    )
     chunk_sizes: set[int] = set()
-    world_sizes: set[int] = set()
     for name, status in answers.items():
         with servers[name].admin.understood("/status"):
             chunk_sizes.add(status["chunk_size"])
-            contexts = [*status.get("cache_context_meta", {}).values(), *status.get("non_cuda_context_meta", {}).values()]
-            world_sizes |= {context["world_size"] for context in contexts if context["model_name"] == model}
-    if len(chunk_sizes) > 1 or len(world_sizes) > 1:
-        what = f"chunks of {_listed(chunk_sizes)} tokens, {plain(model)} on {_listed(world_sizes) or 1} workers"
+    if len(chunk_sizes) > 1:
         raise UnsupportedError(
-            f"the servers of this fleet differ ({what}), so the prefix has other chunks on each; name a server as"
-            " <fleet>/<server>. Nothing was changed"
+            f"the servers of this fleet differ (chunks of {_listed(chunk_sizes)} tokens), so the prefix has other chunks on each;"
+            " name a server as <fleet>/<server>. Nothing was changed"
         )
     chunk_size = next(iter(chunk_sizes), None)
     if not tokens or (chunk_size is not None and len(tokens) < chunk_size):
@@ -47,11 +50,21 @@ async def prefix_of(servers: Servers, model: str, tokens: Sequence[int], tenant:
             f"a prefix of {len(tokens)} tokens is shorter than one chunk ({chunk_size or 256} tokens), so LMCache never stores"
             " it; give a longer prefix. Nothing was changed"
         )
-    return Prefix(model, tuple(tokens), tenant, next(iter(world_sizes), 1), chunk_size)
+    world_sizes = {size for one in sizes[0].values() for size in one.get(model, ())} or await coordinator.world_sizes(model)
+    if not world_sizes:
+        raise UnsupportedError(
+            f"no engine has registered the model {plain(model)} with a server of this fleet, and the coordinator knows no chunk"
+            " of it, so its world size is unknown and its chunks cannot be named. Start its engine. Nothing was changed"
+        )
+    return [Prefix(model, tuple(tokens), tenant, size, chunk_size) for size in sorted(world_sizes)]
 
 
-async def pinned_or_not(coordinator: Coordinator, prefix: Prefix, *, pinned: bool) -> int:
-    """Pin a prefix unless it is pinned, or remove a pin. Return how many chunks are pinned, or were unpinned."""
+async def pinned_or_not(coordinator: Coordinator, prefixes: Sequence[Prefix], *, pinned: bool) -> int:
+    """Pin prefixes unless they are pinned, or remove a pin. Return how many chunks are pinned, or were unpinned."""
+    return max([await _pinned_or_not(coordinator, prefix, pinned=pinned) for prefix in prefixes])
+
+
+async def _pinned_or_not(coordinator: Coordinator, prefix: Prefix, *, pinned: bool) -> int:
     chunks = (await _placements(coordinator, prefix)).keys()
     before = chunks & await coordinator.pinned(prefix)
     if (pinned and before == chunks) or (not pinned and not before):
@@ -61,19 +74,33 @@ async def pinned_or_not(coordinator: Coordinator, prefix: Prefix, *, pinned: boo
     return len(after) if pinned else len(before - after)
 
 
-async def deleted(coordinator: Coordinator, servers: Servers, prefix: Prefix) -> int:
-    """Delete a prefix from every server, because the directory learns of a store only later. Return the number of chunks gone.
+async def deleted(coordinator: Coordinator, servers: Servers, prefixes: Sequence[Prefix]) -> int:
+    """Delete prefixes from every server, because the directory learns of a store only later. Return the number of chunks gone.
 
     Raises:
         UnsupportedError: All chunks are pinned.
-        OutcomeUnknownError: A server did not delete the prefix.
+        OutcomeUnknownError: A server did not delete a prefix.
     """
-    placements = await _placements(coordinator, prefix)
-    pinned = placements.keys() & await coordinator.pinned(prefix)
+    found = [(prefix, await _placements(coordinator, prefix), await coordinator.pinned(prefix)) for prefix in prefixes]
+    if all(places.keys() <= pinned for _, places, pinned in found):
+        pinned_chunks = max(len(places) for _, places, _ in found)
+        raise UnsupportedError(f"all {pinned_chunks} chunks of the prefix are pinned: unpin it first. Nothing was deleted")
+    tiers, gone = await _tiers(servers), 0
+    for prefix, places, pinned in found:
+        if places.keys() - pinned:
+            gone += await _deleted(coordinator, tiers, prefix, places, places.keys() & pinned)
+    return gone
+
+
+async def _deleted(
+    coordinator: Coordinator,
+    tiers: Mapping[str, str],
+    prefix: Prefix,
+    placements: Mapping[str, Sequence[Placement]],
+    pinned: AbstractSet[str],
+) -> int:
+    """Delete one prefix. Return the number of chunks gone."""
     free = placements.keys() - pinned
-    if not free:
-        raise UnsupportedError(f"all {len(pinned)} chunks of the prefix are pinned: unpin it first. Nothing was deleted")
-    tiers = await _tiers(servers)
     counted = await done_on_all(
         "the prefix was deleted",
         {name: _deleted_on(coordinator, name, prefix, tier, len(free), len(pinned)) for name, tier in tiers.items()},
@@ -96,9 +123,9 @@ async def _deleted_on(
     return from_l1 // prefix.world_size, max(-(-done.skipped // prefix.world_size) - pinned, 0)
 
 
-async def warmed(coordinator: Coordinator, servers: Servers, prefix: Prefix, patience: float) -> WarmResult:
-    """Load a prefix from L2 into L1 of every server. The result names servers that failed; if all fail, raise the error."""
-    answers, failures = await side_by_side({name: _warmed_on(coordinator, name, prefix, patience) for name in servers})
+async def warmed(coordinator: Coordinator, servers: Servers, prefixes: Sequence[Prefix], patience: float) -> WarmResult:
+    """Load prefixes from L2 into L1 of every server. The result names servers that failed; if all fail, raise the error."""
+    answers, failures = await side_by_side({name: _warmed_on(coordinator, name, prefixes, patience) for name in servers})
     if not answers:
         raise as_one(failures)
     done = [f"{name} has {found} of {asked} in L1" for name, (found, asked) in sorted(answers.items())]
@@ -110,8 +137,21 @@ async def warmed(coordinator: Coordinator, servers: Servers, prefix: Prefix, pat
     )
 
 
-async def _warmed_on(coordinator: Coordinator, server: str, prefix: Prefix, patience: float) -> tuple[int, int]:
-    """Return the found and the requested chunks."""
+async def _warmed_on(coordinator: Coordinator, server: str, prefixes: Sequence[Prefix], patience: float) -> tuple[int, int]:
+    """Return the found and the requested chunks, for the world size of which the server found most.
+
+    A server loads only what an engine of that world size has registered there. It fails if that is none.
+    """
+    answers, failures = await side_by_side(
+        {f"world size {p.world_size}": _loaded(coordinator, server, p, patience) for p in prefixes}
+    )
+    if not answers:
+        raise next(iter(failures.values()))
+    return max(answers.values())
+
+
+async def _loaded(coordinator: Coordinator, server: str, prefix: Prefix, patience: float) -> tuple[int, int]:
+    """Return the found and the requested chunks. The coordinator counts keys: a chunk has one for each rank and group."""
     request_id = await coordinator.prefetch(server, prefix)
     if request_id is None:
         return 0, 0
@@ -119,7 +159,9 @@ async def _warmed_on(coordinator: Coordinator, server: str, prefix: Prefix, pati
         while True:
             done = await coordinator.prefetched(server, request_id)
             if done is not None:
-                return done
+                found, asked = done
+                chunks = len(prefix.tokens) // prefix.chunk_size if prefix.chunk_size else asked // prefix.world_size
+                return found * chunks // max(asked, 1), chunks
             await anyio.sleep(POLL_SECONDS)
     raise OutcomeUnknownError(f"{server} has not loaded the prefix within {patience:g} s; it may still load it. Read the entries")
 

@@ -224,7 +224,7 @@ class ServerDeployment:
             UnsupportedError: The server is 0.5.0 or older. Its ``/clear-cache`` also drops what requests hold locked.
         """
         release = await self._answers.release()
-        if not release.clears_unlocked_only:
+        if not release.has_cache_routes:
             raise UnsupportedError(
                 f"LMCache {release.text} clears L1 only together with what requests hold locked, so we do not: upgrade"
                 " it, or restart it to empty L1. Nothing was changed"
@@ -240,9 +240,22 @@ class ServerDeployment:
         return await delete_from_l1(self.admin, await self._shape(model, "deleted"), chunk_hashes, tenant)
 
     async def _shape(self, model: str, what: str) -> Shape:
-        """Return how the chunks of a model are stored. `what` is what is not done to them if that is not known."""
+        """Return how the chunks of a model are stored. `what` is what is not done to them if that is not known.
+
+        Raises:
+            UnsupportedError: That is not known, or this version of LMCache has no routes for single chunks.
+        """
+        await self._check_names_chunks(what)
         sizes = await self.world_sizes()
         return known_shape(model, sizes, self._groups, what)
+
+    async def _check_names_chunks(self, what: str) -> None:
+        release = await self._answers.release()
+        if not release.has_cache_routes:
+            raise UnsupportedError(
+                f"LMCache {release.text} has no routes to look for, load or delete single chunks; LMCache 0.5.2 has them."
+                f" Nothing was {what}"
+            )
 
     async def trim(self, max_used_bytes: int) -> None:
         """Delete chunks that cannot be hit, then the least recently used chunks, until L1 holds at most `max_used_bytes`.
@@ -257,6 +270,7 @@ class ServerDeployment:
         if module is not None and module.changes("entries"):
             await module.remove_down_to(max_used_bytes)
             return
+        await self._check_names_chunks("removed")
         log = await self._logged(None)
         if log is None or log.hashes is None:
             raise UnsupportedError(

@@ -62,8 +62,8 @@ class Release:
         return self._at_least(0, 5, 2)
 
     @property
-    def clears_unlocked_only(self) -> bool:
-        """Return whether the server has ``/cache/clear``. ``/clear-cache`` of 0.5.0 and older drops locked objects too."""
+    def has_cache_routes(self) -> bool:
+        """Return whether the server has ``/cache/*``. ``/clear-cache`` of 0.5.0 and older drops locked objects too."""
         return self._at_least(0, 5, 1)
 
     @property

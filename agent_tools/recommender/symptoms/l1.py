@@ -165,6 +165,8 @@ def returns_too_late(seen: Observation) -> Symptom | None:
     log, size, stored = seen.log, seen.capacity_chunks, seen.metrics.stored_chunks
     if log is None or seen.curve is None or size is None or not stored or not seen.metrics.evictions:
         return None
+    if seen.l1_is_buffer or _l2_holds_them(seen):
+        return None
     gaps = _gaps(log, seen.in_window)
     seconds = seen.metrics.window.seconds
     if len(gaps) < ENOUGH_FOLLOWED or not seconds:
@@ -256,6 +258,6 @@ def _l2_holds_them(seen: Observation) -> bool:
 
 def _how_to_log(seen: Observation) -> str:
     """Say how to start the server with a log. Versions before 0.5.6 load no modules."""
-    if any("live changes need LMCache" in one.reason for one in seen.support.values()):
+    if not seen.loads_modules:
         return "start it with"
     return "start it with --server-module agent_tools.server_module, or start it with"

@@ -109,6 +109,8 @@ def under_stored(seen: Observation) -> Symptom | None:
     offered = (metrics.stored_chunks or 0) + (metrics.failed_stores or 0)
     if metrics.stored_chunks is None or missed < ENOUGH_LOOKUPS or offered > 0.5 * missed:
         return None
+    if (metrics.incomplete_chunks or 0) > 0.5 * (metrics.resident_chunks or 0):  # they are there, in part: another finding
+        return None
     return Symptom(
         code=SymptomCode.UNDER_STORED,
         severity=Severity.HIGH,

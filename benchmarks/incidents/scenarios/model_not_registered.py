@@ -18,6 +18,6 @@ INCIDENT = Incident(
     stage=Server(l1_mb=16),
     traffic=_log,
     bounds=Bounds(max_size_mb=64),
-    provoke=lambda stage: stage.ask_unregistered("other/model"),
+    provoke=lambda stage: stage.look_up_only("other/model"),
     expected=Expected(symptoms=frozenset({SymptomCode.MODEL_NOT_REGISTERED}), action=Action.OPERATOR, told="restart the engine"),
 )
