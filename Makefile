@@ -13,7 +13,7 @@ MCP := .venv-mcp
 # A file's tests share servers, so they stay in one process. tests/conftest.py puts the files with most tests on servers first.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-engine test test-long test-base test-later test-mcp test-newest test-engine test-oldest lint format bench bench-live bench-engine incidents faults load setup clean
+.PHONY: demo demo-engine test test-long test-base test-later test-mcp test-newest test-engine test-oldest lint format bench bench-live bench-engine incidents agent-bench faults load setup clean
 
 demo: $(READY)  ## Tune a real LMCache under real traffic; TRACE=path.jsonl.gz for a recorded workload
 	@$(BIN)/lmcache-agent demo $(if $(TRACE),--trace "$(TRACE)") $(DEMO_ARGS)
@@ -81,6 +81,9 @@ bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about t
 
 incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 20 minutes
 	$(BIN)/python -m benchmarks.incidents
+
+agent-bench: $(READY)  ## MODEL=openai:gpt-5.5, any init_chat_model name, looks after several caches with incidents at once and is scored
+	@$(BIN)/python -m benchmarks.agent_bench "$(MODEL)" $(if $(SCENARIOS),--scenarios $(SCENARIOS))
 
 faults: $(READY)  ## Over 1,000 faults at every step of a change, killed agents and servers among them: 50 minutes or more
 	$(BIN)/python benchmarks/faults.py

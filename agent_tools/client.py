@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 from typing_extensions import Self
@@ -43,6 +43,9 @@ from .prediction.model_kv import model_kv
 from .prediction.size_pricing import Terms
 from .prediction.sizing import Sizing
 from .tuning.state import TuneContext, TuneReport
+
+if TYPE_CHECKING:
+    from .recommender.compare import CacheComparison
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -172,6 +175,27 @@ class LMCacheClient:
             terms: Speeds and prices by name, e.g. ``prefill_tokens_per_second=9000``; see `Terms`.
         """
         return self._run(Operations.size, model_kv(model_config, ranks=ranks), gpu_free_gb, Terms.model_validate(terms))
+
+    def compare(self, *others: str, window_seconds: float | None = None, budget_mb: float | None = None) -> "CacheComparison":
+        """Return where a megabyte earns most: the L1 sizes that give this cache and others of its machine the most hits together.
+
+        Changes nothing.
+
+        Args:
+            others: Names of the other caches in ``caches.toml``. The caller knows that they share this cache's machine.
+            window_seconds: Length of the window, seconds.
+            budget_mb: Memory to divide, MB; by default what the caches have now.
+
+        Raises:
+            UnknownCacheError: There is no cache of one of the names.
+            UnsupportedError: Fewer than two caches can be compared.
+            OutOfBoundsError: The budget does not cover the smallest sizes that the bounds allow.
+        """
+
+        async def compare(operations: Operations, cache: str) -> "CacheComparison":
+            return await operations.compare_caches((cache, *others), window_seconds, budget_mb)
+
+        return self._run(compare)
 
     # ---- change ----
 

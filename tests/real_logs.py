@@ -1,10 +1,13 @@
-"""Small access logs made by hand, for replaying into real servers."""
+"""Small access logs, most of them made by hand, for replaying into real servers."""
 
 import numpy as np
 
 from agent_tools.workload.access_log import AccessLog, renumber
+from agent_tools.workload.generate import AgentTraffic
 
 CHUNK_SIZE = 256
+FEW_BIG = AgentTraffic(requests=100, conversations=20, turns=10, tool_tokens=600, seed=1).generate()
+"""Agents for a second or two: with 128 KB a chunk, 128 of their 269 chunks fill 16 MB, and what is evicted is asked for again."""
 
 
 def log_of(*requests: list[int] | range, tenants: tuple[str, ...] = ("",), tail: int = 0) -> AccessLog:

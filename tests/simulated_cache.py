@@ -30,6 +30,19 @@ REQUESTS_PER_SECOND = 250
 """About what a real server answers when it is sent requests as fast as it can."""
 KV_BYTES_PER_TOKEN = ReplaySettings().kv_bytes_per_token
 
+TWO_ON_ONE_MACHINE = """
+[caches.starving]
+target = "simulated:"
+bounds = { max_size_mb = 1024, allow_restart = true }
+simulated = { l1_size_mb = 192, kv_bytes_per_token = 4096, seed = 1, traffic = { conversations = 40 } }
+
+[caches.spare]
+target = "simulated:"
+bounds = { max_size_mb = 1024, allow_restart = true }
+simulated = { l1_size_mb = 1024, kv_bytes_per_token = 4096, seed = 2, traffic = { conversations = 3 } }
+"""
+"""A settings file: ``starving`` has many conversations and little memory, ``spare`` few and much."""
+
 EXTRAS = {
     "fastapi": "serve",
     "langchain": "agent",

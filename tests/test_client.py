@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulated_cache import SIMULATED
+from simulated_cache import SIMULATED, TWO_ON_ONE_MACHINE
 
 from agent_tools import LMCacheClient
 from agent_tools.caches.own_bounds import free_mb
@@ -330,6 +330,23 @@ def test_it_sizes_the_tiers_for_another_model() -> None:
     assert (found.bytes_per_token, found.l0_tokens) == (131_072, 163_840)
     assert {row.tier for row in found.rows} >= {"L0", "L1"}
     assert all(row.ttft_ms is not None and row.price_month is None for row in found.rows)
+
+
+def test_it_compares_itself_with_other_caches_of_its_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "caches.toml").write_text(TWO_ON_ONE_MACHINE, encoding="utf-8")
+    monkeypatch.setenv(FILE_VARIABLE, str(home / "caches.toml"))
+    with LMCacheClient("spare") as client:
+        found = client.compare("starving")
+        sizes = {one.cache: (one.size_mb, one.proposed_mb) for one in found.caches}
+        assert found.verdict.value == "act"
+        assert sizes["starving"][1] > sizes["starving"][0] == 192
+        assert sizes["spare"][1] < sizes["spare"][0] == 1024
+        assert client.compare("starving", budget_mb=600).budget_mb == 600
+        assert client.get_config().max_size_mb == 1024, "nothing is changed"
+        with pytest.raises(UnknownCacheError):
+            client.compare("nobody")
+        with pytest.raises(UnsupportedError, match="fewer than two caches can be compared"):
+            client.compare()
 
 
 def test_a_change_is_verified_by_its_id_or_as_the_last_one(client: LMCacheClient) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from agent_tools.plain import MESSAGE, names_cut, plain
+from agent_tools.plain import MESSAGE, names_cut, plain, points
 
 from .config import ConfigUpdate, Frozen, Line, Support, SupportLevel
 from .cost import Range, Saving
@@ -214,6 +214,40 @@ class OptimizationRecommendation(Frozen):
     """Whether the operator's bounds allow the change. False: it would help, but must not be applied."""
 
 
+class SpareMemory(Frozen):
+    """How much smaller L1 could be and still save as many tokens, within half a point, on the observed requests."""
+
+    size_mb: Annotated[float, Field(ge=0)]
+    """L1 in force."""
+    enough_mb: Annotated[float, Field(ge=0)]
+    """The smallest L1 within the operator's bounds that keeps what is saved. All other settings stay."""
+    saved_now: Annotated[float, Field(ge=0, le=1)]
+    """Predicted share of the requested tokens that LMCache saves with the L1 in force: the token hit rate, and less than that if
+    the engine's own cache serves part of the hits (`beyond_own`)."""
+    saved_then: Annotated[float, Field(ge=0, le=1)]
+    """The same with the smaller L1."""
+    gain: Gain
+    """The difference, on the same requests."""
+    beyond_own: bool
+    """Whether hits that the engine's own prefix cache has as well are left out."""
+    observed_seconds: Annotated[float, Field(ge=0)]
+    """Seconds from the first to the last lookup in the log. Prompts that come back after longer are not in it."""
+
+    @property
+    def spare_mb(self) -> float:
+        """Return the memory that is not needed, MB."""
+        return self.size_mb - self.enough_mb
+
+    def __str__(self) -> str:
+        what = "what LMCache saves beyond the engine's own cache" if self.beyond_own else "the token hit rate"
+        interval = f"90 % interval {points(self.gain.lower)} to {points(self.gain.upper)}"
+        return (
+            f"an L1 of {self.enough_mb:,g} MB instead of {self.size_mb:,g} would keep {what}: {self.saved_then:.1%} instead of"
+            f" {self.saved_now:.1%} ({interval}), on the requests of {self.observed_seconds / 60:,.0f} min. Prompts that come"
+            " back later than that are not counted"
+        )
+
+
 class Verdict(str, Enum):
     """What to do about a cache."""
 
@@ -246,6 +280,10 @@ class Advice(Frozen):
     trial: OptimizationRecommendation | None = None
     """If nothing is worth a change: a change of small expected gain that is live, keeps what is cached and costs no memory, or no
     more than the operator's `trial_mb`. It can be tried: kept if it helps, undone if not."""
+
+    spare: SpareMemory | None = None
+    """The memory that L1 does not need; ``None`` if there is none worth telling, if a change or a trial is advised, or if nothing
+    can be predicted."""
 
     @property
     def best(self) -> OptimizationRecommendation | None:

@@ -23,6 +23,11 @@ class Departure(Frozen):
     lost: bool
     """Whether a restart lost the change: the server started again with the value from before our changes."""
 
+    @property
+    def key(self) -> str:
+        """Which change of which setting this is about."""
+        return f"{self.setting} {self.change_id}"
+
     def __str__(self) -> str:
         ours, now = (plain(names_cut(value), MESSAGE) for value in (self.ours, self.in_force))
         if self.lost:

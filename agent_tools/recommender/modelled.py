@@ -19,7 +19,7 @@ from agent_tools.prediction.in_process_model import InProcessPolicy
 from agent_tools.prediction.in_process_prediction import in_process_policy
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.running_server import RunningServer
-from agent_tools.prediction.server_prediction import predict_server
+from agent_tools.prediction.server_prediction import ServerPrediction, predict_server
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.time_to_first_token import seconds_to_first_token, time_to_first_token
 
@@ -54,10 +54,9 @@ def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
     """Return the hits that the model predicts for the window's requests. Earlier requests only warm the cache."""
     assert seen.log is not None  # noqa: S101  callers have a log
     if setting not in seen.predicted:
-        runs = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay).runs
-        hits = _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in runs])
-        dropped = np.array([run.dropped_chunks[seen.in_window] for run in runs], dtype=np.float64)
-        seen.predicted[setting] = replace(hits, dropped=np.asarray(dropped.mean(axis=0)))
+        prediction = predict_server(seen.log, setting, clocks=seen.clocks, delay=seen.store_delay)
+        dropped = np.array([run.dropped_chunks[seen.in_window] for run in prediction.runs], dtype=np.float64)
+        seen.predicted[setting] = replace(hits_of(seen, prediction), dropped=np.asarray(dropped.mean(axis=0)))
     return seen.predicted[setting]
 
 
@@ -86,6 +85,11 @@ def hits_since_change(
         l1, l2, _ = (np.concatenate(parts) for parts in zip(before, after, strict=True))
         columns.append((l1, l2))
     return _hits(seen, columns)
+
+
+def hits_of(seen: Observation, prediction: ServerPrediction) -> PredictedHits:
+    """Return the window's part of a prediction for the whole log."""
+    return _hits(seen, [(run.l1_hit_chunks, run.l2_hit_chunks) for run in prediction.runs])
 
 
 def _hits(seen: Observation, columns: Sequence[tuple[Int32, Int32]]) -> PredictedHits:

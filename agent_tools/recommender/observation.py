@@ -75,6 +75,11 @@ class PredictedHits:
         """Return the share of the requested tokens that LMCache saves, in [0, 1], as the mean over the clocks."""
         return self._share(self.saved_l1 + self.saved_l2)
 
+    @property
+    def saved_l1_rate(self) -> float:
+        """Return the part of `saved_rate` that L1 serves, as the mean over the clocks."""
+        return self._share(self.saved_l1)
+
     def _share(self, chunks: Floats) -> float:
         return float(chunks.sum(axis=1).mean() / self.asked.sum()) if self.asked.sum() else 0.0
 

@@ -16,6 +16,7 @@ from agent_tools.prediction.server_setting import ServerSetting
 from .modelled import (
     MODEL_OFF,
     corrected,
+    hits_of,
     predicted_gain,
     predicted_hits,
     predicted_rate,
@@ -23,7 +24,7 @@ from .modelled import (
     predicted_worth,
     server_setting,
 )
-from .observation import Observation, PredictedHits
+from .observation import Observation
 
 SHARES_OF_CEILING = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 """L1 sizes to try, as shares of an unbounded cache's hits. Each size is what an always-full LRU needs for that share."""
@@ -206,11 +207,8 @@ def _worth(prediction: ServerPrediction, seen: Observation) -> float:
 
     Hits in L2 are weighted by the time they save.
     """
-    asked = prediction.runs[0].asked_chunks[seen.in_window].sum()
-    l1, l2 = (
-        np.array([getattr(run, tier)[seen.in_window] for run in prediction.runs]) for tier in ("l1_hit_chunks", "l2_hit_chunks")
-    )
-    hits = PredictedHits(asked=seen.window_chunks.astype(np.float64), l1=l1, l2=l2, own=seen.own_hits)
+    hits = hits_of(seen, prediction)
+    asked = hits.asked.sum()
     return float((hits.saved_l1 + seen.l2_weight * hits.saved_l2).sum(axis=1).mean() / asked) if asked else 0.0
 
 

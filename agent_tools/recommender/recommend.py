@@ -22,6 +22,7 @@ from .modelled import MODEL_OFF, gain_in_points, predicted_rate, server_setting
 from .observation import Observation
 from .proposals import Proposal, beyond_the_bound, propose
 from .refusals import refusals
+from .spare import spare_memory
 from .symptoms import diagnose
 from .symptoms.rule import NOTICEABLE
 from .trial import worth_a_trial
@@ -64,6 +65,8 @@ def recommend(seen: Observation) -> Advice:
         why = f"{why}. Worth a trial: {trial.title}"
     if recommendations:
         why += _beyond(seen, recommendations)
+    calm = verdict is Verdict.DO_NOTHING and trial is None and not any(map(_is_worth_it, recommendations))
+    sound = not UNTREATABLE & {symptom.code for symptom in symptoms}
     return Advice(
         cache=seen.cache,
         created_at=now(),
@@ -75,6 +78,7 @@ def recommend(seen: Observation) -> Advice:
         why=why,
         rung=seen.rung,
         trial=trial,
+        spare=spare_memory(seen, recommendations) if calm and sound else None,
     )
 
 

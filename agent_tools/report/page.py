@@ -211,12 +211,13 @@ def _of_l1(metrics: CacheMetrics) -> str:
 
 
 def _advice(advice: Advice) -> Html:
-    """Return the best recommendation in full and the others folded away."""
+    """Return the best recommendation in full, the others folded away, and the memory that L1 does not need."""
+    spare = Html() if advice.spare is None else card(tag("h3", "Spare memory"), tag("p", _sentence(str(advice.spare))))
     if not advice.recommendations:
-        return section("Advice", card("Nothing to change: ", advice.why))
+        return section("Advice", card("Nothing to change: ", advice.why), spare)
     first, *others = advice.recommendations
     more = f"{len(others)} other recommendation{'s' if len(others) > 1 else ''}, less useful or not allowed"
-    return section("Advice", _recommendation(first), folded(more, *map(_recommendation, others)))
+    return section("Advice", _recommendation(first), folded(more, *map(_recommendation, others)), spare)
 
 
 def _recommendation(one: OptimizationRecommendation) -> Html:
@@ -240,6 +241,10 @@ def _recommendation(one: OptimizationRecommendation) -> Html:
         ),
         folded(f"evidence: {_words(one.rung.value)}", table(("measured", "value"), measured)),
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _settings(changes: Sequence[SettingChange]) -> list[tuple[str, str, str, str]]:

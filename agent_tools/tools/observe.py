@@ -194,6 +194,8 @@ def describe_advice(advice: Advice) -> str:
             f"{rank}. {one.title}: {one.expected_impact}; {one.implementation_effort}; cost {one.cost};"
             f" confidence {one.confidence.value}{_warned(one)}{settings}{allowed}"
         )
+    if advice.spare is not None:
+        lines.append(f"spare memory: {advice.spare}")
     return "\n".join(lines)
 
 

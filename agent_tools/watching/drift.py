@@ -1,6 +1,6 @@
 """What happened to a cache since the last look: a restart, and settings that others changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agent_tools.changes.log import stories
 from agent_tools.changes.standing import OPEN
@@ -40,11 +40,20 @@ def happened(seen: Seen, standing: Standing, log: Sequence[ChangeRecord]) -> lis
     return told
 
 
+def left_to_others(seen: Seen, departures: Iterable[Departure]) -> tuple[Departure, ...]:
+    """Return the departures with only those lost that were ours until the restart.
+
+    A restart cannot lose what somebody else had overridden before it, although the server then starts with the value from before
+    our changes.
+    """
+    return tuple(one.model_copy(update={"lost": False}) if one.key in seen.overridden else one for one in departures)
+
+
 def findings(departures: Sequence[Departure], how: str) -> list[Finding]:
     """Return what is not as our changes left it. `how` says what becomes of changes that a restart lost."""
     return [
         Finding(
-            f"departure {one.setting} {one.change_id} {one.lost} {plain(one.in_force, MESSAGE)}",
+            f"departure {one.key} {one.lost} {plain(one.in_force, MESSAGE)}",
             EventKind.OFFERED if one.lost else EventKind.FOUND,
             f"{one}{how if one.lost else ''}",
         )

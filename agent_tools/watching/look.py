@@ -12,6 +12,7 @@ from agent_tools.caches.settings import CacheSettings
 from agent_tools.changes.log import stories
 from agent_tools.errors import BusyError, CooldownError, LMCacheToolError, UnknownChangeError
 from agent_tools.models import (
+    Advice,
     Baseline,
     ChangeOutcome,
     ChangeResult,
@@ -24,15 +25,15 @@ from agent_tools.models import (
     VerificationVerdict,
 )
 from agent_tools.models.metrics import now
-from agent_tools.models.standing import Departure, Standing
+from agent_tools.models.standing import Departure
 from agent_tools.operations import Operations
 from agent_tools.recommender.symptoms.rule import ENOUGH_LOOKUPS
 from agent_tools.tuning.nodes import ACTOR as TUNES
 from agent_tools.tuning.state import Outcome, TuneContext, TuneReport
 from agent_tools.tuning.tune_cache import build_tune_cache
 
-from .drift import findings, happened
-from .event import Event, EventKind, Finding
+from .drift import findings, happened, left_to_others
+from .event import Event, EventKind, Finding, Findings
 from .memory import Memory, Seen
 
 if TYPE_CHECKING:
@@ -86,21 +87,21 @@ class CacheWatch:
         if not await anyio.to_thread.run_sync(self._memory.alone):
             return "another watch looks after this cache; standing by"
         seen = await anyio.to_thread.run_sync(self._memory.load)
-        found: list[Finding] = []
+        found = Findings(seen.told, self._say)
         result = "failed"
         try:
             seconds = await self._observed()
             async with turn:
                 if self.mode is Mode.AUTO:
                     await self._finish()
-                standing, seen = await self._noticed(seen)
-                lost = tuple(one for one in standing.departures if one.lost)
-                found += findings(standing.departures, await self._becomes(lost))
-                result, more = await self._set_again(lost) if lost and self.mode is Mode.AUTO else await self._tune(seconds)
-                found += more
+                departures, seen = await self._noticed(seen)
+                lost = tuple(one for one in departures if one.lost)
+                found.add(*findings(departures, await self._becomes(lost)))
+                again = lost and self.mode is Mode.AUTO
+                result = await self._set_again(lost, found) if again else await self._tune(seconds, found)
         except LMCacheToolError as error:
-            found.append(Finding(f"error {error.code}", EventKind.FAILED, str(error)))
-        await self._tell_new(seen, found)
+            found.add(Finding(f"error {error.code}", EventKind.FAILED, str(error)))
+        await self._remember(seen, found)
         return result
 
     def leave(self) -> None:
@@ -111,18 +112,16 @@ class CacheWatch:
         """Wait for enough traffic for advice, at most until the next look. Return the length of the window, seconds."""
         return await self._operations.wait_for_traffic(self.cache, min(LEAST, self._every), self._every)
 
-    async def _tell_new(self, seen: Seen, found: list[Finding]) -> None:
-        for one in found:
-            if one.key not in seen.told:
-                self._say(one.kind, one.text)
-        failing = {one.key for one in found if one.kind is EventKind.FAILED}
-        if not failing and any(key.startswith("error ") for key in seen.told):
+    async def _remember(self, seen: Seen, found: Findings) -> None:
+        if not found.failed and any(key.startswith("error ") for key in seen.told):
             self._say(EventKind.FOUND, "the cache can be looked after again")
-        told = tuple(dict.fromkeys(one.key for one in found))
         try:
-            await anyio.to_thread.run_sync(self._memory.save, seen.model_copy(update={"told": told}))
+            await self._save(seen.model_copy(update={"told": found.keys}))
         except LMCacheToolError as error:
-            self._say(EventKind.FAILED, str(error))
+            found.add(Finding(f"error {error.code}", EventKind.FAILED, str(error)))
+
+    async def _save(self, seen: Seen) -> None:
+        await anyio.to_thread.run_sync(self._memory.save, seen)
 
     def _say(self, kind: EventKind, text: str, change_id: str | None = None) -> None:
         self._tell(Event(at=now(), cache=self.cache, kind=kind, text=text, change_id=change_id))
@@ -153,15 +152,27 @@ class CacheWatch:
         undone = await self._operations.undo(self.cache, first.change_id, ACTOR, reason="it made the cache worse")
         self._say(EventKind.UNDONE, f"{undone.message}, because: {judged.why}", first.change_id)
 
-    async def _noticed(self, seen: Seen) -> tuple[Standing, Seen]:
-        """Tell what happened since the last look. Return how the cache stands, and what this look saw."""
+    async def _noticed(self, seen: Seen) -> tuple[tuple[Departure, ...], Seen]:
+        """Tell what happened since the last look. Return what is not as our changes left it, and what this look saw.
+
+        What it saw is saved at once: a watch that is killed while it acts must not take an override for a loss later.
+        """
         began = now().timestamp()
         standing = await self._operations.standing(self.cache)
         for text in happened(seen, standing, await self._operations.changes(self.cache)):
             self._rate = None
             self._say(EventKind.FOUND, text)
-        self.departures = len(standing.departures)
-        return standing, seen.model_copy(update={"at": began, "server": standing.server, "config": standing.config})
+        departures = left_to_others(seen, standing.departures)
+        self.departures = len(departures)
+        saw = {
+            "at": began,
+            "server": standing.server,
+            "config": standing.config,
+            "overridden": tuple(one.key for one in departures if not one.lost),
+        }
+        seen = seen.model_copy(update=saw)
+        await self._save(seen)
+        return departures, seen
 
     async def _becomes(self, lost: tuple[Departure, ...]) -> str:
         """Return what becomes of changes that a restart lost."""
@@ -172,29 +183,30 @@ class CacheWatch:
         values = " ".join(shlex.quote(f"{one.setting}={_written(one.ours)}") for one in lost)
         return f"; to set it again: lmcache-agent set -c {shlex.quote(self.cache)} {values}"
 
-    async def _set_again(self, lost: tuple[Departure, ...]) -> tuple[str, list[Finding]]:
+    async def _set_again(self, lost: tuple[Departure, ...], found: Findings) -> str:
         """Set what a restart lost. A value that cannot be set live is left to the operator."""
         try:
             await self._operations.check_cooldown(self.cache)
         except CooldownError:
-            return "cooling down before lost changes are set again", []
+            return "cooling down before lost changes are set again"
         reason = f"a restart lost {', '.join(sorted({one.change_id for one in lost}))}"
         plan = await self._operations.plan(self.cache, _update(lost), reason)
         if plan.needs_restart:
             text = f"what a restart lost cannot be set live: {plan}"
             more = f". Start the server with: {plan.command}" if plan.command else ""
-            return "offered", [Finding(f"offer {plan.update.known()}", EventKind.OFFERED, text + more)]
+            found.add(Finding(f"offer {plan.update.known()}", EventKind.OFFERED, text + more))
+            return "offered"
         done = await self._operations.apply(plan, ACTOR)
         self._say(EventKind.CHANGED, f"set again what a restart lost: {plan}", done.change_id)
-        return "set again what a restart lost", []
+        return "set again what a restart lost"
 
-    async def _tune(self, seconds: float) -> tuple[str, list[Finding]]:
+    async def _tune(self, seconds: float, found: Findings) -> str:
         """Run `tune_cache` in the mode of this watch. Approve becomes recommend: the person is told, and asked elsewhere."""
         if self.mode is Mode.AUTO:
             try:
                 await self._operations.check_cooldown(self.cache)
             except CooldownError:
-                return "cooling down after the last change", []
+                return "cooling down after the last change"
         mode = Mode.RECOMMEND if self.mode is Mode.APPROVE else self.mode
         context = TuneContext(cache=self.cache, mode=mode, window_seconds=seconds, verify_seconds=self._verify_seconds)
         report: TuneReport | None = None
@@ -202,14 +214,18 @@ class CacheWatch:
             for node, update in step.items():
                 if node == "read_metrics" and update and "tune_baseline" in update:
                     self._compare(Baseline.model_validate(update["tune_baseline"]))
+                if update and "tune_advice" in update:
+                    found.add(*_of_symptoms(Advice.model_validate(update["tune_advice"]).symptoms))
                 if update and "tune_change" in update:
                     change = ChangeResult.model_validate(update["tune_change"])
                     self._say(EventKind.CHANGED, change.message, change.change_id)
                 if update and "tune_report" in update:
                     report = TuneReport.model_validate(update["tune_report"])
         assert report is not None  # noqa: S101  the graph always ends in its report
-        symptoms = report.advice.symptoms if report.advice else await self._operations.diagnose(self.cache, seconds)
-        return report.outcome.value.replace("_", " "), [*self._told_of(report), *_of_symptoms(symptoms)]
+        if report.advice is None:
+            found.add(*_of_symptoms(await self._operations.diagnose(self.cache, seconds)))
+        found.add(*self._told_of(report))
+        return report.outcome.value.replace("_", " ")
 
     def _compare(self, before: Baseline) -> None:
         """Tell a fall of the hit rate that no change of settings explains."""

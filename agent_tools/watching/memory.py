@@ -22,6 +22,8 @@ class Seen(Frozen):
     """Identity of the server process."""
     config: CacheConfig | None = None
     """The settings that were in force."""
+    overridden: tuple[str, ...] = ()
+    """Our changes of a setting (`Departure.key`) that were not in force because somebody else had decided otherwise."""
     told: tuple[str, ...] = ()
     """Keys of the findings that were told and lasted."""
 

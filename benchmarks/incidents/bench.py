@@ -104,10 +104,10 @@ class _Run:
             differences=tuple(sorted(now.differences)),
             rate_before=before.metrics.tokens.hit_rate,
             rate_after=after.metrics.tokens.hit_rate,
-            noise=2 * math.hypot(_standard_error(before), _standard_error(after)),
+            noise=2 * math.hypot(standard_error(before), standard_error(after)),
             problems_before=tuple({*health, *problems}),
             problems_after=self._problems(),
-            differing_settings=_differing(settings, now),
+            differing_settings=differing(settings, now),
         )
 
     def _baseline(self, seconds: float) -> Baseline:
@@ -221,8 +221,8 @@ def _said(advice: Advice | None) -> list[str]:
     return [] if advice is None else [symptom.summary for symptom in advice.symptoms]
 
 
-def _standard_error(seen: Baseline) -> float:
-    """Of a token hit rate, from the readings of its window as draws of a ratio."""
+def standard_error(seen: Baseline) -> float:
+    """Return the standard error of a token hit rate, from the readings of its window as draws of a ratio."""
     asked = sum(requested for requested, _ in seen.intervals)
     count, rate = len(seen.intervals), seen.metrics.tokens.hit_rate
     if not asked or rate is None or count < 2:
@@ -231,7 +231,8 @@ def _standard_error(seen: Baseline) -> float:
     return math.sqrt(squares * count / (count - 1)) / asked
 
 
-def _differing(before: CacheConfig, after: CacheConfig) -> tuple[str, ...]:
+def differing(before: CacheConfig, after: CacheConfig) -> tuple[str, ...]:
+    """Return the names of the settings that differ."""
     old, new = before.known(), after.known()
     return tuple(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
 

@@ -14,11 +14,13 @@ import psutil
 import pytest
 from pydantic import SecretStr
 from real_cache import Launch, Play, eventually
+from simulated_cache import TWO_ON_ONE_MACHINE
 from typer.testing import CliRunner
 
 from agent_tools.deployments.server.process import ServerProcess
 from agent_tools.doors.cli import app
 from agent_tools.models import LMCacheStatus
+from agent_tools.recommender.compare import CacheComparison
 from agent_tools.tuning.state import TuneReport
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
@@ -66,6 +68,25 @@ def test_recommend_for_a_remote_server_with_the_module_predicts_from_its_window(
     assert result.exit_code == 0, result.output
     assert "(access_log): " in result.stdout
     assert "update=" in result.stdout
+
+
+def test_compare_says_in_which_cache_of_a_machine_a_megabyte_earns_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "machine.toml").write_text(TWO_ON_ONE_MACHINE, encoding="utf-8")
+    monkeypatch.setenv("LMCACHE_AGENT_SETTINGS", str(tmp_path / "machine.toml"))
+    both = ["compare", "-c", "spare", "-c", "starving"]
+    text = run.invoke(app, both)
+    assert text.exit_code == 0, text.output
+    verdict, divided, first, second = text.stdout.splitlines()
+    assert verdict.startswith("act: ")
+    assert divided.startswith("1216 MB divided; the next MB earns")
+    assert re.match(r"starving: [\d,]+; 192 -> [\d.]+ MB \(live\); token hit rate \+", first)
+    assert re.match(r"spare: [\d,]+; 1024 -> [\d.]+ MB \(restart\); ", second)
+    found = CacheComparison.model_validate_json(run.invoke(app, [*both, "--budget-mb", "600", "--json"]).stdout)
+    assert found.budget_mb == 600
+    alone = run.invoke(app, ["compare", "-c", "spare"])
+    assert (alone.exit_code, "fewer than two caches" in alone.output) == (1, True)
+    nobody = run.invoke(app, [*both, "-c", "nobody"])
+    assert (nobody.exit_code, "there is no cache named 'nobody'" in nobody.output) == (1, True)
 
 
 def test_tune_in_mode_observe_prints_a_report(server: ServerProcess) -> None:

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from observed import CONFIG, as_served, observation
 from real_logs import conversations, log_of
 
-from agent_tools.models import ActionKind, Bounds, CacheConfig, SymptomCode, TokenCounts, Verdict
+from agent_tools.models import ActionKind, Advice, Bounds, CacheConfig, L2Adapter, SymptomCode, TokenCounts, Verdict
 from agent_tools.recommender.modelled import predicted_rate, server_setting
 from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.recommend import recommend
@@ -18,12 +17,14 @@ from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
 
 STEPS = 5
+L2 = L2Adapter(type="mock", settings={"max_size_gb": 24 / 1024})
 TRAFFIC = st.builds(
     AgentTraffic,
     requests=st.integers(60, 300),
     conversations=st.integers(2, 60),
     turns=st.integers(1, 10),
     tool_tokens=st.sampled_from([100, 600, 1500, 4000]),
+    tenants=st.integers(1, 3),
     spread=st.sampled_from([0.1, 0.5, 1.0]),
     seed=st.integers(0, 10**6),
 )
@@ -32,7 +33,15 @@ SETTINGS = st.fixed_dictionaries(
         "max_size_mb": st.sampled_from([1.0, 4.0, 8.0, 16.0, 40.0]),
         "eviction_watermark": st.sampled_from([0.4, 0.8, 0.9, 0.95]),
         "eviction_ratio": st.sampled_from([0.05, 0.2, 0.5]),
+        "l2_adapters": st.sampled_from([(), (), (L2,)]),
     }
+)
+BOUNDS = st.builds(
+    Bounds,
+    max_size_mb=st.sampled_from([None, 16.0, 64.0]),
+    trial_mb=st.sampled_from([0.0, 8.0]),
+    l2_adapter=st.sampled_from([None, L2]),
+    allow_restart=st.booleans(),
 )
 
 
@@ -43,29 +52,41 @@ def rate(log: AccessLog, config: CacheConfig) -> float:
     return predicted_rate(seen, setting)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(traffic=TRAFFIC, start=SETTINGS, bound=st.sampled_from([None, 16.0, 64.0]))
+def followed(log: AccessLog, config: CacheConfig, bounds: Bounds) -> list[tuple[CacheConfig, Advice]]:
+    """Look, do as advised (trials too, as in mode auto), and look again: each setting with the advice that it got.
+
+    The last advice is to do nothing and to try nothing, unless it is still otherwise after `STEPS` changes.
+    """
+    looks: list[tuple[CacheConfig, Advice]] = []
+    while len(looks) <= STEPS:
+        advice = recommend(as_served(log, config=config, bounds=bounds))
+        looks.append((config, advice))
+        best = advice.best or advice.trial
+        if best is None:
+            break
+        assert best.update is not None, "dropping entries once is no setting, and never the best"
+        config = CacheConfig.model_validate(config.model_dump() | best.update.known())
+    return looks
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(traffic=TRAFFIC, start=SETTINGS, bounds=BOUNDS)
 def test_advice_that_is_followed_gets_strictly_better_and_ends(
-    traffic: AgentTraffic, start: dict[str, float], bound: float | None
+    traffic: AgentTraffic, start: dict[str, object], bounds: Bounds
 ) -> None:
     log = traffic.generate()
-    config = CONFIG.model_copy(update=start)
-    bounds = Bounds(max_size_mb=bound)
-    tried = [config]
-    for _ in range(STEPS):
-        advice = recommend(as_served(log, config=config, bounds=bounds))
-        if advice.best is None:
-            break
-        assert advice.best.action is ActionKind.RECONFIGURE, "dropping entries once is no setting, and never the best"
-        assert advice.best.gain is not None
-        assert advice.best.gain.lower > 0, "nothing is advised without a predicted gain"
-        assert advice.best.update is not None
-        old, config = config, config.model_copy(update=advice.best.update.known())
-        assert rate(log, config) > rate(log, old)
-        assert config not in tried, "a cycle"
-        tried.append(config)
-    else:
-        pytest.fail(f"still advising after {STEPS} steps: {tried}")
+    looks = followed(log, CONFIG.model_copy(update=start), bounds)
+    configs, rates = [config for config, _ in looks], [rate(log, config) for config, _ in looks]
+    assert all(config not in configs[:number] for number, config in enumerate(configs)), "a cycle"
+    for (_, advice), before, after in zip(looks, rates, rates[1:], strict=False):
+        best = advice.best or advice.trial
+        assert best is not None
+        assert best.gain is not None
+        assert best.gain.estimate > 0, "nothing is advised without a predicted gain"
+        assert advice.best is None or best.gain.lower > 0
+        assert after > before, "it is better once it is there"
+    last = looks[-1][1]
+    assert (last.best or last.trial) is None, f"still advising after {STEPS} changes: {configs}"
 
 
 def frozen(*chunks: range, **options: object) -> Observation:

@@ -48,6 +48,23 @@ def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, 
     assert best.gain.lower - 0.02 <= after - before <= best.gain.upper + 0.02
 
 
+def test_a_server_of_the_size_that_is_called_enough_keeps_the_hit_rate(
+    operations: Operations, cache: Cache, play: Play, launch: Launch
+) -> None:
+    log = AgentTraffic(requests=120, conversations=6, turns=20, tool_tokens=600, spread=0.3, seed=5).generate()
+    io_loop.run(operations.clear, "default", "test")
+    began = io_loop.run(operations.metrics).window.end.timestamp()
+    before = play(log, model="spare", pace=20).hit_rate
+    advice = io_loop.run(operations.recommend, "default", None, None, lambda _: None, began)
+    assert advice.spare is not None, advice.why
+    assert advice.spare.enough_mb <= 0.75 * advice.spare.size_mb
+    smaller = launch({"--l1-size-gb": advice.spare.enough_mb / 1024})
+    after = replay(log, smaller.rpc_url, ReplaySettings(model="spare", pace=20)).hit_rate
+    assert before is not None
+    assert after is not None
+    assert after >= before - 0.02, "half a point, and what two passes were seen to differ by"
+
+
 def test_a_cache_frozen_below_its_watermark_is_diagnosed_and_thawed(launch: Launch, tmp_path: Path) -> None:
     """256 chunks, watermark 0.95: after 12 requests of 20 chunks 240 are used; the next does not fit, and nothing is evicted."""
     server = launch({"--l1-size-gb": 8 / 1024, "--eviction-trigger-watermark": 0.95})

@@ -288,6 +288,8 @@ def test_advice_to_do_nothing_says_why() -> None:
     assert not example.advice.recommendations
     text = Page(html_report(example.advice, example.metrics)).text
     assert f"Nothing to change: {example.advice.why}" in text
+    assert example.advice.spare is not None
+    assert f"A{str(example.advice.spare)[1:]}." in text
     assert "What other sizes would give" not in text
     assert "What was changed" not in text
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 from langchain_core.messages import ToolMessage
 from real_cache import Play
-from tuning import FEW_BIG
+from real_logs import FEW_BIG
 
 from agent_tools import LMCacheToolkit
 from agent_tools.caches.registry import Cache

@@ -4,7 +4,8 @@ import time
 
 import pytest
 from real_cache import Play
-from tuning import FEW_BIG, THRASHING, Window, l1_mb, readings
+from real_logs import FEW_BIG
+from tuning import THRASHING, Window, l1_mb, readings
 
 from agent_tools.caches.registry import Cache
 from agent_tools.io_loop import io_loop

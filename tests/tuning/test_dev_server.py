@@ -23,7 +23,7 @@ import pytest
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 from real_cache import eventually
-from tuning import FEW_BIG
+from real_logs import FEW_BIG
 
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment

@@ -13,8 +13,6 @@ from agent_tools.workload.generate import AgentTraffic
 
 THRASHING = AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
 """Twice 16 MB of KV: what is evicted is asked for again, a tenth of all tokens, whenever the eviction ticks fall."""
-FEW_BIG = AgentTraffic(requests=100, conversations=20, turns=10, tool_tokens=600, seed=1).generate()
-"""The same in a second: with 128 KB a chunk, 128 of its 269 chunks fill the cache."""
 NO_REUSE = AgentTraffic(
     requests=200, conversations=200, turns=1, system_tokens=100, user_tokens=1500, spread=0.2, seed=2
 ).generate()

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from watched import Caches, Looks, Restartable
+from watched import START, Caches, Looks, Restartable
 
 from agent_tools.caches.settings import CacheSettings
 from agent_tools.changes import actor
@@ -13,7 +13,7 @@ from agent_tools.changes.log import stories
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ChangeOutcome, ConfigUpdate, Mode
 from agent_tools.operations import Operations
-from agent_tools.watching.look import mode_of
+from agent_tools.watching.look import CacheWatch, mode_of
 
 SET = ConfigUpdate(eviction_watermark=0.6)
 
@@ -45,9 +45,11 @@ def test_a_live_change_that_a_restart_lost_is_set_again_once(prod: Restartable, 
     result, told = looks.look()
     assert result == "set again what a restart lost"
     assert watermark(operations) == 0.6
-    assert [text.partition(":")[0] for text in told] == ["found", "changed", "offered"]
+    assert [text.partition(":")[0] for text in told] == ["found", "offered", "changed"], (
+        "what is found is told before what is done"
+    )
     assert "was started again" in told[0]
-    assert ours in told[2]
+    assert ours in told[1]
     assert looks.look()[1] == []
     looks.leave()
     other = Looks(on(prod.url))  # a watch that starts anew, as after a restart of its own
@@ -67,6 +69,39 @@ def test_after_a_restart_with_other_settings_nothing_is_set_again(prod: Restarta
     assert watermark(operations) == 0.7
     assert any("was started again with eviction_watermark 0.7" in text for text in told)
     assert of_the_watch(operations) == []
+
+
+async def _die(*_: object) -> str:
+    raise RuntimeError
+
+
+def test_what_others_have_overridden_is_no_loss_whatever_later_restarts_start_with(
+    prod: Restartable, on: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations, theirs = on(prod.url), on(prod.url, "theirs")
+    set_by_us(operations)
+    looks = Looks(operations)
+    prod.restart()
+    assert looks.look()[0] == "set again what a restart lost"
+    io_loop.run(theirs.configure, "prod", ConfigUpdate(eviction_watermark=0.5), "by hand", "them")
+    with monkeypatch.context() as killed:  # stands for a kill while the watch acts
+        killed.setattr(CacheWatch, "_tune", _die)
+        with pytest.raises(RuntimeError):
+            looks.look()
+    assert "somebody else set eviction_watermark 0.5" in looks.events[-1].text
+    for mode in (Mode.AUTO, Mode.APPROVE):
+        looks.leave()
+        prod.restart()
+        looks = Looks(on(prod.url), mode)  # a watch that starts anew remembers it too
+        told = looks.look()[1] + looks.look()[1]
+        assert watermark(operations) == START.eviction_watermark
+        assert any("was started again with eviction_watermark 0.8" in text for text in told) is (mode is Mode.AUTO), "told once"
+        assert not any("a restart lost" in text for text in told)
+    assert len(of_the_watch(operations)) == 1
+    set_by_us(operations)  # ours again, so a restart loses it
+    looks.look()
+    prod.restart()
+    assert any("a restart lost eviction_watermark 0.6" in text for text in looks.look()[1])
 
 
 def test_without_the_mode_auto_a_lost_change_is_offered_with_the_command(prod: Restartable, on: Caches) -> None:
