@@ -1,15 +1,19 @@
-"""The hit-rate curve of a log of any size in constant memory, by spatial sampling (SHARDS; Waldspurger et al., FAST 2015).
+"""The hit-rate curve of a log of any size in constant memory, by sampling chunks (after SHARDS; Waldspurger et al., FAST 2015).
 
-Whether a chunk is sampled depends on its hash alone, so a sampled chunk is seen at every use. Deeper chunks of a prefix were
-never touched later than shallower ones, so a sampled chunk's distance says by itself whether its whole prefix is resident.
+A sampled chunk is followed from its first use on. Deeper chunks of a prefix were never touched later than shallower ones, so a
+followed chunk's distance says by itself whether its whole prefix is resident.
 
-Plain sampling at 1 % errs by points, because a few prefixes have most of the hits. So the log is read twice. The first reading
-counts each chunk in a count-min sketch, and the distinct chunks with HyperLogLog. The second takes two samples:
+Plain sampling at 1 % errs by points, because a few prefixes have most of the hits. Four things make the error small:
 
-* of all chunks alike, for distances: how many distinct chunks were touched in between;
-* of chunks in proportion to their reuse, for hits: those that come again often are all in it, at their own weight.
+* The log is read twice. The first reading counts each chunk in a count-min sketch, and the distinct chunks with HyperLogLog. The
+  second follows only chunks that come again, and those that come often are more likely to be followed.
+* Followed chunks are evenly spaced in the order of first use, so that each prefix has its share of them.
+* Of the chunks touched between two uses, the new ones are counted and not sampled, and so are the shallower ones of the same
+  lookup. Only chunks that were known before are estimated from the sample.
+* Hits are a share of all hits, whose number is known (the adjustment of SHARDS corrects the first bucket to the same end).
 
-`REPLICATES` pairs of samples give the stated error.
+The stated error is the jackknife's: the curve without each of `GROUPS` groups of followed chunks. For evenly spaced chunks it is
+too large rather than too small.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,20 +30,22 @@ from agent_tools.workload.lookup_log import KeyBlock, lookup_keys
 
 from .sample_kernels import Floats, count, follow, move, rebuild
 
-REPLICATES = 4
-"""Pairs of samples, each with its share of the sampled chunks."""
+GROUPS = 16
+"""Groups of sampled chunks: the curves without one of them give the error (jackknife)."""
 FEWEST = 2**14
-"""Chunks that each kind of sample has at least, over all replicates; a log with fewer distinct chunks is counted exactly."""
-MOST = 2**20
-"""Chunks that each kind of sample has at most: 10 GB of lookups then take the memory that 1 GB takes."""
+"""Chunks to follow at least; a log with fewer distinct chunks is counted exactly."""
+MOST = 2**18
+"""Chunks to follow at most: 100 GB of lookups then take the memory that 10 GB takes."""
 WIDEST = 2**24
 """Counters in a row of the largest sketch."""
 ROWS = 3
 _REGISTERS = 2**20
 BINS = 2**14
 """Steps of capacity of the curve."""
-STUDENT = 2.353
-"""90 % quantile (two-sided) of Student's t with REPLICATES - 1 degrees of freedom."""
+STUDENT = 1.753
+"""90 % quantile (two-sided) of Student's t with GROUPS - 1 degrees of freedom."""
+DISTINCT_ERROR = 0.0009
+"""Standard error of the count of distinct chunks, at most (0.84 / sqrt(registers), rounded up)."""
 _EMPTY = -1
 
 
@@ -51,7 +57,7 @@ class SampledPoint(Frozen):
     hit_rate: Annotated[float, Field(ge=0, le=1)]
     """Token hit rate over whole chunks, estimated."""
     error: Annotated[float, Field(ge=0)]
-    """Half of the 90 % interval of the estimate, from the replicates."""
+    """Half of an interval that holds the truth in at least 90 of 100 samples."""
 
 
 class SampledCurve(Frozen):
@@ -65,10 +71,8 @@ class SampledCurve(Frozen):
     """Distinct chunks, estimated within about 0.1 %."""
     chunk_size: int
     """Tokens per chunk."""
-    sampled_share: float
-    """Share of the distinct chunks in the sample for distances."""
     sampled_chunks: int
-    """Chunks that were followed, both kinds together."""
+    """Chunks that were followed."""
     ceiling: Annotated[float, Field(ge=0, le=1)]
     """Token hit rate of an unbounded cache."""
     points: tuple[SampledPoint, ...]
@@ -82,7 +86,7 @@ def sampled_curve(
 
     Args:
         path: The log's file or folder. It is read twice.
-        rate: Share of the distinct chunks to follow, within `FEWEST` and `MOST`.
+        rate: Share of the distinct chunks to follow at most, within `FEWEST` and `MOST`.
         points: Number of capacities.
         chunk_size: Read only lookups with this chunk size.
         skip_bad_lines: Leave broken lines out.
@@ -101,7 +105,13 @@ def _bytes(path: Path) -> int:
 
 
 def curve_of_blocks(
-    blocks: Callable[[], Iterable[KeyBlock]], size: int, rate: float, *, points: int = 40, seed: int = 0, fewest: int = FEWEST
+    blocks: Callable[[], Iterable[KeyBlock]],
+    size: int,
+    rate: float,
+    *,
+    points: int = 40,
+    start: float = 0.5,
+    fewest: int = FEWEST,
 ) -> SampledCurve:
     """Return the curve of a log that can be read twice.
 
@@ -110,7 +120,7 @@ def curve_of_blocks(
         size: Bytes of the log, from which the width of the sketch follows.
         rate: Share of the distinct chunks to follow.
         points: Number of capacities.
-        seed: Chooses the samples.
+        start: Chooses the sample: where in the first step, from 0 to 1, its first chunk is.
         fewest: Chunks to follow at least.
     """
     if not 0 < rate <= 1:
@@ -118,44 +128,42 @@ def curve_of_blocks(
     counts = _counted(blocks(), size)
     if not counts.chunks:
         raise WorkloadError("the log holds no whole chunk, so there is no curve")
-    wanted = min(max(rate * counts.distinct, fewest), MOST) / REPLICATES
-    share = wanted / counts.distinct
-    if REPLICATES * share >= 1:  # everything is followed, once
-        wanted, share = counts.distinct, 1.0
-    tau = max(counts.chunks - counts.distinct, 0.0) / wanted if share < 1 else 0.0
+    wanted = min(max(rate * counts.distinct, fewest), MOST)
+    exact = wanted >= counts.distinct
     bin_size = max(counts.distinct / BINS, 1.0)
-    replicates = [_Replicate(share, tau, wanted, bin_size, seed * REPLICATES + number) for number in range(REPLICATES)]
-    if share == 1:
-        replicates = replicates[:1]
+    sample = _Sample(0.0 if exact else max(counts.wish / wanted, 1.0), wanted, bin_size, start)
     for block in blocks():
-        for one in replicates:
-            one.add(block, counts.sketch)
-    distinct = counts.distinct if share < 1 else replicates[0].followed
+        sample.add(block, counts.sketch)
+    distinct = sample.followed if exact else counts.distinct
     ceiling = (counts.chunks - distinct) / counts.chunks
     capacities = np.geomspace(max(distinct / 200, 1), max(distinct, 1), points).astype(np.float64)
-    curves = np.array([one.hits(capacities, bin_size) for one in replicates]) * ceiling
-    spread = curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) * STUDENT if len(curves) > 1 else np.zeros(points)
+    curves = sample.hits(capacities) * ceiling
+    errors = np.zeros(points) if exact else _errors(curves[1:], distinct / counts.chunks)
     return SampledCurve(
         requests=counts.requests,
         chunks=counts.chunks,
         footprint_chunks=distinct,
         chunk_size=counts.chunk_size,
-        sampled_share=min(share * len(replicates), 1.0),
-        sampled_chunks=sum(one.followed for one in replicates),
+        sampled_chunks=sample.followed,
         ceiling=ceiling,
         points=tuple(
             SampledPoint(capacity_chunks=capacity, hit_rate=rate, error=error)
-            for capacity, rate, error in zip(
-                capacities.tolist(), curves.mean(axis=0).clip(0, 1).tolist(), spread.tolist(), strict=True
-            )
+            for capacity, rate, error in zip(capacities.tolist(), curves[0].clip(0, 1).tolist(), errors.tolist(), strict=True)
         ),
     )
+
+
+def _errors(without: Floats, distinct_share: float) -> Floats:
+    """Return the half of the 90 % interval: by the jackknife over the groups, and from the error of the distinct chunks."""
+    variance: Floats = (GROUPS - 1) * without.var(axis=0) + (DISTINCT_ERROR * distinct_share) ** 2
+    return STUDENT * np.sqrt(variance)
 
 
 class _Counts(NamedTuple):
     requests: int
     chunks: int
     distinct: float
+    wish: float
     chunk_size: int
     sketch: npt.NDArray[np.uint16]
 
@@ -163,34 +171,32 @@ class _Counts(NamedTuple):
 def _counted(blocks: Iterable[KeyBlock], size: int) -> _Counts:
     """Read the log once. A lookup log has about 73 bytes for each chunk; the sketch has two counters for each, up to `WIDEST`."""
     width = min(1 << max(int(size / 73 * 2), 2**12).bit_length(), WIDEST)
-    sketch, registers = np.zeros((ROWS, width), np.uint16), np.zeros(_REGISTERS, np.uint8)
+    sketch, registers, distinct = np.zeros((ROWS, width), np.uint16), np.zeros(_REGISTERS, np.uint8), np.array([0.0, 1.0, 0.0])
     requests, chunks, chunk_size = 0, 0, 0
     for block in blocks:
-        count(block.keys, sketch, registers)
+        count(block.keys, sketch, registers, distinct)
         requests, chunks, chunk_size = requests + len(block.counts), chunks + len(block.keys), block.chunk_size
-    return _Counts(requests, chunks, min(_distinct(registers), chunks), chunk_size, sketch)
+    return _Counts(requests, chunks, min(float(distinct[0]), chunks), float(distinct[2]), chunk_size, sketch)
 
 
-def _distinct(registers: npt.NDArray[np.uint8]) -> float:
-    """Return the HyperLogLog estimate (Flajolet et al. 2007), with linear counting while registers are empty."""
-    size, empty = len(registers), int((registers == 0).sum())
-    estimate = 0.7213 / (1 + 1.079 / size) * size**2 / float(np.ldexp(1.0, -registers.astype(np.int32)).sum())
-    return size * float(np.log(size / empty)) if empty and estimate < 5 * size else estimate
+class _Sample:
+    """The chunks that are followed, when each was last touched, and the distances of their hits."""
 
-
-class _Replicate:
-    """One pair of samples: the chunks that are followed, when each was last touched, and the distances of their hits."""
-
-    def __init__(self, share: float, tau: float, wanted: float, bin_size: float, seed: int) -> None:
-        self._share, self._tau, self._bin, self._seed = share, tau, bin_size, seed
-        room = 1 << max(int(8 * wanted), 2**12).bit_length()
-        self._keys = np.zeros(room, np.uint64)
-        self._last = np.full(room, _EMPTY, np.int64)
-        self._weights = np.zeros((room, 2), np.float64)
-        self._tree = np.zeros(4 * max(int(wanted), 2**10) + 1, np.float64)
-        self._hits = np.zeros(BINS + 2, np.float64)
+    def __init__(self, tau: float, wanted: float, bin_size: float, start: float) -> None:
+        self._tau, self._bin, self._carry = tau, bin_size, np.array([start])
+        self._table(1 << max(int(4 * wanted), 2**12).bit_length())
+        self._times(2 * max(int(wanted), 2**10))
+        self._hits = np.zeros((GROUPS + 1, BINS + 2), np.float64)
         self._state = np.zeros(2, np.int64)  # the latest position, and the followed chunks
-        self._total = np.zeros(1, np.float64)
+        self._registers, self._distinct = np.zeros(_REGISTERS, np.uint8), np.array([0.0, 1.0, 0.0])
+
+    def _table(self, room: int) -> None:
+        self._keys, self._last = np.zeros(room, np.uint64), np.full(room, _EMPTY, np.int64)
+        self._weights, self._groups = np.zeros(room, np.float64), np.zeros(room, np.int64)
+
+    def _times(self, room: int) -> None:
+        self._tree, self._born = np.zeros((room, GROUPS + 1), np.float64), np.zeros((room, GROUPS + 1), np.float64)
+        self._seen_by = np.zeros(room, np.float64)
 
     @property
     def followed(self) -> int:
@@ -201,36 +207,35 @@ class _Replicate:
         offsets, start = np.concatenate(([0], np.cumsum(block.counts))), 0
         while start < len(block.counts):
             start = follow(
-                block.keys, offsets, start, sketch, self._share, self._tau, self._seed, self._bin,
-                self._keys, self._last, self._weights, self._tree, self._hits, self._state, self._total,
+                block.keys, offsets, start, sketch, self._tau, self._carry, self._bin,
+                self._keys, self._last, self._weights, self._groups, self._tree, self._born, self._seen_by,
+                self._hits, self._state, self._registers, self._distinct,
             )  # fmt: skip
-            if 2 * self._state[1] > len(self._keys):
+            if 2 * self._state[1] > len(self._keys) / 2:
                 self._grow()
             if start < len(block.counts):
                 self._compact()
 
-    def hits(self, capacities: Floats, bin_size: float) -> Floats:
-        """Return the hits at each capacity, as a share of all hits."""
-        total = self._hits.sum()
-        up_to = np.concatenate(([0.0], np.cumsum(self._hits)))
-        places = capacities / bin_size if bin_size > 1 else np.floor(capacities)  # fractions of a chunk are no capacity
-        shares: Floats = np.interp(places, np.arange(len(up_to)), up_to) / total if total else np.zeros(len(capacities))
-        return shares
+    def hits(self, capacities: Floats) -> Floats:
+        """Return the hits at each capacity as a share of all hits: of all groups (row 0), and without each group."""
+        total = self._hits.sum(axis=1, keepdims=True)
+        up_to = np.cumsum(np.pad(self._hits, ((0, 0), (1, 0))), axis=1) / np.where(total, total, 1)
+        places = capacities / self._bin if self._bin > 1 else np.floor(capacities)  # fractions of a chunk are no capacity
+        return np.array([np.interp(places, np.arange(up_to.shape[1]), row) for row in up_to])
 
     def _compact(self) -> None:
         """Number the positions anew, without gaps, because they are used up."""
         used = np.flatnonzero(self._last >= 0)
         positions, ranks = np.unique(self._last[used], return_inverse=True)
-        if 2 * len(positions) >= len(self._tree):
-            self._tree = np.zeros(2 * len(self._tree), np.float64)
-        self._tree[:] = 0
+        born, seen_by, latest = self._born[positions], self._seen_by[positions], self._born[self._state[0]].copy()
+        self._times(max(len(self._tree), 4 * len(positions)))
+        self._born[1 : len(positions) + 1], self._seen_by[1 : len(positions) + 1] = born, seen_by
+        self._born[len(positions)] = latest
         self._last[used] = ranks + 1
-        rebuild(self._tree, self._last, self._weights)
+        rebuild(self._tree, self._last, self._weights, self._groups)
         self._state[0] = len(positions)
 
     def _grow(self) -> None:
-        keys, last, weights = self._keys, self._last, self._weights
-        self._keys = np.zeros(2 * len(keys), np.uint64)
-        self._last = np.full(2 * len(keys), _EMPTY, np.int64)
-        self._weights = np.zeros((2 * len(keys), 2), np.float64)
-        move(keys, last, weights, self._keys, self._last, self._weights)
+        old = self._keys, self._last, self._weights, self._groups
+        self._table(2 * len(self._keys))
+        move(*old, self._keys, self._last, self._weights, self._groups)

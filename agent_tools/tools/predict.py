@@ -92,8 +92,8 @@ def describe_sampled(curve: "SampledCurve", kv_bytes_per_token: float | None = N
     lines = [
         f"LMCache lookup log: {curve.requests:,} requests, {curve.chunks:,} chunks of {curve.chunk_size} tokens, about"
         f" {curve.footprint_chunks:,.0f} of them distinct; ceiling {curve.ceiling:.1%}",
-        f"{curve.sampled_chunks:,} chunks followed ({curve.sampled_share:.2%} of all for distances); the range is the 90 %"
-        f" interval of the estimate, at most {100 * max(point.error for point in curve.points):.2f} points",
+        f"{curve.sampled_chunks:,} chunks followed; the range holds the truth in at least"
+        f" 90 of 100 samples, and is at most {100 * max(point.error for point in curve.points):.2f} points",
     ]
     for point in curve.points:
         size = "" if chunk_mb is None else f" = {point.capacity_chunks * chunk_mb:,.0f} MB"

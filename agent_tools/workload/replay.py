@@ -84,8 +84,8 @@ def replay(
 
     Each tenant's name is its cache salt. Requests start in the log's order. No request starts before the request that first had
     its longest known prefix has ended: an agent's next turn waits for the turn before. With one client the order is exactly the
-    log's. When `stop` is set, or the call is interrupted, no further request starts, running requests end, and the clients
-    unregister.
+    log's. With a pace, turns with a think time are sent in a closed loop (see `Schedule`). When `stop` is set, or the call is
+    interrupted, no further request starts, running requests end, and the clients unregister.
 
     Raises:
         UnreachableError: Nothing listens there. Nothing was sent.

@@ -1,5 +1,6 @@
 """When each request of a replay starts: the settings, the order and the clock of a replay."""
 
+import heapq
 import threading
 import time
 from typing import Annotated
@@ -49,16 +50,24 @@ class ReplaySettings(Frozen):
 
 
 class Schedule:
-    """Hands out the requests of a log in order, each at its time and after the request that it builds on has ended."""
+    """Hands out the requests of a log in order, each at its time and after the request that it builds on has ended.
+
+    With a pace, a turn that the log gives a think time instead of a time of its own starts after the session's turn before has
+    really ended (closed loop): as long after it as in the log, where that is the assumed time of the answer and the think time.
+    """
 
     def __init__(self, log: AccessLog, settings: ReplaySettings) -> None:
-        self._due = (log.timestamps - log.timestamps[:1]) / settings.pace if settings.pace else None
+        self._due = (log.timestamps - log.timestamps[:1]) / settings.pace if settings.pace else np.zeros(len(log))
         self._limit = settings.limit_seconds
         self._builds_on = builds_on(log)
+        before = turns_before(log) if settings.pace else np.full(len(log), -1)
+        self._later = {int(turn): number for number, turn in enumerate(before) if turn >= 0}  # the turn that waits for each
+        self._gaps = self._due - self._due[before]
+        self._known = [(due, number) for number, due in enumerate(self._due.tolist()) if before[number] < 0]  # a heap
+        self._paced, self._running = settings.pace is not None, 0
         self._ended = np.zeros(len(log), dtype=np.bool_)
         self._one_ended = threading.Condition()
         self._door = threading.Lock()
-        self._next = 0
         self._begin = 0.0
         self.halted = threading.Event()
         """Set this event to start no further request."""
@@ -77,33 +86,51 @@ class Schedule:
 
     def next_request(self) -> int | None:
         """Wait until the next request may start, and return it; ``None`` if no other request will start."""
-        with self._door:
-            request = self._next
-            if request == len(self._ended) or not self._wait_for(request):
-                return None
-            self._next += 1
-            self.started[request] = self.now()
-            if self._due is not None:
-                self.lag_seconds = max(self.lag_seconds, float(self.started[request] - self._due[request]))
-            return request
+        with self._door, self._one_ended:
+            while not self.halted.is_set():
+                now = self.now()
+                due, request = self._known[0] if self._known else (np.inf, -1)
+                if max(due, now) > (np.inf if self._limit is None else self._limit) or request < 0:
+                    if not self._running or not self._later or (self._limit is not None and now > self._limit):
+                        return None
+                    self._one_ended.wait(_TICK)  # a turn that still runs may be followed by another
+                elif due > now:
+                    self._one_ended.wait(min(due - now, _TICK))
+                elif self._runs(self._builds_on[request]):
+                    self._one_ended.wait(_TICK)
+                else:
+                    heapq.heappop(self._known)
+                    self._running += 1
+                    self.started[request] = now
+                    if self._paced:
+                        self.lag_seconds = max(self.lag_seconds, now - due)
+                    return request
+            return None
 
     def ended(self, request: int) -> None:
-        """Report the end of a request, so that requests that build on it may start."""
+        """Report the end of a request, so that requests that build on it, and the session's next turn, may start."""
         with self._one_ended:
             self._ended[request] = True
+            self._running -= 1
+            later = self._later.pop(request, None)
+            if later is not None:
+                heapq.heappush(self._known, (self.now() + float(self._gaps[later]), later))
             self._one_ended.notify_all()
 
-    def _wait_for(self, request: int) -> bool:
-        """Wait until a request may start. Return False if it must not start any more."""
-        due = float(self._due[request]) if self._due is not None else 0.0
-        if self._limit is not None and max(due, self.now()) > self._limit:
-            return False
-        self.halted.wait(max(0.0, due - self.now()))
-        before = self._builds_on[request]
-        with self._one_ended:
-            while before >= 0 and not self._ended[before] and not self.halted.is_set():
-                self._one_ended.wait(_TICK)
-        return not self.halted.is_set()
+    def _runs(self, request: int) -> bool:
+        """Return whether a request has started and not ended. In a closed loop, a later one may be due before it has started."""
+        return request >= 0 and not np.isnan(self.started[request]) and not self._ended[request]
+
+
+def turns_before(log: AccessLog) -> npt.NDArray[np.int64]:
+    """Return (requests,) the session's turn before each turn that has a think time and no time of its own; -1 for the others."""
+    before = np.full(len(log), -1, dtype=np.int64)
+    if log.sessions is None or log.think_seconds is None:
+        return before
+    order = np.argsort(log.sessions, kind="stable")
+    same = (log.sessions[order[1:]] == log.sessions[order[:-1]]) & (log.sessions[order[1:]] >= 0)
+    before[order[1:][same]] = order[:-1][same]
+    return np.where(np.isfinite(log.think_seconds), before, -1)
 
 
 def builds_on(log: AccessLog) -> npt.NDArray[np.int64]:

@@ -1,15 +1,19 @@
 """Claims about the way from in-process LMCache to a server: the command starts a real server that is set as said."""
 
 import json
+import random
 import shlex
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from engine_process import CHUNK, EngineProcess
+from engine_process import CHUNK, CHUNK_BYTES, EngineProcess
+from real_cache import Launch
 from typer.testing import CliRunner
 
 from agent_tools.caches.registry import Registry
@@ -24,9 +28,10 @@ from agent_tools.io_loop import io_loop
 from agent_tools.models import EvictionPolicy
 from agent_tools.operations import Operations
 from agent_tools.prediction.model_kv import model_kv
-from agent_tools.recommender.migration import Migration, migration
+from agent_tools.recommender.migration import Migration, ServerSize, migration
 from agent_tools.recommender.server_counterpart import counterpart_of
 from agent_tools.workload.readers import read_trace
+from agent_tools.workload.replay import ReplaySettings, replay
 
 MODEL = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64, "dtype": "float16"}
 """The shape of the engine without a model."""
@@ -97,6 +102,42 @@ def test_the_command_starts_a_real_server_with_these_settings(
     connector = json.loads(found.kv_transfer_config)
     assert connector["kv_connector"] == "LMCacheMPConnector"
     assert connector["kv_connector_extra_config"] == {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": 5555}
+
+
+@pytest.mark.long
+def test_the_server_serves_what_was_predicted(launch: Launch, tmp_path: Path) -> None:
+    """The engine's requests, at their own times, on the server of the command and on a smaller one."""
+    given = settings(tmp_path) | {"max_local_cpu_size": 8 / 1024}
+    draw, pause = random.Random(3), threading.Event()  # noqa: S311  a workload
+    engine = EngineProcess(free_port(), **given)
+    try:
+        engine.ready()
+        for _ in range(300):  # eviction runs once a second, so the requests must take their time
+            engine.play((draw.randrange(120), 3, 5))
+            pause.wait(0.05)
+    finally:
+        engine.stop()
+    log = read_trace(tmp_path / "record", chunk_size=CHUNK)
+    assert len(log) == 300
+    found = migration(given, log, model_kv(MODEL))
+    flags = dict(pairs_of(arguments_of(found.command)))
+
+    def served(size: ServerSize) -> float:
+        of_size = {
+            "--l1-size-gb": size.l1_mb / 1024,
+            "--eviction-trigger-watermark": size.watermark,
+            "--eviction-ratio": size.ratio,
+        }
+        server = launch(flags | of_size)  # for the chosen size, what the command says anyway
+        run = ReplaySettings(clients=1, pace=1, kv_bytes_per_token=CHUNK_BYTES // CHUNK)
+        return replay(log, server.rpc_url, run).hit_rate or 0.0
+
+    smaller = found.sizes[0]
+    with ThreadPoolExecutor(2) as threads:
+        as_said, less = threads.map(served, (found.chosen, smaller))
+    assert as_said == pytest.approx(found.chosen.hit_rate, abs=0.01)
+    assert smaller.lower - 0.01 <= less <= smaller.upper + 0.01
+    assert as_said - less > 0.1  # the size matters, so the agreement is not by chance
 
 
 def test_what_is_chosen_is_as_good_as_today_or_said_not_to_be(

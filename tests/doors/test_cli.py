@@ -150,6 +150,28 @@ def test_predict_prints_a_table_and_draws_it(tmp_path: Path) -> None:
     assert run.invoke(app, ["predict", str(tmp_path / "nothing")]).exit_code == 1
 
 
+@pytest.mark.parametrize("command", [["predict"], ["size", "--kv-bytes-per-token", "512"]], ids=["predict", "size"])
+def test_what_a_file_does_not_say_is_said_alike_to_every_command(command: list[str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    blocks = ([1, 2, 3], [4, 2, 3], [1, 2, 3])  # the same block behind two others, so the ids are of blocks and not of prefixes
+    lines = [
+        json.dumps({"timestamp": 2 * number, "input_length": 1536, "output_length": 1, "hash_ids": ids})
+        for number, ids in enumerate(blocks)
+    ]
+    trace.write_text("\n".join([*lines, "half of a li"]) + "\n", encoding="utf-8")
+    told = [*command, str(trace), "--chunk-size", "512", "--skip-bad-lines"]
+    refused = run.invoke(app, told)
+    assert refused.exit_code == 1
+    assert "--chain" in refused.output
+    result = run.invoke(app, [*told, "--chain", "--time-unit", "s", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    found = found.get("forecast", found)
+    assert found["ceiling"] == pytest.approx(1 / 3)
+    assert found["duration_seconds"] == 4
+    assert run.invoke(app, [*told[:-1], "--chain"]).exit_code == 1  # the broken line
+
+
 def test_predict_answers_what_if(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     lines = [{"timestamp": 100 * n, "input_length": 1024, "hash_ids": [n % 7, 100 + n % 7]} for n in range(40)]

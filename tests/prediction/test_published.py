@@ -7,7 +7,7 @@ import pytest
 from random_logs import trace
 
 from agent_tools.workload.readers import read_trace
-from benchmarks.published import PUBLISHED, figures
+from benchmarks.published import CHECKED, figures, reuses_of_the_top
 
 MOONCAKE = [
     # three chats behind one system prompt of two blocks, and one request alone; times in ms, blocks of 512 tokens
@@ -36,7 +36,7 @@ def test_a_mooncake_excerpt_counted_by_hand(tmp_path: Path) -> None:
     (tmp_path / "excerpt.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     log = read_trace(tmp_path / "excerpt.jsonl")
     assert (log.chunk_size, log.duration) == (512, pytest.approx(2.1))
-    ideal, of_three, of_fifty = figures(log)
+    ideal, of_three, of_fifty, _ = figures(log)
     assert ideal.ours == pytest.approx(8 / 16)
     assert of_three.ours == of_fifty.ours == 1
 
@@ -46,9 +46,11 @@ def test_a_qwen_bailian_excerpt_counted_by_hand(tmp_path: Path) -> None:
     log = read_trace(tmp_path / "excerpt.jsonl")
     assert (log.chunk_size, log.duration) == (16, pytest.approx(2.0))
     assert figures(log)[0].ours == pytest.approx(3 / 10)
+    assert reuses_of_the_top(log) == pytest.approx(1 / 3)  # one of the seven blocks is the top tenth; three come again once
+    assert reuses_of_the_top(log, 3 / 7) == 1
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", CHECKED)
 def test_the_command_prints_figures_near_the_published_ones(kind: str) -> None:
     for one in figures(trace(f"mooncake_{kind}"), kind):
         if one.published is not None:

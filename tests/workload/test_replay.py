@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,18 @@ def test_a_paced_replay_keeps_to_the_logs_times(server: Server) -> None:
     assert (result.started >= log.timestamps / 10).all()
     assert result.seconds >= 0.5
     assert result.lag_seconds == pytest.approx((result.started - log.timestamps / 10).max())
+
+
+def test_a_session_with_think_times_is_replayed_as_a_closed_loop(server: Server) -> None:
+    log = replace(
+        made((0,), (1,), (0, 2), (0, 2, 3)),
+        timestamps=np.array([0.0, 0.5, 2.0, 4.0]),
+        sessions=np.array([0, -1, 0, 0], np.int32),
+        think_seconds=np.array([np.nan, np.nan, 2.0, 2.0]),
+    )
+    result = replay(log, server.rpc_url, settings("closed", pace=10.0, clients=2))
+    assert result.hits.tolist() == [0, 0, 1, 2]
+    assert (np.diff(result.started[[0, 2, 3]]) > 0.2).all()  # the turn's own time comes on top of the think time
 
 
 def test_no_request_starts_after_the_time_limit(server: Server) -> None:

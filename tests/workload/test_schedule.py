@@ -1,6 +1,8 @@
 """Claims about when the requests of a replay start, and about the prompts they send."""
 
 import threading
+from dataclasses import replace
+from math import nan
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 
 from agent_tools.workload.access_log import AccessLog, renumber
 from agent_tools.workload.generate import AgentTraffic
-from agent_tools.workload.schedule import ReplaySettings, Schedule, builds_on, first_that_fit
+from agent_tools.workload.schedule import ReplaySettings, Schedule, builds_on, first_that_fit, turns_before
 from agent_tools.workload.tokens import VOCABULARY, marks, prompt
 
 
@@ -51,6 +53,48 @@ def test_requests_are_given_out_in_order_but_not_before_what_they_build_on_has_e
     schedule.ended(0)
     other.join()
     assert given_out == [2]
+    assert schedule.next_request() is None
+
+
+def of_sessions(sessions: list[int], seconds: list[float], think: list[float]) -> AccessLog:
+    log = made([[number] for number in range(len(sessions))])
+    return replace(
+        log, timestamps=np.array(seconds), sessions=np.array(sessions, np.int32), think_seconds=np.array(think, np.float64)
+    )
+
+
+def test_a_turn_with_a_think_time_waits_for_the_turn_before_in_its_session() -> None:
+    sessions, think = [0, 1, -1, 0, 1, -1, 0], [nan, nan, nan, 1, nan, nan, 1]
+    assert turns_before(of_sessions(sessions, list(range(7)), think)).tolist() == [-1, -1, -1, 0, -1, -1, 3]
+    assert turns_before(made([[0], [1]])).tolist() == [-1, -1]
+
+
+def test_a_late_answer_delays_the_sessions_next_turn_and_nobody_elses() -> None:
+    # a session of three turns half a second apart, and a stranger in between; the pace makes seconds of hundredths
+    log = of_sessions([0, -1, 0, -1, 0], [0, 30, 50, 70, 100], [nan, nan, 50, nan, 50])
+    schedule = Schedule(log, ReplaySettings(pace=1000.0))
+    schedule.begin()
+    assert [schedule.next_request(), schedule.next_request(), schedule.next_request()] == [0, 1, 3]
+    schedule.ended(1)
+    schedule.ended(3)
+    late = schedule.now()
+    schedule.ended(0)
+    assert schedule.next_request() == 2
+    assert schedule.started[2] >= late + 0.05
+    ended = schedule.now()
+    schedule.ended(2)
+    assert schedule.next_request() == 4
+    assert schedule.started[4] >= ended + 0.05
+    schedule.ended(4)
+    assert schedule.next_request() is None
+
+
+def test_a_turn_that_its_time_limit_forbids_ends_the_replay() -> None:
+    log = of_sessions([0, 0], [0, 1_000], [nan, 1_000])
+    schedule = Schedule(log, ReplaySettings(pace=1.0, limit_seconds=0.2))
+    schedule.begin()
+    assert schedule.next_request() == 0
+    schedule.ended(0)
     assert schedule.next_request() is None
 
 

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent_tools.errors import WorkloadError
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
+from agent_tools.workload.formats.prompts import PLAIN, prompts_of, prompts_of_vllm_log
+from agent_tools.workload.formats.text import written_out
 from agent_tools.workload.readers import read_trace
 
 SYSTEM = "You answer questions about flowers. " * 40
@@ -49,6 +54,37 @@ def test_the_same_request_is_found_in_every_envelope(tmp_path: Path, wrap: Any) 
     plain = read_trace(written(tmp_path / "b", chat("What?"), chat("What?")), chunk_size=64)
     assert log.chunk_ids.tolist() == plain.chunk_ids.tolist()
     assert log.tokens.tolist() == plain.tokens.tolist()
+
+
+@given(st.text(), st.sampled_from(["", ", params: ", "', params: ", '", params: ', "\\', params: ", "\\"]), st.text())
+def test_vllm_quotes_prompts_as_python_does(before: str, between: str, after: str) -> None:
+    prompt = before + between + after
+    lines = f"Received request r-1: prompt: {prompt!r}, params: x\nINFO Received request r-2 of somebody\n"
+    assert [one.asked for one in prompts_of_vllm_log(lines)] == [prompt]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "human", "content": "a"}, {"role": "", "content": "b"}], "temperature": 1, "timestamp": 3},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "gpt", "value": "c"}]},
+        {"messages": [{"role": "user", "content": "a"}], "tools": [{"x": 1}], "usage": {"prompt_tokens": 7}, "session_id": 4},
+        {"body": {"messages": [{"role": "user", "content": "a"}], "model": "m"}, "response": {"usage": {"input_tokens": 8}}},
+        {"text_input": "a", "delay": 20, "output_length": 3},
+    ],
+)
+def test_the_quick_decoder_reads_what_the_general_one_reads(record: dict[str, Any]) -> None:
+    def told(found: Any) -> list[Any]:
+        return [(written_out(one.asked), *msgspec.structs.astuple(one)[1:]) for one in prompts_of(found, 1)]
+
+    assert repr(told(PLAIN.decode(json.dumps(record)))) == repr(told(record))  # NaN is not equal to itself
+
+
+def test_messages_of_other_shapes_are_read_beside_plain_ones(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": SYSTEM}]
+    records = chat("What?"), {"messages": [{"role": "system", "content": parts}, {"role": "user", "content": "What?"}]}
+    log = read_trace(written(tmp_path / "a", *records), chunk_size=64)
+    assert log.request(0).tolist() == log.request(1).tolist()
 
 
 def test_times_are_read_as_numbers_and_as_iso(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from .offline import EngineLog, SkipBadLines
 from .options import AsJson
 from .running import reported_errors, show
+from .trace_options import EngineLog, SkipBadLines
 
 
 def migrate(  # noqa: PLR0913, PLR0917  the options of a command

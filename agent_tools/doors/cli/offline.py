@@ -8,6 +8,7 @@ import typer
 
 from .options import AsJson
 from .running import reported_errors, show
+from .trace_options import LogOrTrace, TraceOptions, with_trace_options
 
 
 class Policy(str, Enum):
@@ -28,25 +29,7 @@ class Prefetch(str, Enum):
     RETAIN = "retain"
 
 
-LogOrTrace = Annotated[
-    Path,
-    typer.Argument(
-        help="A file, or a folder of files: LMCache's lookup log or chunk statistics, a trace (Mooncake, Qwen-Bailian, Dynamo,"
-        " AIPerf, Weka), or requests with text (OpenAI, batch files, ShareGPT, gateway logs). The content tells which."
-    ),
-]
-KvBytes = Annotated[float | None, typer.Option(min=1, help="KV bytes of a token, for a log that does not state them.")]
-ChunkSize = Annotated[int | None, typer.Option(min=1, help="Tokens per chunk, if the log does not settle it.")]
-Chain = Annotated[bool, typer.Option("--chain", help="The ids of the trace stand for single blocks: chain them.")]
-TimeUnit = Annotated[str | None, typer.Option(help="Unit of the log's times (s, ms, us, ns), if it is not its format's.")]
-Starts = Annotated[float, typer.Option(min=0.000001, help="Starts of sessions or requests a second, for a log without times.")]
-TokenizerFile = Annotated[Path | None, typer.Option(help="The model's tokenizer.json or its folder, for a log with text.")]
-EngineLog = Annotated[
-    Path | None, typer.Option(help="The engine's log, for chunk statistics: it tells the tokens and the hits of each request.")
-]
-SkipBadLines = Annotated[bool, typer.Option(help="Leave out broken lines.")]
-
-
+@with_trace_options
 def predict(  # noqa: PLR0913, PLR0917  the options of a command
     log: LogOrTrace,
     plot: Annotated[Path | None, typer.Option(help="Also draw the curve, as .png or .svg.")] = None,
@@ -59,7 +42,9 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     size_mb: Annotated[
         list[float] | None, typer.Option(help="An L1 size, MB (repeat it). By default a grid chosen from the log.")
     ] = None,
-    kv_bytes_per_token: KvBytes = None,
+    kv_bytes_per_token: Annotated[
+        float | None, typer.Option(min=1, help="KV bytes of a token, for a log that does not state them.")
+    ] = None,
     world_size: Annotated[
         list[str] | None,
         typer.Option(help="KV ranks as N, or of one model as MODEL=N (repeat it), for a lookup-hash log. By default 1."),
@@ -77,14 +62,9 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
         float | None,
         typer.Option(min=1e-6, max=1, help="Follow this share of the chunks of a lookup log of any size, e.g. 0.01."),
     ] = None,
-    chunk_size: ChunkSize = None,
     chunk_factor: Annotated[int, typer.Option(min=1, help="Predict for chunks this many times as large.")] = 1,
-    chain: Chain = False,
-    time_unit: TimeUnit = None,
-    starts_per_second: Starts = 1.0,
-    tokenizer: TokenizerFile = None,
-    engine_log: EngineLog = None,
-    skip_bad_lines: SkipBadLines = False,
+    *,
+    trace: TraceOptions,
     as_json: AsJson = False,
 ) -> None:
     """Predict hit rates of other settings from a log.
@@ -92,26 +72,16 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     The command needs no cache. It prints what was read and assumed, and a table; --plot draws a picture.
     """
     if sample is not None:
-        _predict_from_sample(log, sample, kv_bytes_per_token, chunk_size, skip_bad_lines=skip_bad_lines, as_json=as_json)
+        _predict_from_sample(log, sample, kv_bytes_per_token, trace, as_json=as_json)
         return
     with reported_errors():
         from agent_tools.prediction.offline import forecasts_of_trace, policy_of, token_counts, world_sizes_in
         from agent_tools.report.curve_files import write_hit_rate_pictures
         from agent_tools.tools.predict import describe_forecast
-        from agent_tools.workload.readers import read_trace
 
         under, inside = policy_of(policy.value, watermark, ratio, l2_prefetch.value, l2_mb=l2_mb, in_process=in_process)
         found = forecasts_of_trace(
-            read_trace(
-                log,
-                chunk_size=chunk_size,
-                skip_bad_lines=skip_bad_lines,
-                chain=chain,
-                time_unit=time_unit,
-                starts_per_second=starts_per_second,
-                tokenizer=tokenizer,
-                engine_log=engine_log,
-            ),
+            trace.read(log),
             under,
             sizes_mb=size_mb,
             l2_mb=l2_mb,
@@ -128,11 +98,11 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
 
 
 def _predict_from_sample(
-    log: Path, share: float, kv_bytes_per_token: float | None, chunk_size: int | None, *, skip_bad_lines: bool, as_json: bool
+    log: Path, share: float, kv_bytes_per_token: float | None, trace: TraceOptions, *, as_json: bool
 ) -> None:
     with reported_errors():
         from agent_tools.prediction.sampled_curve import sampled_curve
         from agent_tools.tools.predict import describe_sampled
 
-        curve = sampled_curve(log, share, chunk_size=chunk_size, skip_bad_lines=skip_bad_lines)
+        curve = sampled_curve(log, share, chunk_size=trace.chunk_size, skip_bad_lines=trace.skip_bad_lines)
         show(curve.model_dump(mode="json"), describe_sampled(curve, kv_bytes_per_token), as_json)

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from .offline import Chain, ChunkSize, EngineLog, LogOrTrace, SkipBadLines, Starts, TimeUnit, TokenizerFile
 from .options import AsJson
 from .running import reported_errors, show
+from .trace_options import LogOrTrace, TraceOptions, with_trace_options
 
 
+@with_trace_options
 def size(  # noqa: PLR0913, PLR0917  the options of a command
     log: LogOrTrace,
     model: Annotated[Path | None, typer.Option(help="The model's config.json, or its folder.")] = None,
@@ -35,13 +36,8 @@ def size(  # noqa: PLR0913, PLR0917  the options of a command
     l2_gb_month: Annotated[float | None, typer.Option(min=1e-9, help="Price of a GB of L2 for a month.")] = None,
     gpu_hour: Annotated[float | None, typer.Option(min=1e-9, help="Price of a GPU for an hour.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the curve of L1 with the knee, as .png or .svg.")] = None,
-    chunk_size: ChunkSize = None,
-    chain: Chain = False,
-    time_unit: TimeUnit = None,
-    starts_per_second: Starts = 1.0,
-    tokenizer: TokenizerFile = None,
-    engine_log: EngineLog = None,
-    skip_bad_lines: SkipBadLines = False,
+    *,
+    trace: TraceOptions,
     as_json: AsJson = False,
 ) -> None:
     """Say what sizes of L0, L1 and L2 would give.
@@ -55,19 +51,9 @@ def size(  # noqa: PLR0913, PLR0917  the options of a command
         from agent_tools.report.curve_files import write_sizing_picture
         from agent_tools.tools.predict import described_log
         from agent_tools.tools.size import describe_sizing
-        from agent_tools.workload.readers import read_trace
 
         found = size_for(
-            read_trace(
-                log,
-                chunk_size=chunk_size,
-                skip_bad_lines=skip_bad_lines,
-                chain=chain,
-                time_unit=time_unit,
-                starts_per_second=starts_per_second,
-                tokenizer=tokenizer,
-                engine_log=engine_log,
-            ),
+            trace.read(log),
             chosen_kv(model, kv_bytes_per_token, ranks=world_size, kv_dtype=kv_dtype),
             gpu_free_gb=gpu_free_gb,
             terms=Terms(

@@ -1,7 +1,9 @@
 """Block ids of a trace: parsing lists of them quickly, and whether an id stands for a block or for a whole prefix."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -84,15 +86,16 @@ def _longer(array: Any, size: int) -> Any:  # noqa: ANN401  int32 or int64
     return grown
 
 
-def parse_id_lists(text: bytes, starts: Int64) -> tuple[Int64, Int64] | None:
-    """Parse consecutive JSON lists of whole numbers.
+def parse_id_lists(lists: Sequence[msgspec.Raw]) -> tuple[Int64, Int64] | None:
+    """Parse JSON lists of whole numbers.
 
-    `starts` (lists + 1,) says where in `text` each list begins. Return ``(ids, counts)``: (ids,) all numbers and (lists,) how
-    many each list has. Return ``None`` if a list holds anything else, or a number of more than 20 digits.
+    Return ``(ids, counts)``: (ids,) all numbers, one list after the other, and (lists,) how many each list has. Return ``None``
+    if a list holds anything else, or a number of more than 20 digits.
     """
+    text = b"".join(lists)
     ids = np.empty(len(text) // 2 + 1, np.int64)
-    counts = np.empty(len(starts) - 1, np.int64)
-    found = _parse(np.frombuffer(text, np.uint8), starts, ids, counts)
+    counts = np.empty(len(lists), np.int64)
+    found = _parse(np.frombuffer(text, np.uint8), ids, counts)
     return None if found < 0 else (ids[:found].copy(), counts)
 
 
@@ -180,19 +183,19 @@ def _repeats(chunk_ids: Int32, offsets: Int64, latest: Int64) -> bool:
 
 
 @compiled
-def _parse(text: npt.NDArray[np.uint8], starts: Int64, ids: Int64, counts: Int64) -> int:  # noqa: C901  one pass over the text
-    """Fill `ids` and `counts`. Return the number of ids, or -1 at the first unexpected byte."""
-    found = 0
+def _parse(text: npt.NDArray[np.uint8], ids: Int64, counts: Int64) -> int:  # noqa: C901  one pass over the text
+    """Fill `ids` and `counts` from valid JSON. Return the number of ids, or -1 at the first unexpected byte."""
+    found, at = 0, 0
     for line in range(len(counts)):
-        at, end, first = starts[line], starts[line + 1], found
-        if end - at < 2 or text[at] != _OPEN or text[end - 1] != _CLOSE:
+        if at >= len(text) or text[at] != _OPEN:
             return -1
         at += 1
-        after_comma = False
-        while at < end - 1:
-            if text[at] in _BLANKS:
+        first, more = found, False
+        while True:
+            while text[at] in _BLANKS:
                 at += 1
-                continue
+            if text[at] == _CLOSE and not more:
+                break
             minus = text[at] == _MINUS
             at += minus
             value, digits = 0, 0
@@ -204,18 +207,16 @@ def _parse(text: npt.NDArray[np.uint8], starts: Int64, ids: Int64, counts: Int64
                 return -1
             ids[found] = -value if minus else value
             found += 1
-            after_comma = False
             while text[at] in _BLANKS:
                 at += 1
-            if at < end - 1:
-                if text[at] != _COMMA:
-                    return -1
-                after_comma = True
+            more = text[at] == _COMMA
+            if more:
                 at += 1
-        if after_comma:
-            return -1
+            elif text[at] != _CLOSE:
+                return -1
+        at += 1
         counts[line] = found - first
-    return found
+    return found if at == len(text) else -1
 
 
 @compiled

@@ -199,24 +199,22 @@ def _columns(block: Block, source: Source, table: ChunkTable) -> _Columns:
 def _parsed(lines: Sequence[_Line]) -> tuple[npt.NDArray[np.uint64], Int64] | None:
     lists = [line.chunk_hashes for line in lines]
     text = b"".join(lists)
-    starts = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(memoryview(one)) for one in lists], out=starts[1:])
     hashes, counts = np.empty(len(text) // 6 + 1, np.uint64), np.empty(len(lists), np.int64)
-    found = _parse(np.frombuffer(text, np.uint8), starts, hashes, counts)
+    found = _parse(np.frombuffer(text, np.uint8), hashes, counts)
     return None if found < 0 else (hashes[:found], counts)
 
 
 @compiled
-def _parse(text: npt.NDArray[np.uint8], starts: Int64, hashes: npt.NDArray[np.uint64], counts: Int64) -> int:
-    """Fill `hashes` (the last 64 bits of each) and `counts`. Return the number of hashes, or -1 at the first unexpected byte."""
-    found = 0
+def _parse(text: npt.NDArray[np.uint8], hashes: npt.NDArray[np.uint64], counts: Int64) -> int:
+    """Fill `hashes` (the last 64 bits of each) and `counts` from JSON. Return how many there are, or -1 at an unexpected byte."""
+    found, at = 0, 0
     for line in range(len(counts)):
-        at, end, first = starts[line], starts[line + 1], found
-        if end - at < 2 or text[at] != _OPEN or text[end - 1] != _CLOSE:
+        if at >= len(text) or text[at] != _OPEN:
             return -1
         at += 1
-        while at < end - 1:
-            if end - at < 5 or text[at] != _QUOTE or text[at + 1] != _ZERO or text[at + 2] != _X:
+        first, more = found, False
+        while more or text[at] != _CLOSE:
+            if text[at] != _QUOTE or text[at + 1] != _ZERO or text[at + 2] != _X:
                 return -1
             at += 3
             value, digits = np.uint64(0), 0
@@ -232,9 +230,9 @@ def _parse(text: npt.NDArray[np.uint8], starts: Int64, hashes: npt.NDArray[np.ui
             at += 1
             hashes[found] = value
             found += 1
-            if at < end - 1:
-                if text[at] != _COMMA:
-                    return -1
+            more = text[at] == _COMMA
+            if more:
                 at += 1 + (text[at + 1] == _SPACE)
+        at += 1
         counts[line] = found - first
-    return found
+    return found if at == len(text) else -1

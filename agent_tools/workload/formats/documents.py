@@ -18,21 +18,29 @@ LARGEST = 2**30
 """Bytes of the largest file that is read as one document."""
 MOST_OF_A_LINE = 2**26
 MEMORY_PER_BYTE = 4.0
+READ_BYTES = 2**20
+"""Bytes of a file that are decoded at once."""
 
 
 def documents(
-    files: Sequence[Path], decoder: "msgspec.json.Decoder[_Document]", requests: Requests, options: ReadOptions
+    files: Sequence[Path],
+    decoder: "msgspec.json.Decoder[_Document]",
+    requests: Requests,
+    options: ReadOptions,
+    quick: "msgspec.json.Decoder[_Document] | None" = None,
 ) -> Iterator[tuple[Path, int, _Document]]:
     """Yield file, line and document, in order. Broken ones are counted in `requests`, or raise.
+
+    `quick` is a decoder that accepts most documents, and is tried first where a document is a line.
 
     Raises:
         WorkloadError: A document is broken and broken ones are not skipped, or a file cannot be read.
     """
     for path in files:
-        source = Source(path, options.skip_bad_lines)
+        source = Source(path, options.skip_bad_lines, read_bytes=READ_BYTES)
         if one_a_line(path):
             for block in source.blocks():
-                found, numbers = source.records(block, decoder)  # type: ignore[type-var]
+                found, numbers = source.records(block, decoder, quick)  # type: ignore[type-var]
                 for number, document in zip(numbers.tolist(), found, strict=True):
                     yield path, number, document
         else:

@@ -15,6 +15,7 @@ the lines.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from math import isnan, nan
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,22 +169,20 @@ def _columns(block: Block, source: Source, unit: float, *, turns: bool) -> Colum
 
 
 def _of_sessions(sessions: Sequence[_Session | _CheckedSession], at: Any, unit: float) -> Columns | None:  # noqa: ANN401
-    lines = [turn for session in sessions for turn in session.turns]
-    counts = np.array([len(session.turns) for session in sessions], np.int64)
+    turns = [session.turns for session in sessions]
+    lines, lengths = list(chain.from_iterable(turns)), list(map(len, turns))
     names = [
         f"line {number}" if session.session_id is None else session.session_id
         for session, number in zip(sessions, at.tolist(), strict=True)
     ]
-    models = [session.model for session in sessions]
-    found = _taken(lines, np.repeat(at, counts), unit, of_sessions=True)
+    found = _taken(lines, np.repeat(at, lengths), unit, of_sessions=True)
     if found is None:
         return None
-    places = np.repeat(np.arange(len(sessions)), counts).tolist()
-    return replace(
-        found,
-        sessions=[names[place] for place in places],
-        models=[own or models[place] for own, place in zip(found.models, places, strict=True)],
-    )
+    models = found.models
+    if any(session.model for session in sessions):
+        of_sessions = chain.from_iterable(map(repeat, [session.model for session in sessions], lengths))
+        models = [own or other for own, other in zip(models, of_sessions, strict=True)]
+    return replace(found, sessions=list(chain.from_iterable(map(repeat, names, lengths))), models=models)
 
 
 def _taken(lines: Sequence[_Line], numbers: Any, unit: float, *, of_sessions: bool = False) -> Columns | None:  # noqa: ANN401
@@ -195,11 +194,7 @@ def _taken(lines: Sequence[_Line], numbers: Any, unit: float, *, of_sessions: bo
         unit: Seconds in a unit of time.
         of_sessions: All lines are of sessions, so they need no time of their own.
     """
-    lists = [line.hash_ids for line in lines]
-    text = b"".join(lists)
-    starts = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(memoryview(one)) for one in lists], out=starts[1:])
-    parsed = parse_id_lists(text, starts)
+    parsed = parse_id_lists([line.hash_ids for line in lines])
     if parsed is None:
         return None
     ids, counts = parsed

@@ -21,34 +21,45 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any, TypedDict
+
+import msgspec
 
 Json = Mapping[str, Any]
 PAUSE_SECONDS = 30.0
 """Pause that is assumed between an answer and the next turn of a recorded conversation without times."""
 _TIMES = ("timestamp", "startTime", "start_time", "request_time", "created_at", "created", "time")
 _BODIES = ("body", "request", "request_body", "payload", "kwargs", "data")
+_ENVELOPES = frozenset(_BODIES)
 _TOKENS = ("prompt_tokens", "input_tokens", "input_length")
 _ANSWERS = ("completion_tokens", "output_tokens", "output_length")
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "": "user"}
 _ANSWERERS = {"assistant", "model"}
+_PAUSES = (("pre_gap", 1.0), ("delay", 1e-3), ("delay_ms", 1e-3))
+_STATED = frozenset((*_TIMES, *_TOKENS, *_ANSWERS, *(key for key, _ in _PAUSES), "usage", "response"))
+"""Names of what a record says about its request: a record with none of them states no time and no counts."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))
 """Numbers from this size on are Unix times in this unit, seconds."""
-_VLLM = re.compile(
-    r"Received request (?P<id>\S+?): prompt: (?P<prompt>None|'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"), params: "
-)
+_RECEIVED, _PROMPT, _PARAMS = "Received request ", ": prompt: ", ", params: "
 _VLLM_IDS = re.compile(r"prompt_token_ids: \[([\d, ]+)\]")
 _VLLM_TIME = re.compile(r"(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)")
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, gc=False, forbid_unknown_fields=True):  # a million tuples would keep the collector busy
     """One message of a chat."""
 
     role: str
     content: str
 
 
-class Prompt(NamedTuple):
+class _Turn(Message, gc=False, forbid_unknown_fields=True):
+    """One message of a ShareGPT conversation."""
+
+    role: str = msgspec.field(name="from")
+    content: str = msgspec.field(name="value")
+
+
+class Prompt(msgspec.Struct, gc=False):
     """What one request asked for, and when."""
 
     asked: tuple[Message, ...] | str | tuple[int, ...]
@@ -62,6 +73,15 @@ class Prompt(NamedTuple):
     stated_tokens: int
     """Prompt tokens by the log; 0 if it does not state them."""
     output_tokens: int
+
+
+_USED = (*_STATED, *_BODIES, "model", "session_id", "text_input", "prompt", "input", "tools", "instructions")
+PLAIN: "msgspec.json.Decoder[dict[str, Any]]" = msgspec.json.Decoder(
+    TypedDict(  # type: ignore[operator]  # its names are computed
+        "Plain", {"messages": list[Message], "conversations": list[_Turn], **dict.fromkeys(_USED, Any)}, total=False
+    )
+)
+"""Decodes records whose messages have a role and a text and nothing else, and leaves out what is never used."""
 
 
 def has_text(record: Json) -> bool:
@@ -80,17 +100,19 @@ def prompts_of(record: Json, number: int) -> Iterator[Prompt]:
     """
     body = _body(record)
     model = str(body.get("model") or record.get("model") or "")
-    seconds = _seconds(record, ms="text_input" in record or "delay" in record)
     session = record.get("session_id")
-    think = _pause(record)
-    stated, answer = _count(record, _TOKENS), _count(record, _ANSWERS)
-    raw = next((body[key] for key in ("text_input", "prompt") if isinstance(body.get(key), str)), None)
-    if raw is not None:
+    if _STATED.isdisjoint(record):
+        seconds, think, stated, answer = nan, nan, 0, 0
+    else:
+        seconds, think = _seconds(record, ms="text_input" in record or "delay" in record), _pause(record)
+        stated, answer = _count(record, _TOKENS), _count(record, _ANSWERS)
+    raw = body.get("text_input")
+    raw = raw if isinstance(raw, str) else body.get("prompt")
+    if isinstance(raw, str):
         yield Prompt(raw, seconds, think, session, model, stated, answer)
         return
-    ids = body.get("prompt")
-    if isinstance(ids, list) and ids and all(isinstance(one, int) for one in ids):
-        yield Prompt(tuple(ids), seconds, think, session, model, stated, answer)
+    if isinstance(raw, list) and raw and all(isinstance(one, int) for one in raw):
+        yield Prompt(tuple(raw), seconds, think, session, model, stated, answer)
         return
     messages = _messages(body)
     if not messages:
@@ -113,19 +135,34 @@ def prompts_of(record: Json, number: int) -> Iterator[Prompt]:
 
 def prompts_of_vllm_log(text: str) -> Iterator[Prompt]:
     """Yield the requests in lines of vLLM's own log."""
-    for line in text.splitlines():
-        found = _VLLM.search(line)
+    for line in text.split("\n"):
+        found = _quoted_prompt(line)
         if found is None:
             continue
-        ids = _VLLM_IDS.search(line, found.end())
+        quoted, end = found
+        ids = _VLLM_IDS.search(line, end)
         if ids is not None:
             asked: tuple[int, ...] | str = tuple(map(int, ids[1].split(",")))
-        elif found["prompt"] != "None":
-            quoted = found["prompt"]
+        elif quoted != "None":
             asked = str(ast.literal_eval(quoted)) if "\\" in quoted else quoted[1:-1]
         else:
             continue
         yield Prompt(asked, _vllm_seconds(line), nan, None, "", 0, 0)
+
+
+def _quoted_prompt(line: str) -> tuple[str, int] | None:
+    """Return the prompt of a line of vLLM's log as Python writes it, and where it ends; ``None`` if the line is no request."""
+    name = line.find(_RECEIVED)
+    start = line.find(_PROMPT, name) + len(_PROMPT)
+    if name < 0 or start < len(_PROMPT) or " " in line[name + len(_RECEIVED) : start - len(_PROMPT)]:
+        return None
+    if line.startswith("None" + _PARAMS, start):
+        return "None", start + 4
+    quote = line[start : start + 1]
+    end = line.find(quote + _PARAMS, start + 1) if quote in {"'", '"'} else -1
+    while end > 0 and (end - len(line[:end].rstrip("\\"))) % 2:  # the prompt itself holds the quote, escaped
+        end = line.find(quote + _PARAMS, end + 1)
+    return (line[start : end + 1], end + 1) if end > 0 else None
 
 
 def _vllm_seconds(line: str) -> float:
@@ -142,6 +179,8 @@ def _vllm_seconds(line: str) -> float:
 
 def _body(record: Json) -> Json:
     """Return the part of a record that the client sent."""
+    if _ENVELOPES.isdisjoint(record):
+        return record
     for key in _BODIES:
         inner = record.get(key)
         if isinstance(inner, dict) and any(one in inner for one in ("messages", "prompt", "input")):
@@ -161,14 +200,15 @@ def _messages(body: Json) -> list[Message]:
     head = [Message("system", body["instructions"])] if isinstance(body.get("instructions"), str) else []
     if body.get("tools"):
         head = [Message("tools", json.dumps(body["tools"], ensure_ascii=False)), *head]
+    if found and isinstance(found[0], Message):  # all are: the quick decoder made them
+        for one in found:
+            if one.role in _ROLES:
+                one.role = _ROLES[one.role]
+        return [*head, *found]
     return [*head, *[_message(one) for one in found if isinstance(one, dict)]]
 
 
 def _message(one: Json) -> Message:
-    if len(one) == 2:  # most messages have a role and a text, or ShareGPT's names of them, and nothing else
-        named, said = one.get("role", one.get("from")), one.get("content", one.get("value"))
-        if type(named) is str and type(said) is str and named:
-            return Message(_ROLES.get(named, named), said)
     role = str(one.get("role") or one.get("from") or one.get("type") or "user")
     content = one.get("content", one.get("value", one.get("text")))
     if type(content) is not str:  # in most messages it is text
@@ -211,7 +251,7 @@ def _of_iso(value: str) -> float:
 
 
 def _pause(record: Json) -> float:
-    for key, unit in (("pre_gap", 1.0), ("delay", 1e-3), ("delay_ms", 1e-3)):
+    for key, unit in _PAUSES:
         value = record.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value) * unit

@@ -6,6 +6,7 @@ closed-loop sessions, order in time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -282,10 +283,12 @@ def _agrees(size: int, tokens: Int64, listed: Int64) -> npt.NDArray[np.bool_]:
 
 def _numbered(names: Sequence[object], known: dict[object, int]) -> npt.NDArray[np.int32]:
     """Return the number of each name, and -1 for ``None``."""
-    numbers = {name: -1 if name is None else known.setdefault(name, len(known)) for name in dict.fromkeys(names)}
-    if len(numbers) == 1:
-        return np.full(len(names), next(iter(numbers.values())), np.int32)
-    return np.array([numbers[name] for name in names], np.int32)
+    distinct = dict.fromkeys(names)
+    fresh = [name for name in distinct if name is not None and name not in known]
+    known.update(zip(fresh, range(len(known), len(known) + len(fresh)), strict=True))
+    if len(distinct) == 1:
+        return np.full(len(names), known.get(names[0], -1), np.int32)
+    return np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))
 
 
 @compiled

@@ -20,7 +20,7 @@ from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.lines import Source
 
 from .documents import documents
-from .prompts import Message, Prompt, prompts_of, prompts_of_vllm_log
+from .prompts import PLAIN, Message, Prompt, prompts_of, prompts_of_vllm_log
 from .requests import Columns, ReadOptions, Requests
 
 CHUNK_SIZE = 256
@@ -52,9 +52,18 @@ class ByCharacters:
     units_per_token = CHARACTERS
     width = 1
 
+    def __init__(self) -> None:
+        self._asked: tuple[Message, ...] = ()
+        self._text = ""
+
     def units(self, asked: tuple[Message, ...] | str) -> str:
-        """Return the text."""
-        return written_out(asked)
+        """Return the text. The turns of a recorded conversation share their messages, so a later turn only adds to the text."""
+        if isinstance(asked, str):
+            return asked
+        known = len(self._asked) if self._asked and asked[0] is self._asked[0] and len(asked) >= len(self._asked) else 0
+        self._text = (self._text if known else "") + written_out(asked[known:])
+        self._asked = asked
+        return self._text
 
 
 class ByTokenizer:
@@ -93,7 +102,7 @@ def written_out(asked: tuple[Message, ...] | str) -> str:
     """Return messages as one text, role before content, where no template says how."""
     if isinstance(asked, str):
         return asked
-    return "".join([f"<|{role}|>\n{content}\n" for role, content in asked])
+    return "".join([f"<|{one.role}|>\n{one.content}\n" for one in asked])
 
 
 def read_text(files: Sequence[Path], options: ReadOptions, *, vllm_log: bool = False) -> AccessLog:
@@ -145,14 +154,15 @@ class _Counted:
 
 def _prompts(files: Sequence[Path], requests: Requests, options: ReadOptions) -> Iterator[tuple[int, Prompt]]:
     decoder = msgspec.json.Decoder(dict[str, Any])
-    for path, number, record in documents(files, decoder, requests, options):
+    for path, number, record in documents(files, decoder, requests, options, PLAIN):
         try:
             found = list(prompts_of(record, number))
         except ValueError as error:  # noqa: PERF203  one bad record is one record
             Source(path, options.skip_bad_lines).bad_line(number, error)
             requests.bad_lines += 1
         else:
-            yield from ((number, prompt) for prompt in found)
+            for prompt in found:
+                yield number, prompt
 
 
 def _vllm_prompts(path: Path) -> Iterator[tuple[int, Prompt]]:
@@ -173,20 +183,22 @@ def _in_parts(prompts: Iterable[tuple[int, Prompt]]) -> Iterator[list[tuple[int,
 
 
 def _columns(part: list[tuple[int, Prompt]], encoder: Encoder, size: int, counted: _Counted) -> Columns:
+    chain = _Chain()
     ids: list[int] = []
     counts: list[int] = []
     tokens: list[int] = []
     for _, prompt in part:
-        if isinstance(prompt.asked, tuple) and prompt.asked and isinstance(prompt.asked[0], int):
+        asked = prompt.asked
+        if type(asked) is tuple and asked and type(asked[0]) is int:
             units: str | bytes
-            units, per_token, width = np.array(prompt.asked, "<i4").tobytes(), 1, 4
+            units, per_token, width = np.array(asked, "<i4").tobytes(), 1, 4
             counted.with_ids += 1
         else:
-            units, per_token, width = encoder.units(prompt.asked), encoder.units_per_token, encoder.width  # type: ignore[arg-type]
+            units, per_token, width = encoder.units(asked), encoder.units_per_token, encoder.width  # type: ignore[arg-type]
         length = len(units) // width // per_token
-        chain = _chain(units, size * per_token * width)
-        ids += chain
-        counts.append(len(chain))
+        hashes = chain.of(units, size * per_token * width)
+        ids += hashes
+        counts.append(len(hashes))
         tokens.append(length)
         if prompt.stated_tokens:
             counted.ours.append(max(length, 1))
@@ -205,13 +217,23 @@ def _columns(part: list[tuple[int, Prompt]], encoder: Encoder, size: int, counte
     )
 
 
-def _chain(units: str | bytes, chunk: int) -> list[int]:
-    """Return the chained 64-bit hash of each whole chunk. Python's own hash is the fastest; it holds for this process alone."""
-    before, found = 0, []
-    for at in range(0, len(units) - chunk + 1, chunk):
-        before = hash((before, units[at : at + chunk]))
-        found.append(before)
-    return found
+class _Chain:
+    """Hashes prompts. One that goes on from the prompt before, as turns of a conversation do, is hashed from there on."""
+
+    def __init__(self) -> None:
+        self._units: str | bytes = b""
+        self._hashes: list[int] = []
+
+    def of(self, units: str | bytes, chunk: int) -> list[int]:
+        """Return the chained 64-bit hash of each whole chunk. Python's own hash is fast, and holds for this process alone."""
+        goes_on = type(units) is type(self._units) and units.startswith(self._units)  # type: ignore[arg-type]
+        found = self._hashes.copy() if goes_on else []
+        before = found[-1] if found else 0
+        for at in range(len(found) * chunk, len(units) - chunk + 1, chunk):
+            before = hash((before, units[at : at + chunk]))
+            found.append(before)
+        self._units, self._hashes = units, found
+        return found
 
 
 def _assumed(encoder: Encoder, options: ReadOptions, size: int, counted: _Counted) -> list[str]:

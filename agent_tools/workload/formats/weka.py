@@ -19,7 +19,7 @@ from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.lines import Source
 from agent_tools.workload.memory import check_fits
 
-from .block_ids import Int64, parse_id_lists
+from .block_ids import parse_id_lists
 from .documents import documents
 from .requests import Columns, ReadOptions, Requests
 
@@ -115,10 +115,10 @@ class _Part:
         """
         if not self.rows:
             return
-        parsed = _parsed(self.rows)
+        parsed = parse_id_lists([row[0].hash_ids for row in self.rows])
         if parsed is None:
             self._leave_out_bad_lists(requests)
-            parsed = _parsed(self.rows)
+            parsed = parse_id_lists([row[0].hash_ids for row in self.rows])
         if parsed is None:
             raise WorkloadError(f"{self.path}, line {self.rows[0][3]} or later: hash_ids is not a list of whole numbers")
         if not self.rows:
@@ -149,13 +149,6 @@ class _Part:
                 bad.add(number)
         requests.bad_lines += len(bad)
         self.rows = [row for row in self.rows if row[3] not in bad]
-
-
-def _parsed(rows: Sequence[tuple[_Request, float, int, int]]) -> tuple[Int64, Int64] | None:
-    lists = [row[0].hash_ids for row in rows]
-    starts = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(memoryview(one)) for one in lists], out=starts[1:])
-    return parse_id_lists(b"".join(lists), starts)
 
 
 def _wrong_with(ids: msgspec.Raw) -> str | None:
