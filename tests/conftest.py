@@ -193,7 +193,10 @@ def launch(lmcache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     def launch(flags: Flags, environment: Mapping[str, str] | None = None) -> ServerProcess:
         small: Flags = {"--l1-size-gb": 16 / 1024, "--eviction-policy": "LRU", "--supported-transfer-mode": "auto"}
-        process = ServerProcess.launch(small | flags, tmp_path_factory.mktemp("logs"), extra=environment)
+        with pytest.MonkeyPatch.context() as patched:
+            if environment and "PYTHONPATH" in environment:  # which may name another LMCache
+                patched.setattr("agent_tools.deployments.server.process.LMCACHE", LMCACHE)
+            process = ServerProcess.launch(small | flags, tmp_path_factory.mktemp("logs"), extra=environment)
         processes.append(process)
         io_loop.run(process.wait_ready)
         return process

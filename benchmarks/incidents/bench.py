@@ -75,7 +75,7 @@ class _Run:
             return self._phases()
         except LMCacheToolError as error:
             self._stage.recover()
-            return Outcome(told=str(error), result="refused", differing_settings=_differing(settings, self._settings()))
+            return Outcome(told=str(error), result="refused", differing_settings=differing(settings, self._settings()))
         finally:
             self._over.set()
             watching.join()

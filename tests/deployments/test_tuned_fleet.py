@@ -98,7 +98,7 @@ def test_the_tools_for_entries_prefixes_and_tenants_work_on_a_fleet(operations: 
         ("lmcache_set_tenant_quota", {"tenant": "a@b", "quota_mb": 1, "reason": "test"}, "'a@b' is not a cache salt"),
         ("lmcache_set_tenant_quota", {"tenant": "a", "quota_mb": 99, "reason": "test"}, "above the operator's bound of 64"),
         ("lmcache_pin_prefix", {**PREFIX, "token_ids": [1, 2, 3]}, "shorter than"),
-        ("lmcache_warm_prefix", {**PREFIX, "model": "nobody"}, "no engine has registered this model's KV layout"),
+        ("lmcache_warm_prefix", {**PREFIX, "model": "nobody"}, "no engine has registered the model nobody"),
         ("lmcache_get_status", {"cache": "prod/node-z"}, "it has: node-a, node-b, node-c"),
         ("lmcache_update_config", {"update": {"max_size_mb": 32}, "reason": "test"}, "tune_fleet"),
     ],

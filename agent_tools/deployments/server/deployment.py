@@ -253,8 +253,7 @@ class ServerDeployment:
         release = await self._answers.release()
         if not release.has_cache_routes:
             raise UnsupportedError(
-                f"LMCache {release.text} has no routes to look for, load or delete single chunks; LMCache 0.5.2 has them."
-                f" Nothing was {what}"
+                f"LMCache {release.text} has no routes to look for, load or delete single chunks: upgrade it. Nothing was {what}"
             )
 
     async def trim(self, max_used_bytes: int) -> None:
