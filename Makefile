@@ -22,7 +22,7 @@ demo-engine: $(ENGINE)/ready  ## The same under a real vLLM on the CPU, in time 
 	@$(ENGINE)/bin/lmcache-agent demo-engine $(DEMO_ARGS)
 
 # Four at a time on two cores, since much of it waits for LMCache's clock.
-test: $(READY)  ## The test suite, with real servers: twelve minutes or less on two cores
+test: $(READY)  ## The test suite, with real servers: about ten minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 4 $(BY_FILE) -m "not long" $(TEST_ARGS)
 
 test-long: $(READY)  ## The rest of it: tests that take a quarter of a minute or more each
@@ -42,7 +42,7 @@ test-mcp: $(MCP)-1/ready $(MCP)-2/ready  ## The MCP door with the SDK 1.x and 2.
 	$(MCP)-1/bin/python -m pytest tests/doors/test_mcp_versions.py
 	$(MCP)-2/bin/python -m pytest tests/doors/test_mcp_versions.py
 
-test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: four minutes
+test-engine: $(ENGINE)/ready  ## The tests of that demo, with a real vLLM: seven minutes or less
 	$(ENGINE)/bin/python -m pytest $(TEST_ARGS) tests/engine_demo
 
 test-oldest: $(READY) $(OLDEST)/ready  ## The oldest LMCache that we read, 0.4.7, as a real server beside the newest: a minute
@@ -71,15 +71,17 @@ bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; 
 	PYTHONPATH=. $(BIN)/python benchmarks/in_process.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/sampling.py
+	PYTHONPATH=. $(BIN)/python benchmarks/series.py
 
-bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about two hours; goes on where it stopped
+bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about three hours; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py
 	$(BIN)/python benchmarks/prediction_live.py --l2
 	PYTHONPATH=. $(BIN)/python benchmarks/shapes.py
 	$(BIN)/python benchmarks/advice_live.py
 	$(BIN)/python benchmarks/server_module_soak.py
+	$(BIN)/python benchmarks/watch.py
 
-incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 20 minutes
+incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 40 minutes or more
 	$(BIN)/python -m benchmarks.incidents
 
 agent-bench: $(READY)  ## MODEL=openai:gpt-5.5, any init_chat_model name, looks after several caches with incidents at once and is scored

@@ -65,8 +65,12 @@ class FleetProcesses:
 
     def kill(self, name: str) -> None:
         """End a server as a crash would: it does not say goodbye."""
-        self.servers[name]._guard.kill()
-        self.servers[name]._guard.wait()
+        server = self.servers[name]
+        server._guard.kill()
+        server._guard.wait()
+        with contextlib.suppress(httpx.TransportError):
+            while httpx.get(f"{server.http_url}/status", trust_env=False):  # until the kernel has ended it
+                pass
 
     def register(self, name: str, ip: str, port: int) -> None:
         """What a stranger can do."""

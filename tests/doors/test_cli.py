@@ -235,8 +235,8 @@ def leftovers(lmcache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _arenas() -> set[Path]:
-    """Files in shared memory; another run's stand there only until its server has mapped them."""
-    return set(Path("/dev/shm").glob("lmcache*"))
+    """Files in shared memory; another run's stand there only until its server has mapped them. Its folders are its own affair."""
+    return {file for file in Path("/dev/shm").glob("lmcache*") if file.is_file()}
 
 
 def _demo(*arguments: str) -> "subprocess.Popen[str]":

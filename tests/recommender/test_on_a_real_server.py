@@ -33,7 +33,7 @@ def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, 
     advice = io_loop.run(operations.recommend, "default", None, None, lambda _: None, began)
     assert advice.rung is Rung.ACCESS_LOG
     assert advice.token_hit_rate == pytest.approx(before)
-    assert advice.verdict is Verdict.ACT
+    assert advice.verdict is Verdict.ACT, advice.why
     best = advice.best
     assert best is not None
     assert best.gain is not None
