@@ -270,3 +270,12 @@ def test_an_interrupted_demo_leaves_nothing_behind(leftovers: None) -> None:
     output, _ = demo.communicate(timeout=30)
     assert demo.returncode == 130, output
     assert "Traceback" not in output
+
+
+def test_options_that_a_sample_would_ignore_are_refused(tmp_path: Path) -> None:
+    log = tmp_path / "trace.jsonl"
+    log.write_text("")
+    refused = CliRunner().invoke(app, ["predict", str(log), "--sample", "0.1", "--chain", "--l2-mb", "5", "--chunk-size", "256"])
+    assert refused.exit_code == 2
+    assert "leave out --chain, --l2-mb" in refused.output
+    assert "--chunk-size" not in refused.output

@@ -29,8 +29,13 @@ class Prefetch(str, Enum):
     RETAIN = "retain"
 
 
+WITH_SAMPLE = frozenset({"log", "sample", "kv_bytes_per_token", "chunk_size", "skip_bad_lines", "as_json"})
+"""Parameters of `predict` that go with ``--sample``."""
+
+
 @with_trace_options
 def predict(  # noqa: PLR0913, PLR0917  the options of a command
+    context: typer.Context,
     log: LogOrTrace,
     plot: Annotated[Path | None, typer.Option(help="Also draw the curve, as .png or .svg.")] = None,
     watermark: Annotated[float, typer.Option(min=0.01, max=1, help="Eviction watermark of the server.")] = 0.8,
@@ -72,6 +77,7 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
     The command needs no cache. It prints what was read and assumed, and a table; --plot draws a picture.
     """
     if sample is not None:
+        _check_sample_alone(context)
         _predict_from_sample(log, sample, kv_bytes_per_token, trace, as_json=as_json)
         return
     with reported_errors():
@@ -95,6 +101,15 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
             show(one.model_dump(mode="json"), f"{model}\n{describe_forecast(one)}".lstrip(), as_json)
         if plot is not None:
             write_hit_rate_pictures(found, plot)
+
+
+def _check_sample_alone(context: typer.Context) -> None:
+    """Refuse options that a sample would ignore."""
+    given = [name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    others = ", ".join(f"--{name.replace('_', '-')}" for name in given if name not in WITH_SAMPLE)
+    if others:
+        message = f"it predicts an always-full LRU from a lookup log, so leave out {others}"
+        raise typer.BadParameter(message, param_hint="--sample")
 
 
 def _predict_from_sample(
