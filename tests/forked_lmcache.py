@@ -106,8 +106,7 @@ def _forked(connection: socket.socket) -> list[str]:
     for output in outputs:
         os.close(output)
     ended = os.pidfd_open(command)
-    while ended not in (ready := select.select([connection, ended], [], [])[0]):
-        assert ready
+    while ended not in select.select([connection, ended], [], [])[0]:
         os.kill(command, signal.SIGTERM if connection.recv(LONGEST) else signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
     with contextlib.suppress(OSError):
