@@ -28,6 +28,7 @@ from agent_tools.errors import WorkloadError
 from agent_tools.models.config import Frozen
 from agent_tools.workload.lookup_log import KeyBlock, lookup_keys
 
+from .hit_rate_curve import ROUNDING
 from .sample_kernels import Floats, count, follow, move, rebuild
 
 GROUPS = 16
@@ -220,7 +221,9 @@ class _Sample:
         """Return the hits at each capacity as a share of all hits: of all groups (row 0), and without each group."""
         total = self._hits.sum(axis=1, keepdims=True)
         up_to = np.cumsum(np.pad(self._hits, ((0, 0), (1, 0))), axis=1) / np.where(total, total, 1)
-        places = capacities / self._bin if self._bin > 1 else np.floor(capacities)  # fractions of a chunk are no capacity
+        places = (
+            capacities / self._bin if self._bin > 1 else np.floor(capacities + ROUNDING)
+        )  # fractions of a chunk are no capacity
         return np.array([np.interp(places, np.arange(up_to.shape[1]), row) for row in up_to])
 
     def _compact(self) -> None:

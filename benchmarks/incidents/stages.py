@@ -32,7 +32,8 @@ from agent_tools.models import MB
 from agent_tools.workload.replay import _kv_client, replay
 from agent_tools.workload.schedule import ReplaySettings
 
-from .beside import DecoderPage, last_ranks_store_nothing, look_up_only
+from .beside import last_ranks_store_nothing, look_up_only
+from .decoder_page import DecoderPage
 from .incident import Engines, Incident, Oldest, Server, Vllm
 
 if TYPE_CHECKING:
