@@ -1,7 +1,6 @@
 """Change a cache safely: bind a plan to the cache as it was, make one change at a time, record every step, and undo."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import time
@@ -25,7 +24,6 @@ from agent_tools.errors import (
     OutcomeUnknownError,
     OutOfBoundsError,
     RecordError,
-    SettingsError,
     StalePlanError,
     UnknownChangeError,
     UnsupportedError,
@@ -48,8 +46,8 @@ from agent_tools.models import (
 from agent_tools.models.advice import setting_changes
 from agent_tools.models.metrics import now
 from agent_tools.models.standing import Standing
-from agent_tools.private_folder import make_private
 
+from .lock import acquire
 from .log import Begun, ChangeLog, new_id, stories
 from .read_back import LONGEST_DELAY, apply_and_read_back, fate, last_known_state, not_in_force, surely
 from .standing import OPEN, departures, end_of
@@ -386,12 +384,12 @@ class Actor:
 
         Raises:
             BusyError: Another process changes the server.
-            SettingsError: The file system of the state folder has no locks.
+            SettingsError: The file system of the state folder has no locks, or none that hold between hosts.
         """
         server = await identity(cache)
         lock = FileLock(self._locks / f"{hashlib.sha256(server.encode()).hexdigest()[:16]}.lock", thread_local=False)
         try:
-            await anyio.to_thread.run_sync(_acquire, lock)
+            await anyio.to_thread.run_sync(acquire, lock)
         except Timeout as error:
             raise BusyError(f"another change of {cache.name} is under way; wait until it is done. Nothing was changed") from error
         try:
@@ -456,40 +454,6 @@ async def identity(cache: Cache) -> str:
         return private
     server = None if cache.settings.kind == "fleet" else (await cache.deployment.snapshot()).server
     return server or cache.settings.target.replace("//localhost", "//127.0.0.1").replace("//[::1]", "//127.0.0.1")
-
-
-def _acquire(lock: FileLock) -> None:
-    folder = Path(lock.lock_file).parent
-    try:
-        make_private(folder)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise
-    except (OSError, NotImplementedError) as error:  # the latter by older versions of filelock
-        raise _no_locks(folder, error) from error
-    # Where there is no flock, filelock marks the file as locked, and the mark outlives a process that is killed.
-    if why := _why_not_locked(Path(lock.lock_file)):
-        lock.release()
-        raise _no_locks(folder, why)
-
-
-def _why_not_locked(held: Path) -> object | None:
-    """Return why a file that was just locked can be locked once more; ``None`` if it cannot."""
-    with held.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return error
-    return "two processes got the same lock"
-
-
-def _no_locks(folder: Path, why: object) -> SettingsError:
-    return SettingsError(
-        f"nothing in {folder} can be locked ({why}), so two agents could change a server at once: put state_folder on a local"
-        " disk, or on a network file system with locks (NFSv4). Nothing was changed"
-    )
 
 
 def fingerprint(name: str, config: CacheConfig, snapshot: Snapshot, update: ConfigUpdate) -> str:
