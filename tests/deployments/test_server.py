@@ -185,6 +185,24 @@ def test_l1_shrinks_live_and_a_drained_arena_goes_when_it_is_empty(foreign: Serv
     assert config(foreign).max_size_mb == 20
 
 
+def test_l1_does_not_grow_past_the_bound_while_a_drained_arena_holds_chunks(
+    foreign: ServerDeployment, connect: Connect, server: ServerProcess, arena_folder: Path, play: Play
+) -> None:
+    bounded = connect(server.http_url, arena_folder=arena_folder, most_mb=40)
+    io_loop.run(bounded.apply, ConfigUpdate(max_size_mb=40), silent)
+    play(log_of(*conversations(56, 16)), model="held")
+    io_loop.run(bounded.apply, ConfigUpdate(max_size_mb=16), silent)
+    assert states(foreign) == ["active", "draining"]
+    with pytest.raises(UnsupportedError, match=r"24.0 MB of drained arenas hold chunks .* than 40.0 MB, the operator's bound"):
+        io_loop.run(bounded.apply, ConfigUpdate(max_size_mb=40), silent)
+    assert config(foreign).max_size_mb == 16
+    assert list(arena_folder.iterdir()) == []
+    io_loop.run(foreign.clear)
+    eventually(lambda: states(foreign) == ["active"])
+    io_loop.run(bounded.apply, ConfigUpdate(max_size_mb=40), silent)
+    assert config(foreign).max_size_mb == 40
+
+
 def states(deployment: ServerDeployment) -> list[str]:
     status = io_loop.run(deployment.admin.read, "/reconfigure/dax/l1/status")
     return sorted(arena["state"] for arena in status["arenas"])
