@@ -4,6 +4,7 @@ All calls times all faults are `benchmarks/faults.py`; these are the ones that d
 """
 
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -126,9 +127,9 @@ def test_dropping_entries_whose_answer_is_an_error_of_somebody_else_may_have_bee
 
 def test_an_arena_that_a_killed_agent_left_is_removed_when_the_next_one_is_made(arenas: Path) -> None:
     left, fresh = arenas / "lmcache-agent-l1-left", arenas / "lmcache-agent-l1-fresh"
-    for file in (left, fresh):
+    for file, changed in ((left, 0.0), (fresh, time.time())):
         file.touch()
-    os.utime(left, (0, 0))
+        os.utime(file, (changed, changed))
 
     async def made() -> None:
         async with arena_file(arenas, 4096):

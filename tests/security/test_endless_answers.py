@@ -1,8 +1,10 @@
-"""Claims about answers that do not end, trickle in, or are small and become large: given up in bounded time and memory."""
+"""Claims about answers that do not end, trickle in, or are small and become large: given up in bounded time and memory.
+
+An answer that is not given up would run into the time limit of the test.
+"""
 
 import asyncio
 import gzip
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -58,18 +60,16 @@ async def answering(write: Callable[[asyncio.StreamWriter], object]) -> AsyncIte
         server.close()
 
 
-def asked(write: Callable[[asyncio.StreamWriter], object], change: bool) -> tuple[LMCacheToolError, float]:
-    """The error, and the seconds until it came."""
-
-    async def scenario() -> tuple[LMCacheToolError, float]:
+def asked(write: Callable[[asyncio.StreamWriter], object], change: bool) -> LMCacheToolError:
+    async def scenario() -> LMCacheToolError:
         async with answering(write) as url:
-            admin, began = AdminClient(url, 0.1), time.monotonic()
+            admin = AdminClient(url, 0.5)
             try:
                 with pytest.raises(LMCacheToolError) as raised:
                     await (admin.change("POST", "/x") if change else admin.read("/x"))
             finally:
                 await admin.close()
-            return raised.value, time.monotonic() - began
+            return raised.value
 
     return io_loop.run(scenario)
 
@@ -81,9 +81,7 @@ def test_a_reading_without_end_is_given_up(
     monkeypatch: pytest.MonkeyPatch, write: Callable[[asyncio.StreamWriter], object], kind: type[LMCacheToolError]
 ) -> None:
     monkeypatch.setattr(admin_client, "MOST_BYTES", 2**20)
-    error, seconds = asked(write, change=False)
-    assert isinstance(error, kind)
-    assert seconds < 10
+    assert isinstance(asked(write, change=False), kind)
 
 
 @pytest.mark.parametrize("write", [endless, trickling, growing])
@@ -91,6 +89,4 @@ def test_a_change_whose_answer_does_not_end_may_be_in_force(
     monkeypatch: pytest.MonkeyPatch, write: Callable[[asyncio.StreamWriter], object]
 ) -> None:
     monkeypatch.setattr(admin_client, "MOST_BYTES", 2**20)
-    error, seconds = asked(write, change=True)
-    assert isinstance(error, OutcomeUnknownError)
-    assert seconds < 10
+    assert isinstance(asked(write, change=True), OutcomeUnknownError)
