@@ -1,7 +1,7 @@
 """Compare the server model with a live `lmcache server` in the shapes of production.
 
-One engine of world size 1, 2, 4 and 8; two models whose chunks differ in bytes by 8 : 1 and 32 : 1; one model with two world
-sizes; a hybrid model with two object groups. Run from the repository root (about 35 s per cell)::
+One engine of world size 1, 2, 3, 4 and 8; two models whose chunks differ in bytes by 8 : 1, 10 : 1 and 32 : 1; one model with two
+world sizes; hybrid models with two and three object groups. Run from the repository root (about 35 s per cell)::
 
     PYTHONPATH=. python benchmarks/shapes.py [--cells 3]
 
@@ -36,6 +36,7 @@ from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplayedModel, ReplaySettings, replay
+from benchmarks.hybrid_module import object_groups
 
 CHUNK, SECONDS, REQUESTS = 64, 22.0, 500
 OBJECT = 4096
@@ -65,6 +66,9 @@ SHAPES = {
     "two models, 32 : 1": Shape({"big": engine(8, 128), "small": engine(1, 4)}, (0.1, 0.9)),
     "world sizes 1 and 2": Shape({"a": engine(1, 8, "same"), "b": engine(2, 16, "same")}, (0.5, 0.5)),
     "two object groups": Shape({"hybrid": engine(1, 8, hybrid=True)}),
+    "world size 3": Shape({"three": engine(3, 24)}),
+    "two models, 10 : 1": Shape({"big": engine(3, 240), "small": engine(2, 24)}, (0.3, 0.7)),
+    "three object groups": Shape({"triple": engine(2, 8, hybrid=True)}),
 }
 SIZES = (0.35, 0.25)
 """L1 as a share of the bytes of all distinct chunks."""
@@ -93,9 +97,9 @@ def workload(shape: Shape) -> AccessLog:
 def footprint_bytes(shape: Shape, log: AccessLog) -> int:
     """Return the bytes of all distinct chunks."""
     total = 0
-    for label, one in enumerate(shape.engines.values()):
+    for label, (name, one) in enumerate(shape.engines.items()):
         chunks = len(np.unique(log.chunk_ids[np.repeat(log.models == label, log.chunks_per_request)]))
-        total += chunks * CHUNK * (one.kv_bytes_per_token or 0) * (1 if one.retrieves else 2)
+        total += chunks * CHUNK * (one.kv_bytes_per_token or 0) * object_groups(name)
     return total
 
 

@@ -78,7 +78,7 @@ def figures_of(process: ServerProcess, model: str, ranks: int, first: int, **how
         return metrics_between(before, reading(process))
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 8])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_a_deleted_prefix_is_found_in_no_tier_and_on_no_rank(plain: ServerProcess, l2: Path, tmp_path: Path, ranks: int) -> None:
     model, first = f"deleted{ranks}", 1000 * ranks
     with engine(plain, model, ranks) as ask, operated(plain, tmp_path) as operations:
@@ -140,7 +140,9 @@ async def cleared(process: ServerProcess) -> None:
     await deployment.close()
 
 
-@pytest.mark.parametrize(("model", "ranks", "groups"), [("one", 1, 1), ("eight", 8, 1), ("hybrid", 1, 2), ("hybrid2", 2, 2)])
+@pytest.mark.parametrize(
+    ("model", "ranks", "groups"), [("one", 1, 1), ("eight", 8, 1), ("hybrid", 1, 2), ("hybrid2", 2, 2), ("triple4", 4, 3)]
+)
 def test_with_our_module_chunks_and_bytes_are_those_of_all_ranks_and_groups(
     with_module: ServerProcess, model: str, ranks: int, groups: int
 ) -> None:
@@ -151,6 +153,21 @@ def test_with_our_module_chunks_and_bytes_are_those_of_all_ranks_and_groups(
     assert seen.incomplete_chunks == 0
     assert seen.kv_bytes_per_token == size / CHUNK_SIZE
     assert seen.memory_saved_mb == pytest.approx(CHUNKS * size / MB)
+
+
+@pytest.mark.parametrize(("model", "ranks", "groups"), [("six", 6, 1), ("hybrid2", 2, 2), ("triple3", 3, 3)])
+def test_a_prefix_is_deleted_with_all_objects_of_its_chunks_and_the_others_stay(
+    with_module: ServerProcess, tmp_path: Path, model: str, ranks: int, groups: int
+) -> None:
+    io_loop.run(cleared, with_module)
+    with engine(with_module, model, ranks, retrieves=groups == 1) as ask, operated(with_module, tmp_path) as operations:
+        first = 97_000 + 100 * ranks
+        assert (ask(first), ask(first + CHUNKS)) == (0, 0)
+        eventually(lambda: reading(with_module).resident_objects == 2 * CHUNKS * ranks * groups)
+        deleted = io_loop.run(operations.delete_prefix, "prod", model, tokens_of(first), "", "test", "leaked")
+        assert deleted.message == f"{CHUNKS} chunks of the prefix were deleted; a lookup no longer finds it, in any tier"
+        assert reading(with_module).resident_objects == CHUNKS * ranks * groups
+        assert (ask(first), ask(first + CHUNKS)) == (0, CHUNKS)
 
 
 def test_chunks_that_one_rank_did_not_store_are_counted_as_incomplete(with_module: ServerProcess) -> None:
