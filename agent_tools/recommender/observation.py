@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from agent_tools.deployments.server.versions import release_of
 from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support, Window
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineMetrics, EngineSpeed
@@ -145,8 +146,8 @@ class Observation:
 
     @property
     def loads_modules(self) -> bool:
-        """Return whether the server can load our module. LMCache before 0.5.6 cannot."""
-        return not any("live changes need LMCache" in one.reason for one in self.support.values())
+        """Return whether the server can load our module, or may: LMCache before 0.5.6 cannot."""
+        return self.version is None or release_of(self.version).changes_live
 
     @property
     def lookups(self) -> int | None:
