@@ -7,6 +7,7 @@ Coroutines of the package are run with ``io_loop.run``, as its sync callers do.
 """
 
 import json
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -55,6 +56,9 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     skip_what_needs_extras(report)
     return report
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("suite", deadline=None)  # no example is judged by the clock of a busy machine
 settings.load_profile("suite")
