@@ -185,18 +185,18 @@ async def spoil_calls(every: int, keep: Callable[[list[Finding]], None]) -> list
     """On several servers side by side: much of it is waiting."""
     todo: list[Injection] = []
     found: list[Finding] = []
-    begun: list[bool] = []
+    calls: list[str] = []  # of the first rehearsal; others may wait, and so ask, once more or less
 
     async def lane() -> None:
         async with scene_of() as (scene, _):
             await scene.rehearse()
-            if not begun:
-                begun.append(True)
-                todo.extend(all_at_calls(scene.calls, every))
+            if not calls:
+                calls.extend(scene.calls)
+                todo.extend(all_at_calls(calls, every))
                 random.Random(1).shuffle(todo)  # noqa: S311  so that a run that is ended early has some of each
             while todo:
                 injection = todo.pop()
-                found.append(await one(scene, list(scene.calls), injection, partial(_spoil, scene, *injection[1:])))
+                found.append(await one(scene, calls, injection, partial(_spoil, scene, *injection[1:])))
                 if len(todo) % 50 == 0:
                     print(f"{len(todo)} left", flush=True)
                     keep(found)
