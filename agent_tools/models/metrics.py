@@ -239,13 +239,39 @@ class TenantUsage(Frozen):
     """The tenant's L2 quota, MB; ``None`` if it has no quota."""
 
 
+class Prompts(Frozen):
+    """The prompts of one tenant or model in a window, from the access log.
+
+    A chunk's hash stands for its whole prefix. So the log shows where a prompt diverges from the earlier ones, and not whether
+    what follows there was in them too.
+    """
+
+    count: Count
+    """Prompts."""
+    median_chunks: Annotated[float, Field(ge=0)]
+    """Median length, whole chunks."""
+    largest_chunks: Count
+    """Length of the longest, whole chunks."""
+    share: Annotated[float, Field(ge=0, le=1)]
+    """Their share of all tokens that the window's prompts asked for."""
+    again: Annotated[float, Field(ge=0, le=1)]
+    """Share of their tokens that an earlier prompt had in front too: what an unbounded cache would serve."""
+    diverge_at: Count | None
+    """Where reuse ends: the chunk, counted from 1, in which most of them diverge from every earlier prompt. ``None`` if each
+    was there before as a whole."""
+    diverging: Annotated[float, Field(ge=0, le=1)]
+    """Share of them that diverge in that chunk."""
+
+
 class Tenant(Frozen):
-    """One tenant (cache salt) of a cache."""
+    """One tenant (cache salt) of a cache, or one of its models."""
 
     tokens: TokenCounts
-    """Tokens that the tenant requested in the window, and tokens that it was served."""
-    usage: TenantUsage
-    """The tenant's memory use now, and its quota."""
+    """Tokens that were requested in the window, and tokens that were served."""
+    prompts: Prompts | None = None
+    """The prompts of the window; ``None`` without an access log, or if there were none."""
+    usage: TenantUsage = TenantUsage()
+    """The tenant's memory use now, and its quota. LMCache keeps no such account of models."""
 
 
 class Tenants(Frozen):
@@ -257,6 +283,10 @@ class Tenants(Frozen):
     """The tenants by cache salt. The empty string stands for requests without a salt."""
     more: MoreNames = MoreNames()
     """Tenants with traffic beyond the first 500, together."""
+    models: dict[str, Tenant] = {}
+    """The models with traffic in the window, by name; several world sizes of one model are told apart where the log does."""
+    no_prompts: str | None = None
+    """Why nothing is known of prompts; ``None`` if it is."""
 
 
 class Health(Frozen):

@@ -30,6 +30,7 @@ from agent_tools.models import (
     TokenCounts,
 )
 from agent_tools.models.start_configuration import Drift, StartConfiguration, StartForm
+from agent_tools.recommender.prompts import prompts_of
 from agent_tools.recommender.symptoms import diagnose
 from agent_tools.recommender.symptoms.rule import ENOUGH_LOOKUPS, enough
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 TOP_ENTRIES = 10
 """Entries listed in a status."""
+NO_PROMPTS = "there is no access log, so the lengths of prompts and what of them comes again are unknown"
 NO_LOG_READ = "judged by counters alone; `diagnose` also reads the access log"
 
 
@@ -127,15 +129,31 @@ class Read(Core):
         return metrics_between(*await self._figures(named, window_seconds, progress))
 
     async def tenants(self, cache: str = DEFAULT, window_seconds: float | None = None, progress: Progress = silent) -> Tenants:
-        """Return what each tenant (cache salt) asked for and was served in a window, what it occupies, and its quota."""
+        """Return what each tenant (cache salt), and each model, asked for and was served in a window, and its prompts.
+
+        For tenants also what they occupy, and their quotas.
+        """
         named = await self.registry.find(cache)
         readings, usage = await asyncio.gather(self._figures(named, window_seconds, progress), named.deployment.tenants())
-        metrics = metrics_between(*readings)
-        tenants = {
-            salt: Tenant(tokens=metrics.by_tenant.get(salt, TokenCounts()), usage=usage.get(salt, TenantUsage()))
-            for salt in sorted({*usage, *metrics.by_tenant})
-        }
-        return Tenants(window=metrics.window, tenants=tenants, more=metrics.more_tenants)
+        metrics, seen = metrics_between(*readings), await self._observe(named, readings)
+        by_tenant, by_model = await anyio.to_thread.run_sync(prompts_of, seen)
+        return Tenants(
+            window=metrics.window,
+            tenants={
+                salt: Tenant(
+                    tokens=metrics.by_tenant.get(salt, TokenCounts()),
+                    prompts=by_tenant.get(salt),
+                    usage=usage.get(salt, TenantUsage()),
+                )
+                for salt in sorted({*usage, *metrics.by_tenant, *by_tenant})
+            },
+            more=metrics.more_tenants,
+            models={
+                model: Tenant(tokens=metrics.by_model.get(model, TokenCounts()), prompts=by_model.get(model))
+                for model in sorted({*metrics.by_model, *by_model})
+            },
+            no_prompts=None if seen.log is not None else NO_PROMPTS,
+        )
 
     async def entries(self, cache: str = DEFAULT, limit: int = 20) -> Sequence[CacheEntry]:
         """Return the most used entries, at most `limit`.

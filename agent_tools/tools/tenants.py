@@ -1,10 +1,11 @@
-"""The tools for tenants (cache salts): token hit rate, memory use and quota of each tenant."""
+"""The tools for tenants (cache salts): token hit rate, prompts, memory use and quota of each tenant, and of each model."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from agent_tools.models import ConfigUpdate, Tenant, Tenants
+from agent_tools.models import ConfigUpdate, Prompts, Tenant, Tenants
 from agent_tools.models.config import DEFAULT_TENANT
 from agent_tools.plain import plain
 
@@ -55,22 +56,42 @@ async def set_tenant_quota(operations: Operations, arguments: QuotaArguments) ->
 
 
 def describe_tenants(report: Tenants) -> str:
-    """Return all tenants, one line for each, the tenant with the most requested tokens first."""
-    ranked = sorted(report.tenants.items(), key=lambda named: -named[1].tokens.requested)
-    lines = [_line(salt, tenant) for salt, tenant in ranked]
-    lines[:0] = [f"window: {report.window.span}"] if lines else []
+    """Return one line for each tenant, the one with the most requested tokens first, then one for each model."""
+    lines = [*_lines(report.tenants, "(no salt)")]
     if report.more.count:
         tokens = report.more.tokens
         lines.append(f"... and {report.more.count:,} more tenants together: {tokens.hit} of {tokens.requested} tokens hit")
-    return "\n".join(lines) or "no tenant has sent a request or has a quota"
+    if not lines:
+        return "no tenant has sent a request or has a quota"
+    models = ["models:", *_lines(report.models, "(no name)")] if report.models else []
+    notes = [] if report.no_prompts is None else [f"note: {report.no_prompts}"]
+    return "\n".join([f"window: {report.window.span}", *lines, *models, *notes])
 
 
-def _line(salt: str, tenant: Tenant) -> str:
-    tokens, usage = tenant.tokens, tenant.usage
-    rate = "no requests" if tokens.hit_rate is None else f"token hit rate {tokens.hit_rate:.1%} of {tokens.requested} tokens"
-    held = [f"{size:.1f} MB in {tier}" for tier, size in (("L1", usage.l1_mb), ("L2", usage.l2_mb)) if size]
-    quota = [] if usage.quota_mb is None else [f"quota {usage.quota_mb:g} MB"]
-    return f"{plain(salt) or '(no salt)'}: {'; '.join([rate, *held, *quota])}"
+def _lines(named: Mapping[str, Tenant], nameless: str) -> list[str]:
+    ranked = sorted(named.items(), key=lambda pair: -pair[1].tokens.requested)
+    return [f"{plain(name) or nameless}: {'; '.join(_facts(one))}" for name, one in ranked]
+
+
+def _facts(one: Tenant) -> Iterator[str]:
+    tokens, usage = one.tokens, one.usage
+    if tokens.hit_rate is not None:
+        yield f"token hit rate {tokens.hit_rate:.1%} of {tokens.requested} tokens"
+    elif one.prompts is None:
+        yield "no requests"
+    if one.prompts is not None:
+        yield _prompts(one.prompts)
+    yield from (f"{size:.1f} MB in {tier}" for tier, size in (("L1", usage.l1_mb), ("L2", usage.l2_mb)) if size)
+    if usage.quota_mb is not None:
+        yield f"quota {usage.quota_mb:g} MB"
+
+
+def _prompts(prompts: Prompts) -> str:
+    ends = f", most diverge in chunk {prompts.diverge_at:,} ({prompts.diverging:.0%})" if prompts.diverge_at else ""
+    return (
+        f"{prompts.count:,} prompts, median {prompts.median_chunks:,.0f} and at most {prompts.largest_chunks:,} chunks,"
+        f" {prompts.share:.0%} of all tokens; {prompts.again:.0%} of theirs come again{ends}"
+    )
 
 
 def describe_quotas(advice: "TenantQuotas") -> str:
@@ -98,7 +119,9 @@ TENANTS = (
     ToolSpec(
         name="list_tenants",
         title="Tenants of a cache",
-        description="For each tenant (cache salt) of a cache, show token hit rate, memory use in L1 and L2, and quota.",
+        description="For each tenant (cache salt) and each model of a cache, show token hit rate, prompts (number, lengths, share"
+        " of all tokens, how much comes again, in which chunk most diverge from earlier ones); for tenants also memory use in L1"
+        " and L2, and quota.",
         arguments=WindowArguments,
         run=list_tenants,
         hints=READ,

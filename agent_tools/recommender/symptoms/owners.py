@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent_tools.models import Rung, Severity, Symptom, SymptomCode
+from agent_tools.models import Prompts, Rung, Severity, Symptom, SymptomCode
 from agent_tools.plain import plain, points
 from agent_tools.recommender.observation import Ints, Observation
+from agent_tools.recommender.prompts import prompts_by
 
 from .rule import ENOUGH_LOOKUPS, NOTICEABLE, figure
 
@@ -18,21 +19,14 @@ ONCE = 0.05
 
 @dataclass(frozen=True)
 class Owner:
-    """The prompts of one tenant or model in a window."""
+    """One tenant or model, and its prompts in a window."""
 
     kind: str
     """``tenant`` or ``model``."""
     name: str
     mine: Ints
     """(requests,) 1 for each of the log's requests that is theirs, else 0."""
-    prompts: int
-    """Prompts in the window."""
-    median_chunks: float
-    largest_chunks: int
-    share: float
-    """Share of the window's requested tokens."""
-    again: float
-    """Share of these that an unbounded cache would serve."""
+    prompts: Prompts
 
     def __str__(self) -> str:
         return f"{self.kind} {plain(self.name) or '(no salt)'}"
@@ -42,53 +36,46 @@ def crowded_out(seen: Observation) -> Symptom | None:
     """Report that one tenant's or model's prompts, which nobody asks for again, push out what others ask for again."""
     if seen.log is None or seen.curve is None or not (seen.metrics.evictions or seen.metrics.failed_stores):
         return None
-    suspects = [one for one in owners(seen) if one.again <= ONCE and one.share >= LARGE_SHARE and one.prompts >= ENOUGH_LOOKUPS]
+    suspects = [one for one in owners(seen) if one.prompts.again <= ONCE and large(one.prompts)]
     costs = [(cost, one) for one in suspects if (cost := _cost(seen, one)) is not None and cost >= NOTICEABLE]
     if not costs:
         return None
     cost, worst = max(costs, key=lambda pair: pair[0])
+    theirs = worst.prompts
     return Symptom(
         code=SymptomCode.CROWDED_OUT,
         severity=Severity.MEDIUM,
-        summary=f"The prompts of {worst} take {worst.share:.0%} of the requested tokens, and {worst.again:.0%} of them come"
-        f" again: {worst.prompts:,} prompts, median {worst.median_chunks:,.0f} and at most {worst.largest_chunks:,} chunks. They"
+        summary=f"The prompts of {worst} take {theirs.share:.0%} of the requested tokens, and {theirs.again:.0%} of them come"
+        f" again: {theirs.count:,} prompts, median {theirs.median_chunks:,.0f} and at most {theirs.largest_chunks:,} chunks. They"
         f" push out what others ask for again and cost the others {points(-cost)} of token hit rate. Only their owner"
         " can mend that: send these prompts with lmcache.max_offload_tokens set to 0 in kv_transfer_params (in-process LMCache:"
         " lmcache.skip_save set to true), so that they are not stored",
         evidence=(
-            figure("share of the requested tokens (access log)", worst.share, "share"),
-            figure("share of these that come again (access log)", worst.again, "share"),
+            figure("share of the requested tokens (access log)", theirs.share, "share"),
+            figure("share of these that come again (access log)", theirs.again, "share"),
             figure("token hit rate that it costs the others (model)", cost, "share"),
         ),
         rung=Rung.ACCESS_LOG,
     )
 
 
+def large(prompts: Prompts) -> bool:
+    """Return whether there are enough of them to matter to the others."""
+    return prompts.share >= LARGE_SHARE and prompts.count >= ENOUGH_LOOKUPS
+
+
 def owners(seen: Observation) -> list[Owner]:
-    """Return the prompts of each tenant, and of each model, of the window. Empty without a log."""
-    log, depths = seen.log, seen.shared_depths
-    if log is None or depths is None:
+    """Return the tenants, and the models, that share the window. Empty without a log, and if one alone has it."""
+    if seen.log is None:
         return []
-    found, whole = [], max(int(seen.window_chunks.sum()), 1)
-    for kind, labels, names in (("tenant", log.tenants, log.tenant_names), ("model", log.models, log.model_names)):
-        for label in np.unique(labels[seen.in_window]) if len(names) > 1 else ():
-            mine = (labels == label).astype(np.int64)
-            inside = mine[seen.in_window] > 0
-            chunks = seen.window_chunks[inside]
-            asked = int(chunks.sum())
-            found.append(
-                Owner(
-                    kind=kind,
-                    name=names[label],
-                    mine=mine,
-                    prompts=int(inside.sum()),
-                    median_chunks=float(np.median(chunks)),
-                    largest_chunks=int(chunks.max()),
-                    share=asked / whole,
-                    again=float(depths[inside].sum()) / max(asked, 1),
-                )
-            )
-    return found
+    log = seen.log
+    sides = (("tenant", log.tenants, log.tenant_names), ("model", log.models, log.model_names))
+    return [
+        Owner(kind, name, (labels == names.index(name)).astype(np.int64), prompts)
+        for kind, labels, names in sides
+        if len(names) > 1
+        for name, prompts in prompts_by(seen, labels, names).items()
+    ]
 
 
 def _cost(seen: Observation, owner: Owner) -> float | None:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from agent_tools.models import Rung, Severity, Symptom, SymptomCode
-from agent_tools.recommender.observation import Observation
+from agent_tools.recommender.observation import Ints, Observation
 
+from .owners import large, owners
 from .rule import ENOUGH_CHUNKS, ENOUGH_LOOKUPS, NOTICEABLE, enough, figure
 
 LARGE_TAILS = 0.25
@@ -76,10 +77,25 @@ def nothing_to_reuse(seen: Observation) -> Symptom | None:
 
 
 def prefix_diverges_early(seen: Observation) -> Symptom | None:
-    """Report that nearly all long prompts diverge from every earlier one in the first chunks, as with a timestamp in front."""
+    """Report that nearly all long prompts diverge from every earlier one in the first chunks, as with a timestamp in front.
+
+    If it is not so of all prompts together, it can be so of one tenant's or one model's.
+    """
     depths, sizes = seen.shared_depths, seen.window_chunks
+    if depths is None:
+        return None
+    whole = _diverging(depths, sizes, "prompts", "any earlier prompt")
+    if whole is not None:
+        return whole
+    parts = ((one, one.mine[seen.in_window] > 0) for one in owners(seen) if large(one.prompts))
+    found = (_diverging(depths[mine], sizes[mine], f"prompts of {one}", "an earlier one") for one, mine in parts)
+    return next((symptom for symptom in found if symptom is not None), None)
+
+
+def _diverging(depths: Ints, sizes: Ints, whose: str, earlier: str) -> Symptom | None:
+    """Return the finding for prompts of these sizes, of which so many leading chunks were in an earlier one."""
     long = sizes >= LONG
-    if depths is None or long.sum() < ENOUGH_LOOKUPS:
+    if long.sum() < ENOUGH_LOOKUPS:
         return None
     early = float((depths[long] <= EARLY).mean())
     if early < MOST:
@@ -87,8 +103,8 @@ def prefix_diverges_early(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.PREFIX_DIVERGES_EARLY,
         severity=Severity.LOW,
-        summary=f"{early:.0%} of the {int(long.sum()):,} prompts of {LONG} chunks or more share at most {EARLY} chunk with any"
-        " earlier prompt. If they should share a system prompt or a history, something in front of it (a timestamp, a request"
+        summary=f"{early:.0%} of the {int(long.sum()):,} {whose} with {LONG} chunks or more share at most {EARLY} chunk with"
+        f" {earlier}. If they should share a system prompt or a history, something in front of it (a timestamp, a request"
         " id, another template) makes each prompt new: move it to the end",
         evidence=(
             figure("long prompts that diverge in their first two chunks (access log)", early, "share"),
