@@ -80,6 +80,7 @@ bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about t
 	$(BIN)/python benchmarks/advice_live.py
 	$(BIN)/python benchmarks/server_module_soak.py
 	$(BIN)/python benchmarks/watch.py
+	PYTHONPATH=. $(BIN)/python benchmarks/rates.py
 
 incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 40 minutes or more
 	$(BIN)/python -m benchmarks.incidents
@@ -104,7 +105,7 @@ setup: $(READY)
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agent,embedded,mcp,plot,serve,studio]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agent,embedded,kubernetes,mcp,plot,serve,studio]' --group dev
 	touch $(READY)
 
 $(BASE)/ready: constraints.txt pyproject.toml
@@ -117,7 +118,7 @@ $(BASE)/ready: constraints.txt pyproject.toml
 $(NEWEST)/ready: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --editable '.[agent,mcp,plot,serve,studio]' --group test-base
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --editable '.[agent,kubernetes,mcp,plot,serve,studio]' --group test-base
 	touch $@
 
 # vLLM wants other versions than the rest, so it has an environment of its own; what it needs of torch is the CPU build alone.

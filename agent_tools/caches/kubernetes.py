@@ -1,6 +1,6 @@
 """An ``LMCacheEngine`` resource (v1alpha1 of LMCache's operator): the settings it states, and the patch that changes them.
 
-The names of the fields were read from the operator's sources. Nothing here was run on a cluster.
+The names of the fields were read from the operator's sources. Nothing here was run on a cluster (`kubernetes_api` asks one).
 """
 
 import json
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from agent_tools.errors import SettingsError
 from agent_tools.models import CacheConfig
 from agent_tools.models.config import Frozen
 from agent_tools.models.start_configuration import Drift
+
+from .kubernetes_api import read_from_cluster
 
 KIND = "LMCacheEngine"
 NOT_RUN = "the fields are those of the operator's v1alpha1, read and not run on a cluster: try with --dry-run=server first"
@@ -52,12 +54,26 @@ _SETTINGS = {
 
 
 class KubernetesSettings(Frozen):
-    """Where the resource of a cache is described."""
+    """Where the resource of a cache is described: in a file, or in a cluster that is asked for it each time."""
 
-    file: Path
+    file: Path | None = None
     """A YAML or JSON file with the resource: the one in your repository, or the output of ``kubectl get lmc NAME -o yaml``."""
     name: str | None = None
-    """Name of the resource, if the file holds several."""
+    """Name of the resource. With `file` only needed if the file holds several; without `file` the cluster's API is asked for it,
+    which needs the extra `kubernetes`."""
+    namespace: str = "default"
+    """Namespace of the resource in the cluster; not with `file`."""
+    context: str | None = None
+    """Context of the kubeconfig; not with `file`. The default is the pod's own service account inside a cluster, and the current
+    context elsewhere."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "KubernetesSettings":
+        if self.file is None and self.name is None:
+            raise ValueError("kubernetes needs a `file`, or the `name` of a resource in a cluster")
+        if self.file is not None and self.model_fields_set & {"namespace", "context"}:
+            raise ValueError("kubernetes has a `file`, which is read without a cluster: remove `namespace` and `context`")
+        return self
 
 
 class Resource(BaseModel):
@@ -80,29 +96,36 @@ def read_resource(settings: KubernetesSettings) -> Resource:
     """Read the resource of a cache.
 
     Raises:
-        SettingsError: The file cannot be read, is no YAML, or does not hold exactly one such resource.
+        SettingsError: The file cannot be read, is no YAML, or does not hold exactly one such resource; or the cluster's API does
+            not show it.
+        UnreachableError: The cluster's API does not answer.
     """
-    file = settings.file
-    try:
-        if file.stat().st_size > MOST_BYTES or not file.is_file():
-            raise SettingsError(f"kubernetes.file {file} is no file of at most 1 MB")
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"kubernetes.file {file} cannot be read: {getattr(error, 'strerror', 'it is not UTF-8')}") from error
-    except yaml.YAMLError:
-        documents = [None]
-    except RecursionError:
-        documents = [None]
+    if settings.file is None:
+        documents: list[Any] = [read_from_cluster(str(settings.name), settings.namespace, settings.context)]
+        where = "the Kubernetes API"
+    else:
+        documents, where = _in_file(settings.file), f"kubernetes.file {settings.file}"
     found = [one for one in _items(documents) if settings.name in {None, _meta(one).get("name")}]
     if len(found) != 1:
         which = f" named {settings.name}" if settings.name else ""
-        raise SettingsError(f"kubernetes.file {file} holds {len(found)} resources of kind {KIND}{which}; one is needed")
+        raise SettingsError(f"{where} holds {len(found)} resources of kind {KIND}{which}; one is needed")
     spec = found[0].get("spec")
     meta = _meta(found[0])
     namespace = meta.get("namespace")
     return Resource(
         name=str(meta.get("name", "")), namespace=namespace and str(namespace), spec=spec if isinstance(spec, dict) else {}
     )
+
+
+def _in_file(file: Path) -> list[Any]:
+    try:
+        if file.stat().st_size > MOST_BYTES or not file.is_file():
+            raise SettingsError(f"kubernetes.file {file} is no file of at most 1 MB")
+        return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"kubernetes.file {file} cannot be read: {getattr(error, 'strerror', 'it is not UTF-8')}") from error
+    except (yaml.YAMLError, RecursionError):
+        return []
 
 
 def _items(documents: Sequence[Any]) -> list[dict[str, Any]]:

@@ -92,8 +92,9 @@ class CacheSettings(Frozen):
     """Pause after a change, seconds, before mode ``auto`` makes another change of the same server. The default is the time in
     which its traffic fills L1 once, at least a minute and at most a day."""
     kubernetes: KubernetesSettings | None = None
-    """The ``LMCacheEngine`` resource of this server. Where it differs from what is in force, `status` says so, and a change that
-    needs a restart is offered as a patch of it."""
+    """The ``LMCacheEngine`` resource of this server, in a file (``{ file = ... }``) or in a cluster
+    (``{ name = ..., namespace = ... }``, with the extra `kubernetes`). Where it differs from what is in force, `status` says so,
+    and a change that needs a restart is offered as a patch of it."""
     economics: Economics | None = None
     """Speed of the engine, and prices, by which advice is ranked."""
     embedded: EmbeddedOptions = EmbeddedOptions()

@@ -31,6 +31,10 @@ class McpError(Exception):
     """An answer of the protocol's own kind of error: wrong parameters."""
 
 
+RETRY_AFTER = "lmcache-agent/retry_after_seconds"
+"""Key in ``_meta`` of a result that was refused for now: MCP has no ``Retry-After``."""
+
+
 class Answers:
     """The methods of the protocol for a set of tools, and for the resources of the caches behind them."""
 
@@ -65,7 +69,7 @@ class Answers:
             with self._rates.turn(caller.name or "", load_of(_bare(tool), window), window), calling(caller):
                 message = await tool.ainvoke({"type": "tool_call", "id": "mcp", "name": name, "args": arguments})
         except TooManyRequestsError as error:
-            return _failed(f"{error.code}: {error}")
+            return {**_failed(f"{error.code}: {error}"), "_meta": {RETRY_AFTER: error.retry_after}}
         structured = {} if message.artifact is None else {"structuredContent": message.artifact}
         return {"content": [_text(message.text)], "isError": message.status == "error", **structured}
 

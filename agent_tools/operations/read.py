@@ -15,7 +15,7 @@ from agent_tools.caches.registry import DEFAULT, Cache
 from agent_tools.caches.settings import CacheSettings
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.deployments.snapshot import metrics_between
-from agent_tools.errors import SettingsError, UnsupportedError
+from agent_tools.errors import SettingsError, UnreachableError, UnsupportedError
 from agent_tools.models import (
     CacheConfig,
     CacheEntry,
@@ -212,7 +212,7 @@ async def _drift_note(cache: Cache, config: CacheConfig) -> dict[str, str]:
     """Return a note for the status where the resource is not what is in force, or cannot be read."""
     try:
         resource = await anyio.to_thread.run_sync(_resource, cache)
-    except SettingsError as error:
+    except (SettingsError, UnreachableError) as error:
         return {"kubernetes": str(error)}
     found = () if resource is None else drift(resource, config)
     said = "; ".join(f"{one.setting} is {one.in_force} and {one.spec} in the resource" for one in found)

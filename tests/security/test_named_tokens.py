@@ -250,3 +250,4 @@ def test_over_mcp_the_result_is_an_error_that_says_so(named: Operations) -> None
     results = asyncio.run(many(lambda: call(window, Caller("ci"))))
     refused = [one for one in results if one["isError"]]
     assert [one["content"][0]["text"].partition(":")[0] for one in refused] == ["too_many_requests"]
+    assert 1 <= refused[0]["_meta"]["lmcache-agent/retry_after_seconds"] <= 3

@@ -325,6 +325,9 @@ def test_an_edited_approval_leads_nowhere_else(
 )
 def test_without_a_token_only_this_machine_and_studio_are_answered(dev: DevServer, headers: dict[str, str], status: int) -> None:
     assert httpx.post(f"{dev.url}/threads/search", json={}, headers=headers).status_code == status
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    for route in ("mcp", "a2a/tune_cache"):  # switched off for everybody
+        assert httpx.post(f"{dev.url}/{route}", json=hello, headers=headers).status_code in {401, 403, 404}, route
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +349,7 @@ def test_with_a_token_only_who_sends_it_is_answered(guarded: DevServer) -> None:
             hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
             answer = httpx.post(f"{guarded.url}/{route}", json=hello, headers={"Authorization": f"Bearer {TOKEN}"})
             assert answer.status_code == 404, route
+            assert httpx.post(f"{guarded.url}/{route}", json=hello).status_code in {401, 404}, route
     # What stays open says nothing of a cache; docs/production.md says how to close it.
     for route in ("ok", "info", "metrics"):
         answer = httpx.get(f"{guarded.url}/{route}")

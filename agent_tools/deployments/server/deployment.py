@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,8 +173,12 @@ class ServerDeployment:
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """Return for every setting how it can be changed. With an update, return how it can be changed to these values."""
-        module, adapters, release = await asyncio.gather(self.module(), self._adapters(), self._answers.release())
+        module, release, policies = await asyncio.gather(self.module(), self._answers.release(), self._answers.policies())
+        l2 = await self._l2()
+        adapters = await self._adapters() if l2 is None else [one.adapter for one in l2.adapters]
         support = await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
+        if policies is not None and l2 is not None:
+            support = {**support, **policies.support(update or CacheConfig(), l2.adapters)}
         return support if release.changes_live else on_older(release, support, update)
 
     async def restart_command(self, update: ConfigUpdate) -> str | None:
@@ -195,8 +201,17 @@ class ServerDeployment:
             if update.tenant_quotas_mb is not None:
                 quotas = (await self.config()).tenant_quotas_mb or {}
                 await change_quotas(self.admin, quotas, update.tenant_quotas_mb, progress, undo)
+            rest = await self._change_policies(update, undo)
             if module is not None:
-                await change_settings(module, update, (await self.config()).eviction_policy, progress, undo)
+                await change_settings(module, rest, (await self.config()).eviction_policy, progress, undo)
+
+    async def _change_policies(self, update: ConfigUpdate, undo: AsyncExitStack) -> ConfigUpdate:
+        """Change by LMCache's own API what it can change. Return the update without it."""
+        policies, l2 = await self._answers.policies(), await self._l2()
+        if policies is None or l2 is None:
+            return update
+        done = await policies.change(update, l2.adapters, undo)
+        return update.model_copy(update=dict.fromkeys(done))
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:
         """Return the chunks of L1 with the most hits, from the module. Without it, list an ``s3`` L2."""
@@ -404,16 +419,19 @@ class ServerDeployment:
             return flags_of(boot, config)
 
     async def _adapters(self) -> Sequence[L2Adapter]:
-        l2 = await self._l2()
-        if l2 is not None:
-            return [one.adapter for one in l2.adapters]
+        """Return the L2 adapters with the settings of their start."""
         boot, live = await asyncio.gather(self._answers.boot(), self._answers.adapters())
         with self._answers.understood("/config, /config/adapters"):
             return adapters_of(boot, live)
 
     async def _l2(self) -> LiveL2 | None:
-        module = await self.module()
-        return await module.l2() if module is not None and "l2" in module.parts else None
+        """Return L2 as it is now: from the module, and from LMCache's runtime policy API where the server has it."""
+        module, policies = await asyncio.gather(self.module(), self._answers.policies())
+        found = await module.l2() if module is not None and "l2" in module.parts else None
+        if policies is None:
+            return found
+        told = policies.l2(await self._adapters() if found is None else [one.adapter for one in found.adapters])
+        return replace(found or told, prefetch_policy=told.prefetch_policy, store_policy=told.store_policy)
 
 
 def _now() -> float:

@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent_tools.errors import MissingRouteError, NotLMCacheError, UnsupportedError
+import httpx
+
+from agent_tools.errors import MissingRouteError, NotLMCacheError, RefusedError, UnsupportedError
 from agent_tools.models.config import UNKNOWN_SETTINGS
 from agent_tools.plain import plain
 from agent_tools.wire.http_client import AdminClient
+
+from . import policy_api
+from .policy_api import PolicyApi
 
 Json = Mapping[str, Any]
 Number = tuple[int, int, int]
@@ -107,6 +112,7 @@ class ServerAnswers:
         self._admin = admin
         self._release: Release | None = None
         self._process: float | None = None
+        self._has_policies = True
 
     async def release(self) -> Release:
         """Return the server's version. It is read before anything else, and again when another process answers.
@@ -129,7 +135,22 @@ class ServerAnswers:
         if before in (None, process_start):
             return False
         self._release = None
+        self._has_policies = True
         return True
+
+    async def policies(self) -> PolicyApi | None:
+        """Return LMCache's runtime policy API, or ``None`` if this server has none that we know.
+
+        It is not asked again before it restarts if the route is missing, a proxy does not let us read it, or the answer has
+        another shape than that of the pull request: then settings change as without it.
+        """
+        if not self._has_policies:
+            return None
+        try:
+            return policy_api.policy_api(self._admin, await self._admin.read(policy_api.ROUTE))
+        except (NotLMCacheError, RefusedError) as error:
+            self._has_policies = isinstance(error, RefusedError) and error.status == httpx.codes.SERVICE_UNAVAILABLE
+            return None
 
     async def status(self) -> Json:
         """Return ``/status``. Up to 0.5.5 there is one L1, one eviction and one store controller, and no names for them."""
