@@ -20,6 +20,7 @@ from agent_tools.deployments.server.process import GUARD, QUIET, ServerProcess, 
 from agent_tools.io_loop import io_loop
 from agent_tools.workload.replay import _kv_client
 
+ROOT = str(Path(__file__).parents[2])
 PATIENCE = 90.0
 COORDINATOR = {
     "--host": "127.0.0.1",
@@ -106,8 +107,9 @@ class FleetProcesses:
             "--coordinator-heartbeat-interval": 0.5,
             "--coordinator-event-reporting": True,
             "--coordinator-event-flush-interval": 0.1,
+            "--server-module": json.dumps({"module_path": "benchmarks.hybrid_module", "config": {}}),
         }
-        return ServerProcess.launch(flags | more | self._more(), self.folder)
+        return ServerProcess.launch(flags | more | self._more(), self.folder, extra={"PYTHONPATH": ROOT})
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.base import silent
 from agent_tools.deployments.fleet.coordinator import Coordinator, Prefix
 from agent_tools.deployments.fleet.deployment import FleetDeployment
-from agent_tools.deployments.fleet.prefix import _placements
+from agent_tools.deployments.fleet.prefix import _chunks
 from agent_tools.deployments.server.process import free_port
 from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.errors import (
@@ -83,14 +83,22 @@ def places(coordinator: Coordinator) -> Callable[[str], list[set[str]]]:
     """For each chunk of `TOKENS`, by model: where the coordinator knows it to be, as ``server tier``."""
 
     def places(model: str) -> list[set[str]]:
-        found = io_loop.run(coordinator.placements, Prefix(model, TOKENS, "", 1, CHUNK_SIZE))
-        return [{"all l2" if one.shared else f"{one.server} {one.tier}" for one in chunk} for chunk in found.values()]
+        found = io_loop.run(coordinator.chunks, Prefix(model, TOKENS, "", 1, CHUNK_SIZE))
+        return [{"all l2" if one.shared else f"{one.server} {one.tier}" for one in chunk.copies} for chunk in found.values()]
 
     return places
 
 
-def play(processes: FleetProcesses, name: str, log: AccessLog = LOG, model: str = "replay", world_size: int = 1) -> int:
-    models = {model: ReplayedModel(world_size=world_size, kv_bytes_per_token=128 * world_size)}
+def play(
+    processes: FleetProcesses,
+    name: str,
+    log: AccessLog = LOG,
+    model: str = "replay",
+    world_size: int = 1,
+    *,
+    hybrid: bool = False,
+) -> int:
+    models = {model: ReplayedModel(world_size=world_size, kv_bytes_per_token=128 * world_size, retrieves=not hybrid)}
     return replay(log, processes.servers[name].rpc_url, ReplaySettings(clients=1, model=model, models=models)).hit_chunks
 
 
@@ -191,7 +199,7 @@ def test_quotas_are_set_enforced_and_taken_back(
     }
     assert len(acme) <= 16
     assert (
-        len(acme & set(io_loop.run(coordinator.placements, Prefix("quotas", first, "acme", 1, CHUNK_SIZE)))) == 8
+        len(acme & set(io_loop.run(coordinator.chunks, Prefix("quotas", first, "acme", 1, CHUNK_SIZE)))) == 8
     )  # pinned, though the oldest
 
     io_loop.run(fleet.apply, ConfigUpdate(tenant_quotas_mb={}), silent)
@@ -308,10 +316,40 @@ def test_a_prefix_is_deleted_in_every_world_size_in_which_a_server_has_it(
     for name, world_size in (("node-a", 3), ("node-c", 1)):
         play(processes, name, model="mixed", world_size=world_size)
     eventually(lambda: io_loop.run(coordinator.world_sizes, "mixed") == {1, 3})
-    eventually(lambda: all(io_loop.run(coordinator.placements, Prefix("mixed", TOKENS, "", 3, CHUNK_SIZE)).values()))
+    three = Prefix("mixed", TOKENS, "", 3, CHUNK_SIZE)
+    eventually(lambda: all(one.copies for one in io_loop.run(coordinator.chunks, three).values()))
     assert io_loop.run(fleet.delete_prefix, "mixed", TOKENS, "") == 16
     assert play(processes, "node-a", model="mixed", world_size=3) == 0
     assert play(processes, "node-c", model="mixed") == 0
+
+
+def test_what_an_engine_of_another_world_size_left_behind_is_deleted_too(
+    fleet: FleetDeployment, processes: FleetProcesses, coordinator: Coordinator
+) -> None:
+    play(processes, "node-a", model="left", world_size=2)  # its engine is gone afterwards, and no server knows of it
+    play(processes, "node-c", model="left")
+    eventually(lambda: io_loop.run(coordinator.world_sizes, "left") == {1, 2})
+    with engine(processes.servers["node-c"], "left"):
+        assert io_loop.run(fleet.delete_prefix, "left", TOKENS, "") == 16
+    assert play(processes, "node-a", model="left", world_size=2) == 0
+
+
+@pytest.mark.parametrize("name", ["node-a", "node-c"], ids=["with L2", "without L2"])
+def test_chunks_of_several_object_groups_are_deleted_and_counted_as_chunks(
+    fleet: FleetDeployment, processes: FleetProcesses, coordinator: Coordinator, name: str
+) -> None:
+    model = f"triple {name}"
+    play(processes, name, model=model, world_size=2, hybrid=True)
+    prefix = Prefix(model, TOKENS, "", 2, CHUNK_SIZE)
+    eventually(lambda: [one.keys for one in io_loop.run(coordinator.chunks, prefix).values()] == [6] * 8)
+    start = TOKENS[: 3 * CHUNK_SIZE]
+    assert io_loop.run(fleet.delete_prefix, model, start, "") == 3
+    eventually(lambda: [one.keys for one in io_loop.run(coordinator.chunks, prefix).values()] == [2] * 3 + [6] * 5)
+    assert pin(fleet, model, TOKENS, pinned=True) == 8
+    with pytest.raises(UnsupportedError, match="all 8 chunks of the prefix are pinned"):
+        io_loop.run(fleet.delete_prefix, model, TOKENS, "")
+    assert pin(fleet, model, TOKENS, pinned=False) == 8
+    assert io_loop.run(fleet.delete_prefix, model, TOKENS, "") == 5
 
 
 def test_a_prefix_of_three_ranks_is_pinned_and_warmed_in_chunks(
@@ -319,7 +357,7 @@ def test_a_prefix_of_three_ranks_is_pinned_and_warmed_in_chunks(
 ) -> None:
     play(processes, "node-a", model="three", world_size=3)
     in_l2 = Prefix("three", TOKENS, "", 3, CHUNK_SIZE)
-    eventually(lambda: all(any(p.tier == "l2" for p in at) for at in io_loop.run(coordinator.placements, in_l2).values()))
+    eventually(lambda: all(any(p.tier == "l2" for p in at.copies) for at in io_loop.run(coordinator.chunks, in_l2).values()))
     with engine(processes.servers["node-b"], "three", world_size=3):
         warmed = io_loop.run(fleet.warm, "three", TOKENS, "")
     assert (warmed.requested_chunks, warmed.found_chunks) == (8, 8)
@@ -343,7 +381,7 @@ def test_a_prefix_that_names_no_chunk_is_refused(fleet: FleetDeployment, coordin
     with pytest.raises(
         UnsupportedError, match=r"2148 tokens into 8 chunks.*into 16; start the coordinator with --chunk-size 128"
     ):
-        io_loop.run(_placements, coordinator, Prefix("replay", TOKENS, "", 1, 128))
+        io_loop.run(_chunks, coordinator, Prefix("replay", TOKENS, "", 1, 128))
 
 
 def test_l1_of_all_servers_is_cleared(fleet: FleetDeployment, processes: FleetProcesses) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import heapq
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -80,9 +80,19 @@ class Placement:
     """Whether all servers share this storage."""
 
 
+@dataclass
+class Chunk:
+    """One chunk of a prefix, as the directory knows it."""
+
+    keys: int = 0
+    """Keys by which the coordinator names it: one for each rank, in each object group in which it is known to be stored."""
+    copies: list[Placement] = field(default_factory=list)
+    """Where it is; empty if it is not stored."""
+
+
 @dataclass(frozen=True)
 class Deletion:
-    """A server's answer to a deletion, in keys. A chunk has one key per rank."""
+    """A server's answer to a deletion, in keys. A chunk has one key for each rank and object group."""
 
     affected: int
     """Keys deleted from L1. With tier ``all``, plus the keys requested to delete from L2, whether L2 had them or not."""
@@ -178,18 +188,16 @@ class Coordinator:
                     f" {PAGE:,}; {instead}"
                 )
 
-    async def placements(self, prefix: Prefix) -> dict[str, list[Placement]]:
-        """Return the copies of each whole chunk of a prefix by hash, in order (``POST /directory/lookup``).
-
-        A chunk that is not stored has an empty list.
-        """
+    async def chunks(self, prefix: Prefix) -> dict[str, Chunk]:
+        """Return the whole chunks of a prefix by hash, in order (``POST /directory/lookup``)."""
         with self._speaking():
             answer = await self._admin.change("POST", "/directory/lookup", prefix.body)
         with self._understood("/directory/lookup"):
-            found: dict[str, list[Placement]] = {}
+            found: dict[str, Chunk] = {}
             for one in answer["results"]:
-                places = [Placement(place["instance_id"], place["tier"], place["shared"]) for place in one["placements"]]
-                found.setdefault(one["key"]["chunk_hash_hex"], []).extend(places)
+                chunk = found.setdefault(one["key"]["chunk_hash_hex"], Chunk())
+                chunk.keys += 1
+                chunk.copies += [Placement(at["instance_id"], at["tier"], at["shared"]) for at in one["placements"]]
             return found
 
     async def pinned(self, prefix: Prefix) -> set[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 
 import anyio
 
@@ -13,7 +12,7 @@ from agent_tools.errors import OutcomeUnknownError, UnsupportedError
 from agent_tools.models import WarmResult
 from agent_tools.plain import plain
 
-from .coordinator import Coordinator, Placement, Prefix
+from .coordinator import Chunk, Coordinator, Prefix
 from .servers import as_one, done_on_all
 
 POLL_SECONDS = 0.05
@@ -23,7 +22,8 @@ Servers = Mapping[str, ServerDeployment]
 async def prefixes_of(coordinator: Coordinator, servers: Servers, model: str, tokens: Sequence[int], tenant: str) -> list[Prefix]:
     """Return a prefix for each world size with which the fleet stores the model: the same text has other chunks in each.
 
-    World sizes come from the servers. If none of them knows the model, they come from the keys in the coordinator's directory.
+    World sizes come from the servers, which know the engines that are registered now, and from the keys in the coordinator's
+    directory, since chunks outlive their engines. A directory that is too long to read is left out if a server knows the model.
 
     Raises:
         UnsupportedError: The prefix is shorter than a chunk, the tenant is not a cache salt, the servers differ in the chunk
@@ -50,7 +50,12 @@ async def prefixes_of(coordinator: Coordinator, servers: Servers, model: str, to
             f"a prefix of {len(tokens)} tokens is shorter than one chunk ({chunk_size or 256} tokens), so LMCache never stores"
             " it; give a longer prefix. Nothing was changed"
         )
-    world_sizes = {size for one in sizes[0].values() for size in one.get(model, ())} or await coordinator.world_sizes(model)
+    world_sizes = {size for one in sizes[0].values() for size in one.get(model, ())}
+    try:
+        world_sizes |= await coordinator.world_sizes(model)
+    except UnsupportedError:
+        if not world_sizes:
+            raise
     if not world_sizes:
         raise UnsupportedError(
             f"no engine has registered the model {plain(model)} with a server of this fleet, and the coordinator knows no chunk"
@@ -65,7 +70,7 @@ async def pinned_or_not(coordinator: Coordinator, prefixes: Sequence[Prefix], *,
 
 
 async def _pinned_or_not(coordinator: Coordinator, prefix: Prefix, *, pinned: bool) -> int:
-    chunks = (await _placements(coordinator, prefix)).keys()
+    chunks = (await _chunks(coordinator, prefix)).keys()
     before = chunks & await coordinator.pinned(prefix)
     if (pinned and before == chunks) or (not pinned and not before):
         return len(before)
@@ -81,46 +86,43 @@ async def deleted(coordinator: Coordinator, servers: Servers, prefixes: Sequence
         UnsupportedError: All chunks are pinned.
         OutcomeUnknownError: A server did not delete a prefix.
     """
-    found = [(prefix, await _placements(coordinator, prefix), await coordinator.pinned(prefix)) for prefix in prefixes]
-    if all(places.keys() <= pinned for _, places, pinned in found):
-        pinned_chunks = max(len(places) for _, places, _ in found)
+    found = [(prefix, await _chunks(coordinator, prefix), await coordinator.pinned(prefix)) for prefix in prefixes]
+    if all(chunks.keys() <= pinned for _, chunks, pinned in found):
+        pinned_chunks = max(len(chunks) for _, chunks, _ in found)
         raise UnsupportedError(f"all {pinned_chunks} chunks of the prefix are pinned: unpin it first. Nothing was deleted")
     tiers, gone = await _tiers(servers), 0
-    for prefix, places, pinned in found:
-        if places.keys() - pinned:
-            gone += await _deleted(coordinator, tiers, prefix, places, places.keys() & pinned)
+    for prefix, chunks, pinned in found:
+        free = [chunk for name, chunk in chunks.items() if name not in pinned]
+        if free:
+            gone += await _deleted(coordinator, tiers, prefix, free, [chunks[name] for name in chunks.keys() & pinned])
     return gone
 
 
 async def _deleted(
-    coordinator: Coordinator,
-    tiers: Mapping[str, str],
-    prefix: Prefix,
-    placements: Mapping[str, Sequence[Placement]],
-    pinned: AbstractSet[str],
+    coordinator: Coordinator, tiers: Mapping[str, str], prefix: Prefix, free: Sequence[Chunk], pinned: Sequence[Chunk]
 ) -> int:
-    """Delete one prefix. Return the number of chunks gone."""
-    free = placements.keys() - pinned
+    """Delete the chunks of a prefix that are free, and not those that are pinned. Return the number of chunks gone."""
     counted = await done_on_all(
         "the prefix was deleted",
-        {name: _deleted_on(coordinator, name, prefix, tier, len(free), len(pinned)) for name, tier in tiers.items()},
+        {name: _deleted_on(coordinator, name, prefix, tier, free, pinned) for name, tier in tiers.items()},
     )
     in_l1 = max(from_l1 for from_l1, _ in counted.values())
-    known = sum(1 for chunk in free if placements[chunk])
+    known = sum(1 for chunk in free if chunk.copies)
     return max(min(max(in_l1, known), len(free)) - sum(locked for _, locked in counted.values()), 0)
 
 
 async def _deleted_on(
-    coordinator: Coordinator, server: str, prefix: Prefix, tier: str, free: int, pinned: int
+    coordinator: Coordinator, server: str, prefix: Prefix, tier: str, free: Sequence[Chunk], pinned: Sequence[Chunk]
 ) -> tuple[int, int]:
     """Return how many chunks are gone from L1, and how many stay because requests lock them."""
     done = await coordinator.delete(server, prefix, tier)
-    if tier == "l1":
-        return done.affected // prefix.world_size, -(-done.skipped // prefix.world_size)
-    from_l1 = done.affected - free * prefix.world_size
+    keys, of_each = sum(chunk.keys for chunk in free), max(chunk.keys for chunk in free)  # what is not stored has fewer
+    from_l1, locked = done.affected, done.skipped
+    if tier == "all":
+        from_l1, locked = from_l1 - keys, max(locked - sum(chunk.keys for chunk in pinned), 0)
     if from_l1 < 0:  # the coordinator does not relay that the server's L2 failed
         raise OutcomeUnknownError("its L2 could not delete the prefix; the prefix is gone from its L1. Check the storage of L2")
-    return from_l1 // prefix.world_size, max(-(-done.skipped // prefix.world_size) - pinned, 0)
+    return from_l1 // of_each, -(-locked // of_each)
 
 
 async def warmed(coordinator: Coordinator, servers: Servers, prefixes: Sequence[Prefix], patience: float) -> WarmResult:
@@ -166,16 +168,16 @@ async def _loaded(coordinator: Coordinator, server: str, prefix: Prefix, patienc
     raise OutcomeUnknownError(f"{server} has not loaded the prefix within {patience:g} s; it may still load it. Read the entries")
 
 
-async def _placements(coordinator: Coordinator, prefix: Prefix) -> dict[str, list[Placement]]:
-    """Return the copies of each chunk by hash, after checking that coordinator and servers cut the prefix alike."""
-    placements = await coordinator.placements(prefix)
-    if prefix.chunk_size is not None and len(placements) != len(prefix.tokens) // prefix.chunk_size:
+async def _chunks(coordinator: Coordinator, prefix: Prefix) -> dict[str, Chunk]:
+    """Return the chunks of a prefix by hash, after checking that coordinator and servers cut the prefix alike."""
+    chunks = await coordinator.chunks(prefix)
+    if prefix.chunk_size is not None and len(chunks) != len(prefix.tokens) // prefix.chunk_size:
         raise UnsupportedError(
-            f"the coordinator cuts {len(prefix.tokens)} tokens into {len(placements)} chunks, but its servers cut them into"
+            f"the coordinator cuts {len(prefix.tokens)} tokens into {len(chunks)} chunks, but its servers cut them into"
             f" {len(prefix.tokens) // prefix.chunk_size}; start the coordinator with --chunk-size {prefix.chunk_size}."
             " Nothing was changed"
         )
-    return placements
+    return chunks
 
 
 async def _tiers(servers: Servers) -> dict[str, str]:
