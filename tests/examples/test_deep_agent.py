@@ -7,6 +7,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from scripted_model import ScriptedChatModel, call
 
 from agent_tools import LMCacheToolkit, Operations
 from agent_tools.caches.registry import Registry
@@ -34,16 +35,12 @@ def test_the_skill_names_only_tools_that_there_are() -> None:
 
 def test_deepagents_takes_it() -> None:
     deepagents = pytest.importorskip("deepagents")
-    from scripted_model import ScriptedChatModel  # noqa: PLC0415
-
     assert deepagents.create_deep_agent(model=ScriptedChatModel(script=[]), subagents=[cache_subagent()])
 
 
 @pytest.mark.parametrize(("decision", "ratio"), [("approve", 0.3), ("reject", 0.2)])
 def test_the_sub_agent_of_a_real_deep_agent_asks_before_it_changes(decision: str, ratio: float, tmp_path: Path) -> None:
     deepagents = pytest.importorskip("deepagents")
-    from scripted_model import ScriptedChatModel, call  # noqa: PLC0415
-
     caches = {"default": {"target": "simulated:", "cooldown_seconds": 0}}
     operations = Operations(Registry(Settings.model_validate({"caches": caches, "state_folder": tmp_path})))
     model = ScriptedChatModel(
