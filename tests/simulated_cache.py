@@ -45,11 +45,13 @@ simulated = { l1_size_mb = 1024, kv_bytes_per_token = 4096, seed = 2, traffic = 
 
 EXTRAS = {
     "fastapi": "serve",
+    "kubernetes": "kubernetes",
     "langchain": "agent",
     "langgraph_cli": "studio",
     "lmcache": "embedded",
     "matplotlib": "plot",
     "mcp": "mcp",
+    "starlette": "serve",
     "torch": "embedded",
     "uvicorn": "serve",
     "zmq": "embedded",

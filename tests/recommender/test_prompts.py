@@ -73,24 +73,26 @@ def test_a_timestamp_in_front_of_one_tenants_prompts_is_found_beside_others_that
 
 
 def test_the_tool_lists_each_tenants_and_each_models_prompts(operations: Operations, play: Play) -> None:
-    log = two_tenants()
-    play(log)
+    play(two_tenants(), model="prompted")
 
     def told() -> Tenants:
         return io_loop.run(operations.tenants)
 
-    report = eventually(lambda: found if (found := told()).tenants and sum(_counts(found)) == len(log) else None)
+    report = eventually(lambda: found if _counts(found := told()) == [60, 30] else None)
     assert report.no_prompts is None
     lines = describe_tenants(report).splitlines()
     (helpdesk,) = (line for line in lines if line.startswith("helpdesk: "))
-    assert "60 prompts, median 12 and at most 12 chunks, 55% of all tokens; 41% of theirs come again" in helpdesk
-    assert "most diverge in chunk 6 (98%)" in helpdesk
-    (model,) = lines[lines.index("models:") + 1 :]
-    assert "90 prompts, median 12 and at most 20 chunks, 100% of all tokens; 22% of theirs come again" in model
+    assert "60 prompts, median 12 and at most 12 chunks, " in helpdesk
+    assert " of all tokens; 41% of theirs come again, most diverge in chunk 6 (98%)" in helpdesk
+    (model,) = (line for line in lines[lines.index("models:") :] if line.startswith("prompted"))
+    assert "90 prompts, median 12 and at most 20 chunks, " in model
+    assert " of all tokens; 22% of theirs come again" in model
 
 
 def _counts(report: Tenants) -> list[int]:
-    return [one.prompts.count for one in report.tenants.values() if one.prompts is not None]
+    """The prompts of the two tenants; tests that ran before on this cache have others."""
+    prompts = [report.tenants[name].prompts for name in ("helpdesk", "reports") if name in report.tenants]
+    return [one.count for one in prompts if one is not None]
 
 
 def test_a_report_without_a_log_says_what_is_not_known() -> None:
