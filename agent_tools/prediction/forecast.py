@@ -20,6 +20,7 @@ from .clairvoyant import clairvoyant_hits
 from .engine_cache import EngineCache, engine_caches
 from .eviction_clock import AT_ONCE, StoreDelay
 from .hit_rate_curve import HitRateCurve, hit_rate_curve
+from .in_process_disk import can_hang
 from .in_process_model import InProcessPolicy
 from .in_process_prediction import FULL, predict_in_process
 from .isolation import isolated
@@ -113,7 +114,7 @@ class Forecast(Frozen):
     in_process: bool = False
     """Whether the column `server` is of in-process LMCache, which has neither watermark nor ratio."""
     second_tier: str | None = None
-    """The server's L2 in words; ``None`` without an L2."""
+    """The L2 in words: a server's, or the local disk of in-process LMCache; ``None`` without an L2."""
     engine_caches: tuple[EngineCacheSize, ...] = ()
     """Sizes of the engine's own prefix cache for which `ForecastRow.saved` says what LMCache adds."""
     ceiling: Share
@@ -172,7 +173,8 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             chunks are made of, all chunks count as equally large, and a note says so.
         delay: The delay between a request's lookup and its store.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to predict what LMCache saves.
-        in_process: Predict for in-process LMCache with this policy, instead of a server; `under` and `delay` then have no effect.
+        in_process: Predict for in-process LMCache with this policy, instead of a server. Of `under`, only the size of the L2
+            then counts, as that of a local disk (LRU and FIFO only); `delay` has no effect.
         engine_cache: The caches of the engines in front, as a model explains them, for which to predict it too.
 
     Raises:
@@ -180,15 +182,20 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             a positive number.
     """
     log = isolated(_checked(log, shared=shared))
-    under = under if in_process is None else FULL
+    under = under if in_process is None else replace(FULL, l2_capacity_chunks=under.l2_capacity_chunks)
     chunk_bytes = chunk_bytes or log.chunk_bytes
     curve = hit_rate_curve(log)
-    chosen = _grid(curve, chunk_bytes, under.watermark, under.ratio) if capacities_chunks is None else _some(capacities_chunks)
+    longest, on_disk = int(log.chunks_per_request.max(initial=0)), in_process is not None and under.l2_capacity_chunks > 0
+    if capacities_chunks is None:
+        grid = _grid(curve, chunk_bytes, under.watermark, under.ratio)
+        chosen: Sequence[float] = [size for size in grid if not on_disk or not can_hang(longest, size)]
+    else:
+        chosen = _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
     if in_process is None:
         predictions = predict_settings(log, [replace(under, capacity_chunks=size) for size in capacities], delay=delay)
     else:
-        predictions = predict_in_process(log, capacities, in_process)
+        predictions = predict_in_process(log, capacities, in_process, under.l2_capacity_chunks)
     own = [*([] if engine_cache is None else [engine_cache]), *engine_caches(log, _positive(engine_cache_tokens))]
     rows = tuple(_rows(log, curve, predictions, chunk_bytes, own))
     return Forecast(
@@ -202,18 +209,22 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
         chunk_mb=chunk_bytes / MB if chunk_bytes else None,
         chunks=curve.chunks,
         footprint_chunks=curve.footprint,
-        largest_request_chunks=int(log.chunks_per_request.max(initial=0)),
+        largest_request_chunks=longest,
         watermark=under.watermark,
         ratio=under.ratio,
         policy=in_process or under.policy,
         in_process=in_process is not None,
-        second_tier=_in_words(under) if under.l2_capacity_chunks else None,
+        second_tier=_in_words(under, in_process) if under.l2_capacity_chunks else None,
         engine_caches=tuple(EngineCacheSize(tokens=one.tokens, served=one.share) for one in own),
         ceiling=curve.ceiling(),
         useful_chunks=curve.useful_capacity,
         rows=rows,
         lru_curve=_drawn(curve, capacities),
-        notes=(*_notes(log, curve, chunk_bytes, rows, in_process=in_process is not None), *_savings(own, rows)),
+        notes=(
+            *_notes(log, curve, chunk_bytes, rows, in_process=in_process is not None),
+            *(_of_a_disk(longest, capacities, chunk_bytes) if on_disk else ()),
+            *_savings(own, rows),
+        ),
     )
 
 
@@ -250,8 +261,10 @@ def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: flo
     return [size * MB / chunk_bytes * log.sampling_rate for size in sizes_mb]
 
 
-def _in_words(under: ServerSetting) -> str:
+def _in_words(under: ServerSetting, in_process: InProcessPolicy | None) -> str:
     size = "without bound" if math.isinf(under.l2_capacity_chunks) else f"of {under.l2_capacity_chunks:.0f} chunks"
+    if in_process is not None:
+        return f"a local disk {size}"
     return f"an L2 {size}, prefetch policy {under.l2_prefetch_policy}"
 
 
@@ -387,6 +400,17 @@ def _notes(
     if log.bad_lines:
         notes.append(f"{log.bad_lines} broken lines of the log were skipped")
     return notes
+
+
+def _of_a_disk(longest: int, capacities: Sequence[float], chunk_bytes: float | None) -> list[str]:
+    """Warn of the L1 sizes at which an engine with a disk can hang, and say which of the table's they are."""
+    least = f"{longest:,} chunks" + (f" ({longest * chunk_bytes / MB:,.1f} MB)" if chunk_bytes else "")
+    shown = sum(can_hang(longest, size) for size in capacities)
+    return [
+        f"with a disk, do not choose an L1 below {least}, the longest prompt of the log: a disk hit that L1 cannot hold makes the"
+        " engine hang"
+        + (f"; the {shown} smallest sizes shown are below, and what they state cannot be relied on" if shown else "")
+    ]
 
 
 def _sizes_in_words(log: AccessLog) -> str:

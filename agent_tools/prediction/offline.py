@@ -10,6 +10,7 @@ from agent_tools.workload.chunk_layout import with_world_sizes
 
 from .chunk_size import with_larger_chunks
 from .forecast import Forecast, by_model, chunks_of, forecast
+from .in_process_disk import why_disk_not_modelled
 from .in_process_model import InProcessPolicy
 from .in_process_prediction import in_process_policy
 from .server_setting import ServerSetting
@@ -36,7 +37,7 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
         log: The recorded requests.
         under: The other settings of the server. Its L1 and L2 sizes are replaced.
         sizes_mb: L1 sizes, MB; by default a grid chosen from the log.
-        l2_mb: Size of an L2, MB; 0 for no L2.
+        l2_mb: Size of an L2, MB, of in-process LMCache of its local disk; 0 for no L2.
         kv_bytes_per_token: KV bytes of a token, for a log that does not state them.
         chunk_factor: Predict for chunks this many times as large.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to say what LMCache saves.
@@ -101,14 +102,15 @@ def policy_of(
     """Return the setting of a server, and for in-process LMCache its policy.
 
     Raises:
-        WorkloadError: The deployment has no such policy, or no model of an L2.
+        WorkloadError: The deployment has no such policy, or in-process LMCache no model of a disk with it.
     """
     inside = in_process_policy(policy)
     if in_process:
         if inside is None:
             raise WorkloadError(f"in-process LMCache has no policy {policy}: choose LRU, LFU, FIFO or MRU")
-        if l2_mb:
-            raise WorkloadError("an L2 behind in-process LMCache is not modelled: leave the L2 out, or predict for a server")
+        withheld = why_disk_not_modelled(inside) if l2_mb else None
+        if withheld is not None:
+            raise WorkloadError(f"{withheld}. Leave the L2 out, or choose LRU or FIFO")
         return ServerSetting(1), inside
     if policy not in {"LRU", "ARC", "noop"}:
         raise WorkloadError(f"`lmcache server` has no policy {policy}: choose LRU, ARC or noop, or predict with --in-process")
