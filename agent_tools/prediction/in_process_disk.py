@@ -1,9 +1,9 @@
 """Model of in-process LMCache with a local disk behind its memory (``local_disk``, ``max_local_disk_size``), for LRU and FIFO.
 
-Observed in LMCache 0.5.6 (``storage_manager``, ``local_cpu_backend``, ``local_disk_backend``): a lookup takes L1's leading run, and
-the disk's from there on. It touches the chunks tail first in each tier. The disk's chunks are then loaded: each gets memory, for
-which L1 evicts what this request does not use, is touched on the disk head first, and stays in L1. A store goes to both tiers; the
-disk evicts one chunk for each that does not fit, and takes its new chunks after that. L1 itself works as in `in_process_model`.
+Observed in LMCache 0.5.6 (``storage_manager``, ``local_cpu_backend``, ``local_disk_backend``): a lookup takes L1's leading run,
+and the disk's from there on. It touches the chunks tail first in each tier. The disk's chunks are then loaded: each gets memory,
+for which L1 evicts what this request does not use, is touched on the disk head first, and stays in L1. A store goes to both.
+The disk evicts one chunk for each that does not fit, and takes its new chunks after that. L1 works as in `in_process_model`.
 """
 
 import numpy as np
@@ -100,7 +100,7 @@ def run_engine_with_disk(  # noqa: PLR0913, PLR0917 - one kernel: its input, its
     end: int,
     capacity: int,
     disk_capacity: int,
-    touches: bool,  # noqa: FBT001 - a kernel takes no keywords
+    touches: bool,
     newer: Links,
     older: Links,
     disk_newer: Links,
@@ -180,7 +180,7 @@ def _store_on_disk(
     newer: Links,
     older: Links,
     end: int,
-    touches: bool,  # noqa: FBT001 - a kernel takes no keywords
+    touches: bool,
     chunks: Int32,
     used: int,
     capacity: int,

@@ -245,7 +245,7 @@ def _notes(settings: Mapping[str, Any], log: AccessLog, *, good: bool, l2: bool)
         notes.append("local_cpu is false: in-process LMCache keeps nothing in memory, so today's hit rate is an upper bound")
     if settings.get("local_disk") or settings.get("remote_url"):
         notes.append(
-            "today's hit rate is of memory alone: the tier behind in-process LMCache is not modelled"
+            "today's hit rate is of memory alone, without the tier behind it"
             + ("; with_l2 has the server's with its L2" if l2 else "")
         )
     if log.duration == 0:

@@ -56,6 +56,18 @@ class Tier:
             self.policy.update_on_hit(chunk, self.held)
 
 
+def stored_on_disk(disk: Tier, chunks: list[int]) -> None:
+    """A chunk that comes in is on the disk's list only when all of them are written."""
+    fresh: list[int] = []
+    for chunk in chunks:
+        if chunk in disk.held:
+            disk.touch([chunk])
+        elif disk.room(len(fresh)):
+            fresh.append(chunk)
+    for chunk in fresh:
+        disk.put(chunk)
+
+
 def drive(policy: str, log: AccessLog, capacity: int, disk_capacity: int) -> tuple[list[int], list[int], list[int], int, int]:
     """The steps that were observed on the real engine: (hits in L1, on the disk, not stored, evicted, evicted from the disk)."""
     cpu, disk = Tier(policy, capacity), Tier(policy, disk_capacity)
@@ -78,14 +90,7 @@ def drive(policy: str, log: AccessLog, capacity: int, disk_capacity: int) -> tup
         stored = [chunk for taken, chunk in enumerate(request[last:]) if cpu.room(taken)]
         for chunk in stored:
             cpu.put(chunk)
-        fresh: list[int] = []
-        for chunk in stored:
-            if chunk in disk.held:
-                disk.touch([chunk])
-            elif disk.room(len(fresh)):
-                fresh.append(chunk)
-        for chunk in fresh:
-            disk.put(chunk)
+        stored_on_disk(disk, stored)
         hits.append(first)
         disk_hits.append(last - first)
         dropped.append(len(request) - last - len(stored))
