@@ -55,7 +55,10 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
         typer.Option(help="KV ranks as N, or of one model as MODEL=N (repeat it), for a lookup-hash log. By default 1."),
     ] = None,
     l2_mb: Annotated[
-        float, typer.Option(min=0, help="Size of an L2, MB, that evicts at watermark 0.8 with ratio 0.2; 0 for no L2.")
+        float,
+        typer.Option(
+            min=0, help="Size of an L2, MB, that evicts at watermark 0.8 with ratio 0.2, or --in-process of a local disk."
+        ),
     ] = 0,
     l2_prefetch: Annotated[
         Prefetch, typer.Option(help="default drops a chunk read from L2 from L1 after the read, retain keeps it.")
