@@ -1,14 +1,15 @@
 """Claims about windows: none spans a change of settings, whoever made it, and each says how long it really is."""
 
 import threading
-from functools import partial
 
 import pytest
 from real_cache import Play
 from real_logs import conversations, log_of
 
+from agent_tools.caches import observer
 from agent_tools.caches.registry import Cache
 from agent_tools.deployments.base import silent
+from agent_tools.deployments.snapshot import metrics_between
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheMetrics, ConfigUpdate
 from agent_tools.operations import Operations
@@ -89,7 +90,7 @@ def test_a_status_names_no_symptom_that_a_change_has_ended(operations: Operation
 
 def test_every_output_of_a_window_prints_how_long_it_was(operations: Operations, cache: Cache) -> None:
     change(operations, eviction_ratio=0.25)
-    window = partial(io_loop.run, operations.metrics, "default", 1.0)()
+    window = metrics_between(*io_loop.run(observer.window, cache, None))
     assert f"window: {window.window.seconds:.0f} s, all that was read since the settings changed" in describe_metrics(window)
     symptoms, seen = io_loop.run(operations.diagnosis, "default")
     assert f"window: {seen.seconds:.0f} s, all that was read since the settings changed" in describe_symptoms(symptoms, seen)
