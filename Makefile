@@ -94,9 +94,10 @@ faults: $(READY)  ## Over 1,000 faults at every step of a change, killed agents 
 load: $(READY)  ## 50 agents that poll one real server and 5 that change it, for ten minutes
 	$(BIN)/python benchmarks/load.py
 
-bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: an hour on a machine that does nothing else
+bench-engine: $(ENGINE)/ready  ## What settings and changes mean for a real vLLM: two hours on a machine that does nothing else
 	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine.py
 	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine_cache.py
+	PYTHONPATH=. $(ENGINE)/bin/python benchmarks/engine_cache_advice.py
 	$(ENGINE)/bin/python -m benchmarks.incidents --vllm
 
 setup: $(READY)

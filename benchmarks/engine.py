@@ -55,7 +55,8 @@ RESULTS = Path(__file__).parent / "results"
 STORE = RESULTS / "engine.json"
 TRAFFIC = ChatTraffic()
 FOOTPRINT_MB = TRAFFIC.tokens * Shape().kv_bytes_per_token / MB
-SIZES = tuple(round(FOOTPRINT_MB * share) for share in (0.25, 0.6, 1.2))
+SMALLEST = 0.25
+SIZES = tuple(round(FOOTPRINT_MB * share) for share in (SMALLEST, 0.6, 1.2))
 SHAPES = ((0.8, 0.2), (0.95, 0.1), (0.6, 0.4))
 """Watermark and ratio; the first are LMCache's own."""
 REPEATS = 3
@@ -545,7 +546,7 @@ async def run(parts: list[str]) -> None:
 async def fresh_engine(connector: Connector = LMCACHES_OWN) -> AsyncIterator[EngineOnACache]:
     """Both servers, with all that is measured within the operator's bounds; nothing is left of them."""
     state = Path(tempfile.mkdtemp(prefix="engine-bench-"))
-    settings = settings_for(TRAFFIC, state)
+    settings = settings_for(TRAFFIC, state, SMALLEST)
     cache = settings.caches[DEFAULT].model_copy(update={"bounds": Bounds(max_size_mb=2 * SIZES[-1], max_watermark=0.95)})
     settings = settings.model_copy(update={"caches": {DEFAULT: cache}})
     try:

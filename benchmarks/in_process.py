@@ -5,8 +5,8 @@ Run from the repository root::
     PYTHONPATH=. python benchmarks/in_process.py
 
 Each cell is a real engine without a model (`tests/deployments/engine_script.py`) with an L1 of its own size and policy. LMCache's
-own chunk statistics record its lookups; the prediction knows only these files. Results go to ``results/in_process.json`` and
-``.md``.
+own chunk statistics record its lookups; the prediction knows only these files. Some have a local disk behind L1. Results go to
+``results/in_process.json`` and ``.md``.
 """
 
 import json
@@ -24,13 +24,18 @@ from engine_process import CHUNK, CHUNK_BYTES, EngineProcess
 
 from agent_tools.deployments.server.process import free_port
 from agent_tools.models import MB
-from agent_tools.prediction.in_process_model import InProcessPolicy, simulate_in_process
+from agent_tools.prediction.in_process_model import InProcessPolicy
+from agent_tools.prediction.in_process_setting import InProcessSetting
+from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.workload.readers import read_trace
 
 RESULTS = Path(__file__).parent / "results"
 REQUESTS = 600
 SIZES_MB = (2, 4, 8)
 POLICIES: tuple[InProcessPolicy, ...] = ("LRU", "LFU")
+DISKS_MB = {2: 6, 4: 8}
+"""Sizes of L1 that a local disk is put behind, and of that disk. The longest prompt fits into the smallest of them."""
+WITH_DISK: tuple[InProcessPolicy, ...] = ("LRU", "FIFO")
 AT_ONCE = 2
 Prompts = list[tuple[int, int, int]]
 
@@ -41,9 +46,10 @@ class Cell:
 
     workload: str
     size_mb: float
+    disk_mb: float
     policy: str
     served: float
-    """Token hit rate over whole chunks, as the engine found them."""
+    """Token hit rate over whole chunks, as the engine found them in either tier."""
     predicted: float
 
     @property
@@ -80,14 +86,15 @@ WORKLOADS: dict[str, Callable[[random.Random], Prompts]] = {
 }  # fmt: skip
 
 
-def measured(workload: str, size_mb: float, policy: InProcessPolicy) -> Cell:
+def measured(workload: str, size_mb: float, disk_mb: float, policy: InProcessPolicy) -> Cell:
     """Run one cell."""
     prompts = WORKLOADS[workload](random.Random(7))  # noqa: S311  a workload
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as disk:
         engine = EngineProcess(
             free_port(),
             max_local_cpu_size=size_mb / 1024,
             cache_policy=policy,
+            **({"local_disk": disk, "max_local_disk_size": disk_mb / 1024} if disk_mb else {}),
             enable_chunk_statistics=True,
             chunk_statistics_strategy="file_hash",
             extra_config={"chunk_statistics_file_output_dir": folder},
@@ -97,13 +104,15 @@ def measured(workload: str, size_mb: float, policy: InProcessPolicy) -> Cell:
         finally:
             engine.stop()
         log = read_trace(folder, chunk_size=CHUNK)
-    run = simulate_in_process(log, size_mb * MB / CHUNK_BYTES, policy)
-    return Cell(workload, size_mb, policy, sum(found) / sum(chunks for _, chunks, _ in prompts), run.hit_rate)
+    sizes = {"capacity_chunks": size_mb * MB / CHUNK_BYTES, "l2_capacity_chunks": disk_mb * MB / CHUNK_BYTES}
+    said = predict_server(log, InProcessSetting(**sizes, cache_policy=policy))
+    return Cell(workload, size_mb, disk_mb, policy, sum(found) / sum(chunks for _, chunks, _ in prompts), said.hit_rate)
 
 
 def main() -> None:
     """Run all cells and write the results."""
-    cells = [(workload, size, policy) for workload in WORKLOADS for size in SIZES_MB for policy in POLICIES]
+    cells = [(workload, size, 0, policy) for workload in WORKLOADS for size in SIZES_MB for policy in POLICIES]
+    cells += [(name, size, disk, policy) for name in WORKLOADS for size, disk in DISKS_MB.items() for policy in WITH_DISK]
     with ThreadPoolExecutor(AT_ONCE) as threads:
         done = list(threads.map(lambda cell: measured(*cell), cells))
     errors = [cell.error_points for cell in done]
@@ -113,10 +122,11 @@ def main() -> None:
         f"{len(done)} engines (LMCache 0.5.6, without a model), {REQUESTS} requests each. The prediction reads the",
         f"`chunk_hashes` files alone. Error: mean {sum(errors) / len(errors):.2f} points, largest {max(errors):.2f}.",
         "",
-        "| workload | L1, MB | policy | served | predicted | error, points |",
-        "|---|--:|---|--:|--:|--:|",
+        "| workload | L1, MB | local disk, MB | policy | served | predicted | error, points |",
+        "|---|--:|--:|---|--:|--:|--:|",
         *(
-            f"| {c.workload} | {c.size_mb:g} | {c.policy} | {c.served:.1%} | {c.predicted:.1%} | {c.error_points:.2f} |"
+            f"| {c.workload} | {c.size_mb:g} | {f'{c.disk_mb:g}' if c.disk_mb else 'none'} | {c.policy} | {c.served:.1%} |"
+            f" {c.predicted:.1%} | {c.error_points:.2f} |"
             for c in done
         ),
     ]

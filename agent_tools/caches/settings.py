@@ -34,6 +34,8 @@ from .named_tokens import NamedToken, check_names
 FILE_VARIABLE = "LMCACHE_AGENT_SETTINGS"
 FILE_NAME = "caches.toml"
 APPLICATION = "lmcache-agent"
+IN_PROCESS = "engine"
+"""Kind of the target of LMCache inside an engine."""
 
 
 Tokens = Annotated[int, Field(ge=0)]

@@ -9,6 +9,7 @@ import yaml
 
 from agent_tools.errors import UnsupportedError
 from agent_tools.models import CacheConfig
+from agent_tools.models.change import VARIABLE
 from agent_tools.models.start_configuration import StartConfiguration, StartForm
 
 from .kubernetes import Resource, merge_patch
@@ -54,7 +55,7 @@ def start_configuration(
     notes = _notes(config)
     if form in {StartForm.ENV, StartForm.YAML}:
         settings = in_process_settings(config)
-        text = yaml.safe_dump(settings, sort_keys=False) if form is StartForm.YAML else _environment(settings)
+        text = yaml.safe_dump(settings, sort_keys=False) if form is StartForm.YAML else "\n".join(variables(settings)) + "\n"
         return StartConfiguration(cache=cache, form=form, text=text, notes=(*notes, *_in_process_notes(config)))
     assert command is not None  # noqa: S101  every server's deployment writes one
     arguments = arguments_of(command)
@@ -120,9 +121,9 @@ def _without(arguments: Sequence[str], flags: frozenset[str]) -> list[str]:
     return [part for flag, value in kept for part in ([flag] if value is None else [flag, value])]
 
 
-def _environment(settings: Mapping[str, Any]) -> str:
-    lines = (f"LMCACHE_{key.upper()}={shlex.quote(_plain(value))}" for key, value in settings.items())
-    return "\n".join(lines) + "\n"
+def variables(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings of in-process LMCache as assignments to the environment of an engine, quoted for a shell."""
+    return [f"{VARIABLE}{key.upper()}={shlex.quote(_plain(value))}" for key, value in settings.items()]
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401  a text, number or truth value

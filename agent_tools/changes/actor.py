@@ -13,6 +13,7 @@ import anyio.to_thread
 from filelock import FileLock, Timeout
 
 from agent_tools.caches.registry import Cache
+from agent_tools.caches.settings import IN_PROCESS
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
 from agent_tools.errors import (
@@ -60,6 +61,10 @@ RESTART_LOSES = (
     " one request waits some 6 s"
 )
 """Measured: benchmarks/results/engine.md."""
+ENGINE_RESTART_LOSES = (
+    "a restart of the engine empties L1 and its own cache, and ends the requests it is working on; new ones wait or fail until it"
+    " is ready again"
+)
 OUTCOMES = {
     VerificationVerdict.BETTER: ChangeOutcome.VERIFIED,
     VerificationVerdict.WORSE: ChangeOutcome.FOUND_WORSE,
@@ -340,7 +345,7 @@ class Actor:
             update=update,
             changes=changes,
             reason=reason,
-            loses=RESTART_LOSES if restarts else None,
+            loses=_restart_loses(cache) if restarts else None,
             command=await cache.deployment.restart_command(update) if restarts and not cache.deployment.owned else None,
             fingerprint=fingerprint(cache.name, config, await cache.deployment.snapshot(), update),
         )
@@ -409,6 +414,10 @@ def _check_restart(cache: Cache, allowed: Bounds, plan: Plan) -> None:
     if plan.needs_restart and cache.deployment.owned and not allowed.allow_restart:
         settings = ", ".join(c.setting for c in plan.changes if c.how is SupportLevel.RESTART)
         raise OutOfBoundsError(f"{settings} needs a restart, which the operator's bounds do not allow; nothing was changed")
+
+
+def _restart_loses(cache: Cache) -> str:
+    return ENGINE_RESTART_LOSES if cache.settings.kind == IN_PROCESS else RESTART_LOSES
 
 
 def _result(plan: Plan, change_id: str, config: CacheConfig) -> ChangeResult:

@@ -5,9 +5,14 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
+from agent_tools.plain import MESSAGE, plain
+
 from .advice import Gain, SettingChange
 from .config import CacheConfig, ConfigUpdate, Frozen, Line, SupportLevel
 from .metrics import CacheMetrics
+
+VARIABLE = "LMCACHE_"
+"""Beginning of the variables that set in-process LMCache in the environment of an engine."""
 
 
 class Mode(str, Enum):
@@ -41,7 +46,8 @@ class Plan(Frozen):
     loses: str | None = None
     """What the change costs besides (a restart loses all of L1); ``None`` if no cached data is lost."""
     command: str | None = None
-    """The command line that the operator has to start, if the change needs a restart of a cache that we do not own."""
+    """What the operator starts or sets, if the change needs a restart that only they can make: a server's command line, a patch
+    command for its Kubernetes resource, or the variables of an engine with LMCache inside."""
     predicted: Gain | None = None
     """The gain that the model predicts on the requests observed before; ``None`` if nobody asked or nothing can be predicted."""
     fingerprint: str
@@ -51,6 +57,14 @@ class Plan(Frozen):
     def needs_restart(self) -> bool:
         """Whether any setting needs a restart of the cache process."""
         return any(change.how is SupportLevel.RESTART for change in self.changes)
+
+    @property
+    def for_the_operator(self) -> str | None:
+        """What the operator has to do, in words; ``None`` if the change needs nobody else."""
+        if self.command is None:
+            return None
+        how = "restart the engine with" if self.command.startswith(VARIABLE) else "run"
+        return f"{how}: {plain(self.command, MESSAGE)}"
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.changes))

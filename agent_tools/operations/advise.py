@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 
 from agent_tools.caches.registry import DEFAULT, Cache
+from agent_tools.caches.settings import IN_PROCESS
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.errors import LMCacheToolError, UnknownCacheError, UnsupportedError, WorkloadError
 from agent_tools.models import Advice, Bounds, CacheMetrics, ChangeRecord, ConfigUpdate, SupportLevel, Symptom, Window
@@ -160,7 +161,7 @@ class Advise(Read):
         from agent_tools.recommender.migration import migration
 
         named = await self.registry.find(cache)
-        if named.settings.kind != "engine":
+        if named.settings.kind != IN_PROCESS:
             raise UnsupportedError(
                 f"{cache} is not inside an engine (its target is {named.settings.kind}:), so nothing is to migrate"
             )

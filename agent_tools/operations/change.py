@@ -8,6 +8,7 @@ import anyio.to_thread
 
 from agent_tools.caches import observer
 from agent_tools.caches.registry import DEFAULT, Cache
+from agent_tools.caches.settings import IN_PROCESS
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.errors import LMCacheToolError, NothingToChangeError, StalePlanError
 from agent_tools.models import Bounds, CacheConfig, ChangeRecord, ChangeResult, ConfigUpdate, Plan
@@ -44,6 +45,8 @@ class Change(Core):
         """
         named = await self.registry.find(cache)
         plan = await self.actor.plan(named, wanted, reason, bounds)
+        if plan.needs_restart and named.settings.kind == IN_PROCESS:
+            plan = plan.model_copy(update={"command": _variables_of(await named.deployment.config(), plan.update)})
         if plan.command is not None and named.settings.kubernetes is not None:
             plan = plan.model_copy(update={"command": await anyio.to_thread.run_sync(_patch_of, named, plan.command)})
         if fingerprint not in (None, plan.fingerprint):
@@ -127,6 +130,14 @@ class Change(Core):
     async def settle(self, cache: str) -> ChangeRecord | None:
         """Record what became of a last change whose process ended before it could record that. See `Actor.settle`."""
         return await self.actor.settle(await self._changeable(cache))
+
+
+def _variables_of(config: CacheConfig, update: ConfigUpdate) -> str | None:
+    """Return the environment variables with which an engine starts with an update; ``None`` if it has none for it."""
+    from agent_tools.caches.start_configuration import in_process_settings, variables
+
+    now, then = (in_process_settings(one) for one in (config, config.model_copy(update=update.known())))
+    return " ".join(variables({key: value for key, value in then.items() if value != now.get(key)})) or None
 
 
 def _patch_of(cache: Cache, command: str) -> str:

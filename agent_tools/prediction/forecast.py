@@ -21,8 +21,7 @@ from .engine_cache import EngineCache, engine_caches
 from .eviction_clock import AT_ONCE, StoreDelay
 from .hit_rate_curve import HitRateCurve, hit_rate_curve
 from .in_process_disk import can_hang
-from .in_process_model import InProcessPolicy
-from .in_process_prediction import FULL, predict_in_process
+from .in_process_setting import InProcessSetting
 from .isolation import isolated
 from .server_prediction import ServerPrediction, predict_settings
 from .server_setting import ServerSetting
@@ -156,7 +155,6 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
     shared: bool = False,
     delay: StoreDelay = AT_ONCE,
     engine_cache_tokens: Sequence[int] = (),
-    in_process: InProcessPolicy | None = None,
     engine_cache: EngineCache | None = None,
 ) -> Forecast:
     """Predict the hit rate that L1 sizes would give on a log, with all other settings as in `under`.
@@ -165,7 +163,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
 
     Args:
         log: The recorded lookups of one model; `by_model` splits a log of several models.
-        under: All settings but the L1 size.
+        under: All settings but the L1 size, of a server or of in-process LMCache.
         capacities_chunks: Sizes in chunks (`chunks_of` converts MB). Default: a grid from the curve.
         including: Sizes in chunks to add to the grid, e.g. the present size.
         chunk_bytes: Bytes of one chunk in L1. Default: as the log states.
@@ -173,8 +171,6 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             chunks are made of, all chunks count as equally large, and a note says so.
         delay: The delay between a request's lookup and its store.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to predict what LMCache saves.
-        in_process: Predict for in-process LMCache with this policy, instead of a server. Of `under`, only the size of the L2
-            then counts, as that of a local disk (LRU and FIFO only); `delay` has no effect.
         engine_cache: The caches of the engines in front, as a model explains them, for which to predict it too.
 
     Raises:
@@ -182,20 +178,17 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
             a positive number.
     """
     log = isolated(_checked(log, shared=shared))
-    under = under if in_process is None else replace(FULL, l2_capacity_chunks=under.l2_capacity_chunks)
     chunk_bytes = chunk_bytes or log.chunk_bytes
     curve = hit_rate_curve(log)
-    longest, on_disk = int(log.chunks_per_request.max(initial=0)), in_process is not None and under.l2_capacity_chunks > 0
+    inside = under.cache_policy if isinstance(under, InProcessSetting) else None
+    longest, on_disk = int(log.chunks_per_request.max(initial=0)), inside is not None and under.l2_capacity_chunks > 0
     if capacities_chunks is None:
         grid = _grid(curve, chunk_bytes, under.watermark, under.ratio)
         chosen: Sequence[float] = [size for size in grid if not on_disk or not can_hang(longest, size)]
     else:
         chosen = _some(capacities_chunks)
     capacities = _sorted([*chosen, *including])
-    if in_process is None:
-        predictions = predict_settings(log, [replace(under, capacity_chunks=size) for size in capacities], delay=delay)
-    else:
-        predictions = predict_in_process(log, capacities, in_process, under.l2_capacity_chunks)
+    predictions = predict_settings(log, [replace(under, capacity_chunks=size) for size in capacities], delay=delay)
     own = [*([] if engine_cache is None else [engine_cache]), *engine_caches(log, _positive(engine_cache_tokens))]
     rows = tuple(_rows(log, curve, predictions, chunk_bytes, own))
     return Forecast(
@@ -212,16 +205,16 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
         largest_request_chunks=longest,
         watermark=under.watermark,
         ratio=under.ratio,
-        policy=in_process or under.policy,
-        in_process=in_process is not None,
-        second_tier=_in_words(under, in_process) if under.l2_capacity_chunks else None,
+        policy=inside or under.policy,
+        in_process=inside is not None,
+        second_tier=_in_words(under) if under.l2_capacity_chunks else None,
         engine_caches=tuple(EngineCacheSize(tokens=one.tokens, served=one.share) for one in own),
         ceiling=curve.ceiling(),
         useful_chunks=curve.useful_capacity,
         rows=rows,
         lru_curve=_drawn(curve, capacities),
         notes=(
-            *_notes(log, curve, chunk_bytes, rows, in_process=in_process is not None),
+            *_notes(log, curve, chunk_bytes, rows, in_process=inside is not None),
             *(_of_a_disk(longest, capacities, chunk_bytes) if on_disk else ()),
             *_savings(own, rows),
         ),
@@ -261,9 +254,9 @@ def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: flo
     return [size * MB / chunk_bytes * log.sampling_rate for size in sizes_mb]
 
 
-def _in_words(under: ServerSetting, in_process: InProcessPolicy | None) -> str:
+def _in_words(under: ServerSetting) -> str:
     size = "without bound" if math.isinf(under.l2_capacity_chunks) else f"of {under.l2_capacity_chunks:.0f} chunks"
-    if in_process is not None:
+    if isinstance(under, InProcessSetting):
         return f"a local disk {size}"
     return f"an L2 {size}, prefetch policy {under.l2_prefetch_policy}"
 

@@ -26,16 +26,16 @@ NOT_MODELLED: dict[InProcessPolicy, str] = {
 """Policies that the model does not cover with a disk, and why."""
 
 
-def why_disk_not_modelled(policy: InProcessPolicy, *, local_cpu: bool = True, remote: bool = False) -> str | None:
+def why_disk_not_modelled(policy: InProcessPolicy, *, local_cpu: bool = True, other: bool = False) -> str | None:
     """Return in one sentence why the tier behind in-process LMCache is not modelled; ``None`` if it is, as a local disk.
 
     Args:
         policy: ``cache_policy``.
         local_cpu: ``local_cpu``: whether L1 keeps chunks.
-        remote: Whether there is a ``remote_url``, or another tier than one local disk.
+        other: Whether there is another tier than one local disk, e.g. a ``remote_url``.
     """
-    if remote:
-        return "a remote tier behind in-process LMCache is not predicted: our model was never compared with one"
+    if other:
+        return "behind in-process LMCache only one local disk is predicted: our model was never compared with another tier"
     if not local_cpu:
         return "a disk behind in-process LMCache with local_cpu false is not predicted: its memory then only passes chunks on"
     return NOT_MODELLED.get(policy)

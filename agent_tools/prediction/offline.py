@@ -11,8 +11,7 @@ from agent_tools.workload.chunk_layout import with_world_sizes
 from .chunk_size import with_larger_chunks
 from .forecast import Forecast, by_model, chunks_of, forecast
 from .in_process_disk import why_disk_not_modelled
-from .in_process_model import InProcessPolicy
-from .in_process_prediction import in_process_policy
+from .in_process_setting import InProcessSetting, in_process_policy
 from .server_setting import ServerSetting
 
 EVERY_MODEL = ""
@@ -28,20 +27,18 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
     kv_bytes_per_token: float | None = None,
     chunk_factor: int = 1,
     engine_cache_tokens: Sequence[int] = (),
-    in_process: InProcessPolicy | None = None,
     world_sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Forecast]:
     """Return what L1 sizes would give on a log, for each model in it. Each model fills an L1 of its own.
 
     Args:
         log: The recorded requests.
-        under: The other settings of the server. Its L1 and L2 sizes are replaced.
+        under: The other settings, of a server or of in-process LMCache (sizes are then per worker). Its sizes are replaced.
         sizes_mb: L1 sizes, MB; by default a grid chosen from the log.
         l2_mb: Size of an L2, MB, of in-process LMCache of its local disk; 0 for no L2.
         kv_bytes_per_token: KV bytes of a token, for a log that does not state them.
         chunk_factor: Predict for chunks this many times as large.
         engine_cache_tokens: Sizes of the engine's own prefix cache, tokens, for which to say what LMCache saves.
-        in_process: Predict for in-process LMCache with this policy, instead of a server. Sizes are then per worker.
         world_sizes: KV ranks of each model's engine, by model, for LMCache's lookup-hash log, which states the bytes of one rank.
             `EVERY_MODEL` stands for all models. Default: 1, and a note says so.
 
@@ -57,7 +54,6 @@ def forecasts_of_trace(  # noqa: PLR0913  what a forecast depends on
             capacities_chunks=chunks_of(sizes_mb, part, kv_bytes_per_token) if sizes_mb else None,
             chunk_bytes=kv_bytes_per_token * part.chunk_size if kv_bytes_per_token else None,
             engine_cache_tokens=engine_cache_tokens,
-            in_process=in_process,
         )
         for model, part in by_model(with_larger_chunks(log, chunk_factor)).items()
     }
@@ -96,10 +92,10 @@ def world_sizes_in(texts: Sequence[str]) -> dict[str, list[int]]:
     return sizes
 
 
-def policy_of(
+def setting_without_size(
     policy: str, watermark: float, ratio: float, prefetch: str, *, l2_mb: float, in_process: bool
-) -> tuple[ServerSetting, InProcessPolicy | None]:
-    """Return the setting of a server, and for in-process LMCache its policy.
+) -> ServerSetting:
+    """Return the setting of a server or of in-process LMCache, but for its sizes.
 
     Raises:
         WorkloadError: The deployment has no such policy, or in-process LMCache no model of a disk with it.
@@ -111,10 +107,10 @@ def policy_of(
         withheld = why_disk_not_modelled(inside) if l2_mb else None
         if withheld is not None:
             raise WorkloadError(f"{withheld}. Leave the L2 out, or choose LRU or FIFO")
-        return ServerSetting(1), inside
+        return InProcessSetting(1, cache_policy=inside)
     if policy not in {"LRU", "ARC", "noop"}:
         raise WorkloadError(f"`lmcache server` has no policy {policy}: choose LRU, ARC or noop, or predict with --in-process")
-    return ServerSetting(1, watermark, ratio, policy, l2_prefetch_policy=prefetch), None  # type: ignore[arg-type]  # as checked
+    return ServerSetting(1, watermark, ratio, policy, l2_prefetch_policy=prefetch)  # type: ignore[arg-type]  # as checked
 
 
 def token_counts(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The prediction of a setting, with the interval that results from not knowing exactly when the server evicts."""
+"""The prediction of a setting, with the interval that results from not knowing exactly when a server evicts."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,9 @@ from agent_tools.workload.access_log import AccessLog
 
 from .cache_run import CacheRun
 from .eviction_clock import AT_ONCE, EvictionClock, StoreDelay, possible_clocks
+from .in_process_disk import simulate_with_disk
+from .in_process_model import simulate_in_process
+from .in_process_setting import InProcessSetting
 from .isolation import isolated
 from .server_model import simulate_server
 from .server_setting import ServerSetting
@@ -30,7 +33,7 @@ class ServerPrediction:
 
     setting: ServerSetting
     runs: tuple[CacheRun, ...]
-    """One run for each clock."""
+    """One run for each clock; one alone for in-process LMCache, in which nothing depends on time."""
 
     @property
     def hit_rate(self) -> float:
@@ -99,7 +102,10 @@ def predict_settings(
     clocks: int | Sequence[EvictionClock] = DEFAULT_CLOCK_COUNT,
     delay: StoreDelay = AT_ONCE,
 ) -> list[ServerPrediction]:
-    """Run `predict_server` for each setting, in threads (the model runs without the GIL)."""
+    """Run `predict_server` for each setting, in threads (the model runs without the GIL).
+
+    An `InProcessSetting` is predicted by the model of in-process LMCache, which needs no clocks and no delay.
+    """
     log = isolated(log)
     tried = possible_clocks(clocks) if isinstance(clocks, int) else tuple(clocks)
     if not tried:
@@ -110,5 +116,13 @@ def predict_settings(
 
 
 def _predict(log: AccessLog, clocks: tuple[EvictionClock, ...], delay: StoreDelay, setting: ServerSetting) -> ServerPrediction:
+    if isinstance(setting, InProcessSetting):
+        return ServerPrediction(setting, (_inside_an_engine(log, setting),))
     runs = (simulate_server(log, setting, phase=clock.phase, period=clock.period, delay=delay) for clock in clocks)
     return ServerPrediction(setting, tuple(runs))
+
+
+def _inside_an_engine(log: AccessLog, setting: InProcessSetting) -> CacheRun:
+    if setting.l2_capacity_chunks:
+        return simulate_with_disk(log, setting.capacity_chunks, setting.l2_capacity_chunks, setting.cache_policy)
+    return simulate_in_process(log, setting.capacity_chunks, setting.cache_policy)

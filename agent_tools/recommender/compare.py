@@ -96,6 +96,8 @@ def why_unknown(seen: Observation) -> str | None:
         return "the size of L1 or of a chunk is unknown; wait for traffic"
     if seen.curve is None or server_setting(seen) is None:
         return "the model does not cover its settings"
+    if seen.workers > 1:
+        return f"its size is that of each of {seen.workers} workers of an engine"
     return None
 
 
@@ -159,11 +161,11 @@ def limits(seen: Observation, equal_mb: float) -> tuple[float, float]:
 
 def _part(seen: Observation, unit: float, least: float, most: float) -> _Part:
     size = seen.config.max_size_mb or 0.0
-    if seen.curve is None or seen.chunk_bytes is None or seen.log is None:
+    here = server_setting(seen)
+    if here is None or seen.curve is None or seen.chunk_bytes is None or seen.log is None:
         raise WorkloadError(f"{seen.cache} cannot be compared")  # `why_unknown` was asked before
     hours = max(seen.metrics.window.seconds, 1.0) / PER_HOUR
-    watermark, ratio = seen.config.eviction_watermark, seen.config.eviction_ratio
-    eviction = QuotaEviction(0.8 if watermark is None else watermark, 0.2 if ratio is None else ratio)
+    eviction = QuotaEviction(here.watermark, here.ratio)
     steps = np.arange(int(most / unit + 1e-6) + 1) * unit * MB / seen.chunk_bytes
     known, footprint = seen.curve.by_chunk(), seen.curve.footprint
     chunks = np.array([eviction.lru_chunks(float(step), footprint) for step in steps])

@@ -23,7 +23,7 @@ def lost_by_freezing(seen: Observation) -> float | None:
     A frozen L1 can be the best L1 there is: it keeps a working set that every eviction would break up.
     """
     here = server_setting(seen)
-    if here is None or seen.log is None or seen.curve is None:
+    if here is None or seen.in_process or seen.log is None or seen.curve is None:
         return None
     lower = [replace(here, watermark=watermark, ratio=ratio) for watermark, ratio in THAWED if watermark < here.watermark]
     now = predicted_rate(seen, here)
@@ -41,7 +41,7 @@ def gain_of_dropping(seen: Observation, target_utilization: float) -> Gain | Non
         target_utilization: Share of L1 that stays in use, (0, 1).
     """
     here = server_setting(seen)
-    if here is None or seen.log is None or here.tenant_quotas is not None or seen.in_window.sum() < 2:
+    if here is None or seen.in_process or seen.log is None or here.tenant_quotas is not None or seen.in_window.sum() < 2:
         return None
     times = seen.log.timestamps[seen.in_window]
     middle = float(np.median(times))

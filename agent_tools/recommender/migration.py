@@ -13,15 +13,17 @@ from agent_tools.models import MB
 from agent_tools.models.config import MB_IN_A_GB, Frozen, Share
 from agent_tools.prediction.engine_cache import EngineCache, engine_caches
 from agent_tools.prediction.forecast import by_model
-from agent_tools.prediction.in_process_prediction import in_process_policy, predict_in_process
+from agent_tools.prediction.in_process_disk import can_hang
+from agent_tools.prediction.in_process_setting import InProcessSetting, in_process_policy
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.model_kv import ModelKv
-from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
+from agent_tools.prediction.server_prediction import ServerPrediction, predict_server, predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.sizing import l0_tokens_of
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.chunk_layout import ALIGNMENT
 
+from .local_disk import LocalDisk, of_configuration
 from .proposals import RATIOS, WATERMARKS
 from .server_counterpart import DEFAULT_CHUNK, DEFAULT_POLICY, DEFAULT_SIZE_GB, counterpart_of, kv_transfer_config
 
@@ -66,7 +68,12 @@ class Migration(Frozen):
     """L1 of all workers together today, MB."""
     present_policy: str
     present_hit_rate: Rate
-    """Hit rate of in-process LMCache's memory tier on the log, by our model."""
+    """Hit rate of in-process LMCache on the log with its memory alone, by our model. `chosen` is as good as this."""
+    present_with_disk: Rate | None
+    """Hit rate of its memory and its local disk together, to be set against `ServerSize.with_l2`; ``None`` if there is no disk,
+    or if it is not modelled (then `notes` say why)."""
+    present_from_disk: Rate | None
+    """The part of it that comes from the disk."""
     present_saved: Rate | None
     """Part of it that the engine's own cache does not have; ``None`` if the GPU's memory is not given."""
     sizes: tuple[ServerSize, ...]
@@ -122,7 +129,10 @@ def migration(
     one = -(-model.bytes_per_rank * log.chunk_size // ALIGNMENT) * ALIGNMENT
     chunk_mb, present_mb = one * model.copies / MB, size_gb * MB_IN_A_GB * model.copies
     own = None if gpu_free_gb is None else engine_caches(log, [l0_tokens_of(model, gpu_free_gb)])[0]
-    (now,) = predict_in_process(log, [size_gb * 2**30 / one], policy)
+    present = InProcessSetting(size_gb * MB_IN_A_GB * MB / one, cache_policy=policy)
+    disk = of_configuration(settings, policy, one)
+    now = predict_server(log, present)
+    with_disk = predict_server(log, replace(present, l2_capacity_chunks=disk.chunks)) if disk.chunks else None
     found = counterpart_of(settings, model.copies)
     l2_mb = next((adapter.size_mb for adapter in found.adapters if adapter.size_mb), None)
     sizes = tuple(_server(log, factor * present_mb, chunk_mb, own, l2_mb) for factor in FACTORS)
@@ -132,6 +142,8 @@ def migration(
         present_mb=present_mb,
         present_policy=policy,
         present_hit_rate=now.hit_rate,
+        present_with_disk=None if with_disk is None else with_disk.hit_rate,
+        present_from_disk=None if with_disk is None else with_disk.runs[0].l2_hit_rate,
         present_saved=None if own is None else own.saved(now),
         sizes=sizes,
         chosen=chosen,
@@ -144,7 +156,8 @@ def migration(
             *model.assumed,
             *_of_latent(model),
             *found.notes,
-            *_notes(settings, log, good=bool(good), l2=l2_mb is not None),
+            *_notes(settings, log, good=bool(good)),
+            *_of_the_tier(disk, log, present.capacity_chunks, l2=l2_mb is not None),
             *log.remarks,
         ),
     )
@@ -234,7 +247,21 @@ def _changes(log: AccessLog, chosen: ServerSize, chunk_mb: float, model: ModelKv
     )
 
 
-def _notes(settings: Mapping[str, Any], log: AccessLog, *, good: bool, l2: bool) -> Sequence[str]:
+def _of_the_tier(disk: LocalDisk, log: AccessLog, l1_chunks: float, *, l2: bool) -> Sequence[str]:
+    """Say what the tier behind today's memory does to the figures."""
+    if disk.withheld is not None:
+        server = "; with_l2 has the server's with its L2" if l2 else ""
+        return (f"today's hit rate is of memory alone: {disk.withheld}{server}",)
+    longest = int(log.chunks_per_request.max(initial=0))
+    if not disk.chunks or not can_hang(longest, l1_chunks):
+        return ()
+    return (
+        f"today's memory holds {l1_chunks:,.0f} chunks and the longest prompt has {longest:,}: with a disk behind it, a hit that"
+        " memory cannot hold makes the engine hang, so what is stated of today with its disk cannot be relied on",
+    )
+
+
+def _notes(settings: Mapping[str, Any], log: AccessLog, *, good: bool) -> Sequence[str]:
     notes = list(log.assumed)
     if not good:
         notes.append(
@@ -243,11 +270,6 @@ def _notes(settings: Mapping[str, Any], log: AccessLog, *, good: bool, l2: bool)
         )
     if settings.get("local_cpu") is False:
         notes.append("local_cpu is false: in-process LMCache keeps nothing in memory, so today's hit rate is an upper bound")
-    if settings.get("local_disk") or settings.get("remote_url"):
-        notes.append(
-            "today's hit rate is of memory alone, without the tier behind it"
-            + ("; with_l2 has the server's with its L2" if l2 else "")
-        )
     if log.duration == 0:
         notes.append("all requests have the same time, so the model of the server never evicts between them: do not rely on it")
     return notes

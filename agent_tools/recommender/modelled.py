@@ -8,27 +8,33 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain, SupportLevel
+from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain
 from agent_tools.models.cost import Range
 from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.plain import points
 from agent_tools.prediction.chunk_size import with_larger_chunks
 from agent_tools.prediction.configured import setting_of
 from agent_tools.prediction.forecast import DEFAULTS, Forecast, chunks_of, forecast
+from agent_tools.prediction.in_process_disk import can_hang
 from agent_tools.prediction.in_process_model import InProcessPolicy
-from agent_tools.prediction.in_process_prediction import in_process_policy
+from agent_tools.prediction.in_process_setting import InProcessSetting, in_process_policy
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.running_server import RunningServer
 from agent_tools.prediction.server_prediction import ServerPrediction, predict_server
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.time_to_first_token import seconds_to_first_token, time_to_first_token
 
+from .local_disk import LocalDisk, of_adapters
 from .observation import Floats, Observation, PredictedHits
 
 Int32 = npt.NDArray[np.int32]
 
 MODEL_OFF = 0.03
 """Largest distance between the modelled and the measured token hit rate at which the model is believed."""
+HANGS = (
+    "the longest prompt has {:,} chunks and L1 holds {:,.0f}: with a disk behind it, a hit that L1 cannot hold makes the engine"
+    " hang"
+)
 BLOCKS = 20
 """Blocks of consecutive requests for the bootstrap."""
 DRAWS = 400
@@ -38,7 +44,7 @@ INTERVAL = (5.0, 95.0)
 
 
 def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) -> ServerSetting | None:
-    """Return the observed cache as a setting of the model.
+    """Return the observed cache as a setting of the model: of a server, or of in-process LMCache.
 
     Return ``None`` if a size or the eviction policy is unknown, or if the model does not cover them.
 
@@ -47,7 +53,32 @@ def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) 
         instead: Settings that replace the observed ones, by name.
     """
     config = CacheConfig.model_validate(seen.config.model_dump() | dict(instead or {}))
-    return None if seen.chunk_bytes is None else setting_of(config, seen.chunk_bytes)
+    if seen.chunk_bytes is None:
+        return None
+    if not seen.in_process:
+        return setting_of(config, seen.chunk_bytes)
+    policy, disk = _inside(config), _disk_behind(seen, config)
+    if policy is None or config.max_size_mb is None or disk.withheld is not None:
+        return None
+    size = config.max_size_mb * MB / seen.chunk_bytes
+    return InProcessSetting(size, cache_policy=policy, l2_capacity_chunks=disk.chunks)
+
+
+def _inside(config: CacheConfig) -> InProcessPolicy | None:
+    """Return the eviction policy of in-process LMCache; ``None`` if it is unknown."""
+    return in_process_policy(None if config.eviction_policy is None else config.eviction_policy.value)
+
+
+def _disk_behind(seen: Observation, config: CacheConfig) -> LocalDisk:
+    """Return what is behind the memory of in-process LMCache."""
+    policy = _inside(config)
+    if policy is None:
+        return LocalDisk()
+    disk = of_adapters(config.l2_adapters or (), policy, seen.chunk_bytes)
+    if not disk.chunks or seen.log is None or seen.chunk_bytes is None or config.max_size_mb is None:
+        return disk
+    longest, size = int(seen.log.chunks_per_request.max(initial=0)), config.max_size_mb * MB / seen.chunk_bytes
+    return LocalDisk(withheld=HANGS.format(longest, size)) if can_hang(longest, size) else disk
 
 
 def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
@@ -69,7 +100,8 @@ def hits_since_change(
     it gives more hits than an L1 that always had this size.
     """
     assert seen.log is not None  # noqa: S101  callers have a log
-    if old.tenant_quotas is not None or new.tenant_quotas is not None:  # `RunningServer` has no tenant quotas
+    inside = isinstance(new, InProcessSetting)
+    if inside or old.tenant_quotas is not None or new.tenant_quotas is not None:  # `RunningServer` has neither
         return predicted_hits(seen, new)
     log = isolated(seen.log)
     start = seen.metrics.window.start.timestamp() if changed_at is None else changed_at
@@ -145,7 +177,7 @@ def gain_between(before: PredictedHits, after: PredictedHits) -> Gain:
     Without a cache of the engine's own, this is the difference in token hit rate.
     """
     found = _difference(before, after, weight_of_l2=1.0)
-    how = f"model of `lmcache server` 0.5.6 on the {len(before.asked):,} observed requests, block bootstrap"
+    how = f"our model of LMCache 0.5.6 on the {len(before.asked):,} observed requests, block bootstrap"
     if np.any(before.own):
         how += ", beyond what the engine's own prefix cache serves"
     return Gain(lower=found.lower, estimate=found.estimate, upper=found.upper, method=how)
@@ -222,41 +254,27 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
         seen = _with_chunks_of(seen, instead.chunk_size)
     assert seen.log is not None  # noqa: S101  callers have a log
     changed = instead.known() if instead else {}
-    policy = _in_process(seen, changed)
-    under = server_setting(seen, changed)
-    if policy is None and under is None and instead is not None:
+    config = CacheConfig.model_validate(seen.config.model_dump() | changed)
+    under, withheld = server_setting(seen, changed), None
+    if under is None and seen.in_process and (policy := _inside(config)) is not None:
+        under, withheld = InProcessSetting(1, cache_policy=policy), _disk_behind(seen, config).withheld
+    if under is None and instead is not None:
         raise WorkloadError(f"the model does not cover these values of {', '.join(instead.known())} on {seen.cache}")
     here = server_setting(seen)
-    now = [one.capacity_chunks for one in (here, under) if one is not None] or _in_process_sizes(seen, policy)
-    return forecast(
+    now = {one.capacity_chunks for one in (here, under) if one is not None and withheld is None}
+    found = forecast(
         seen.log,
         under or DEFAULTS,
         capacities_chunks=None if sizes_mb is None else _chunks(seen, sizes_mb),
-        including=[] if sizes_mb else sorted(set(now)),
+        including=[] if sizes_mb else sorted(now),
         chunk_bytes=seen.chunk_bytes,
         shared=True,
         delay=seen.store_delay,
         engine_cache=seen.own_cache,
-        in_process=policy,
     )
-
-
-def _in_process(seen: Observation, instead: Mapping[str, Any]) -> InProcessPolicy | None:
-    """Return the eviction policy of in-process LMCache; ``None`` for a server, which has a watermark."""
-    policy = instead.get("eviction_policy", seen.config.eviction_policy)
-    support = seen.support.get("eviction_watermark")
-    if (
-        seen.config.eviction_watermark is not None
-        or policy is None
-        or (support and support.level is not SupportLevel.UNSUPPORTED)
-    ):
-        return None
-    return in_process_policy(getattr(policy, "value", str(policy)))
-
-
-def _in_process_sizes(seen: Observation, policy: InProcessPolicy | None) -> list[float]:
-    size = seen.config.max_size_mb
-    return [] if policy is None or size is None or seen.chunk_bytes is None else [size * MB / seen.chunk_bytes]
+    if withheld is None:
+        return found
+    return found.model_copy(update={"notes": (*found.notes, f"the hit rates are of memory alone: {withheld}")})
 
 
 def _chunks(seen: Observation, sizes_mb: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.deployments.server.versions import release_of
-from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support, Window
+from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support, SupportLevel, Window
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineMetrics, EngineSpeed
 from agent_tools.plain import points
@@ -133,6 +133,18 @@ class Observation:
     def never_evicts(self) -> bool:
         """Return whether L1 has policy noop."""
         return self.config.eviction_policy is EvictionPolicy.NOOP
+
+    @property
+    def in_process(self) -> bool:
+        """Return whether LMCache runs inside an engine: it then has no watermark. Sizes are those of one worker."""
+        support = self.support.get("eviction_watermark")
+        return self.config.eviction_watermark is None and support is not None and support.level is SupportLevel.UNSUPPORTED
+
+    @property
+    def workers(self) -> int:
+        """Return how many workers have an L1 of the configured size each; 1 for a server."""
+        size, total = self.config.max_size_mb, self.metrics.total_size_mb
+        return max(round(total / size), 1) if self.in_process and size and total else 1
 
     @property
     def l1_is_buffer(self) -> bool:

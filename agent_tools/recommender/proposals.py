@@ -10,6 +10,7 @@ from agent_tools.models.cost import Range, Saving
 from agent_tools.models.engine import ExpectedTtft
 from agent_tools.prediction.cost import HOUR, memory_price, saving, traffic_of
 from agent_tools.prediction.eviction_clock import possible_clocks
+from agent_tools.prediction.in_process_model import CODES
 from agent_tools.prediction.server_prediction import ServerPrediction, predict_settings
 from agent_tools.prediction.server_setting import ServerSetting
 
@@ -79,7 +80,7 @@ class _Candidate:
 
 
 def propose(seen: Observation) -> list[Proposal]:
-    """Return at most five proposals: for the policy, the L1 size, watermark and ratio, L2, and all of them together.
+    """Return at most six proposals: for the policy, the L1 size, watermark and ratio, L2, and all of them together.
 
     Each proposal is the cheapest of the best of its kind, because the operator may allow one kind and not another.
     Return an empty list without an access log.
@@ -90,13 +91,14 @@ def propose(seen: Observation) -> list[Proposal]:
     here = _Candidate(current, None)
     # An L1 that never evicts has no use for more size or another watermark before it evicts.
     evicting = _cheapest_of_best(seen, [here, *_evicting(seen, here)])
-    sized, shaped, tiered = (
-        _cheapest_of_best(seen, [evicting, *kind(seen, evicting)]) for kind in (_resized, _reshaped, _retiered)
+    sized, shaped, tiered, ordered = (
+        _cheapest_of_best(seen, [evicting, *kind(seen, evicting)]) for kind in (_resized, _reshaped, _retiered, _reordered)
     )
-    both = _cheapest_of_best(seen, [sized, shaped, tiered, *_resized(seen, tiered), *_reshaped(seen, tiered)])
+    pairs = [*_resized(seen, tiered), *_reshaped(seen, tiered), *_resized(seen, ordered)]
+    both = _cheapest_of_best(seen, [sized, shaped, tiered, ordered, *pairs])
     best = _cheapest_of_best(seen, [both, *_reshaped(seen, both)])
     chosen: list[_Candidate] = []
-    for candidate in (evicting, sized, shaped, tiered, best):
+    for candidate in (evicting, sized, shaped, tiered, ordered, best):
         if candidate.update is not None and candidate not in chosen:
             chosen.append(candidate)
     return [_proposal(seen, here, candidate) for candidate in chosen]
@@ -114,6 +116,16 @@ def _evicting(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
     for policy in (EvictionPolicy.LRU, EvictionPolicy.ARC):
         setting = server_setting(seen, {"eviction_policy": policy, "auto_eviction": True})
         if setting is not None:
+            yield base.changed(setting, eviction_policy=policy)
+
+
+def _reordered(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
+    """Yield candidates with the other eviction policies of in-process LMCache. A server's policies give the same hits."""
+    if not seen.in_process:
+        return
+    for policy in map(EvictionPolicy, map(str.lower, CODES)):
+        setting = server_setting(seen, {"eviction_policy": policy})
+        if setting is not None and policy is not seen.config.eviction_policy:
             yield base.changed(setting, eviction_policy=policy)
 
 
@@ -170,6 +182,8 @@ def _retiered(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
     """
     adapters, offered = seen.config.l2_adapters or (), seen.bounds.l2_adapter
     updates: list[dict[str, object]] = []
+    if adapters and seen.in_process:
+        return  # path and size of its disk are fixed while it is attached
     if adapters:
         other = "default" if seen.config.l2_prefetch_policy == "retain" else "retain"
         larger: list[dict[str, object]] = [{"l2_adapters": (adapters[0].resized(size),)} for size in _larger_l2(seen)]
@@ -219,7 +233,7 @@ def _price(seen: Observation, added_mb: float) -> float:
         return 0.0
     prefill, prices = economics.prefill, economics.prices
     gpu_hours = traffic.tokens_per_hour * prefill.gpus / prefill.tokens_per_second / HOUR * prices.horizon_hours
-    return memory_price(added_mb, prices) / (gpu_hours * prices.gpu_hour)
+    return memory_price(added_mb * seen.workers, prices) / (gpu_hours * prices.gpu_hour)
 
 
 def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Proposal:
@@ -267,4 +281,4 @@ def _saving(seen: Observation, gain: Gain, worth: Range, added_mb: float) -> Sav
     economics, traffic = seen.economics, traffic_of(seen.metrics)
     if economics is None or traffic is None:
         return None
-    return saving(gain, traffic, economics, worth=worth, kv=seen.kv, added_mb=added_mb)
+    return saving(gain, traffic, economics, worth=worth, kv=seen.kv, added_mb=added_mb * seen.workers)

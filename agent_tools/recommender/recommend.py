@@ -256,9 +256,7 @@ def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
     if setting is None or measured is None:
         return Confidence.LOW, ("there is no measured hit rate to compare the model with",)
     modelled = predicted_rate(seen, setting)
-    reasons = [
-        f"for the settings in force the model predicts a token hit rate of {modelled:.1%}; the server counted {measured:.1%}"
-    ]
+    reasons = [f"for the settings in force the model predicts a token hit rate of {modelled:.1%}; LMCache counted {measured:.1%}"]
     off = abs(modelled - measured) > MODEL_OFF
     if seen.metrics.failed_stores:
         reasons.append("stores failed, and whether a store fails depends on fractions of a second")
@@ -276,7 +274,8 @@ def _confidence(seen: Observation) -> tuple[Confidence, tuple[str, ...]]:
 
 def _cost(seen: Observation, proposal: Proposal) -> str:
     new, old = proposal.update.max_size_mb, seen.config.max_size_mb
-    parts = [f"{new - old:,.0f} MB more memory" if new is not None and old is not None else "no memory"]
+    each = f" on each of {seen.workers} workers" if seen.workers > 1 else ""
+    parts = [f"{new - old:,.0f} MB more memory{each}" if new is not None and old is not None else "no memory"]
     if proposal.update.l2_adapters:
         tiers = (seen.config.l2_adapters or (), proposal.update.l2_adapters)
         before, after = (sum(adapter.size_mb or 0 for adapter in tier) for tier in tiers)

@@ -97,7 +97,7 @@ def describe_plan(plan: Plan) -> str:
         f"cost: {'; '.join(_costs(plan))}",
     ]
     if plan.command is not None:
-        lines.append("only the operator can apply it, by a restart; the command line is in the artifact, for them")
+        lines.append("only the operator can apply it, by a restart; what to start it with is in the artifact, for them")
     return "\n".join([*lines, f"plan_fingerprint: {plan.fingerprint}"])
 
 

@@ -44,7 +44,8 @@ def describe_migration(found: "Migration") -> str:
     """Return a migration as text: what it gives, how to start it, what has no counterpart, what changes."""
     saved = "" if found.present_saved is None else f", {found.present_saved:.1%} beyond the engine's own cache"
     lines = [
-        f"today: {found.present_mb:,.0f} MB of all workers, {found.present_policy}: hit rate {found.present_hit_rate:.1%}{saved}",
+        f"today: {found.present_mb:,.0f} MB of all workers, {found.present_policy}: hit rate {found.present_hit_rate:.1%}{saved}"
+        + _of_disk(found),
         "a server, L1 for all ranks:",
         *(_line(size) + ("  <- chosen" if size == found.chosen else "") for size in found.sizes),
         "",
@@ -61,6 +62,12 @@ def describe_migration(found: "Migration") -> str:
         *(f"  {text}" for text in found.changes),
     ]
     return "\n".join([*lines, *found.notes])
+
+
+def _of_disk(found: "Migration") -> str:
+    if found.present_with_disk is None or found.present_from_disk is None:
+        return ""
+    return f"; {found.present_with_disk:.1%} with the local disk, of which {found.present_from_disk:.1%} come from it"
 
 
 def _line(size: "ServerSize") -> str:

@@ -105,7 +105,7 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
     if plan.command is not None:
         return _stop(
             Outcome.NEEDS_OPERATOR,
-            f"{advice.why}. The change needs a restart by the operator; the plan holds the command line",
+            f"{advice.why}. The change needs a restart by the operator; the plan holds what to start it with",
             update,
         )
     if context.mode is Mode.RECOMMEND:

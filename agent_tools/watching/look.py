@@ -193,7 +193,7 @@ class CacheWatch:
         plan = await self._operations.plan(self.cache, _update(lost), reason)
         if plan.needs_restart:
             text = f"what a restart lost cannot be set live: {plan}"
-            more = f". Start the server with: {plan.command}" if plan.command else ""
+            more = f". To set it, {plan.for_the_operator}" if plan.command else ""
             found.add(Finding(f"offer {plan.update.known()}", EventKind.OFFERED, text + more))
             return "offered"
         done = await self._operations.apply(plan, ACTOR)
@@ -259,8 +259,8 @@ class CacheWatch:
         assert report.plan is not None  # noqa: S101  asked before
         what = "a small gain can be tried" if report.advice and report.advice.trial else "a change would help"
         gain = f" ({best.expected_impact})" if best else ""
-        how = f"start the server with: {report.plan.command}" if report.plan.command else f"lmcache-agent tune -c {self.cache}"
-        text = f"{what}: {report.plan}{gain}. To make it: {how}"
+        how = report.plan.for_the_operator or f"lmcache-agent tune -c {self.cache}"
+        text = f"{what}: {report.plan}{gain}. To make it, {how}"
         return Finding(f"offer {', '.join(sorted(report.plan.update.known()))}", EventKind.OFFERED, text)
 
 

@@ -16,8 +16,8 @@ from agent_tools.prediction.forecast import forecast
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
 from agent_tools.prediction.in_process_disk import can_hang, simulate_with_disk, why_disk_not_modelled
 from agent_tools.prediction.in_process_model import InProcessPolicy, simulate_in_process
-from agent_tools.prediction.offline import forecasts_of_trace, policy_of
-from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.prediction.in_process_setting import InProcessSetting
+from agent_tools.prediction.offline import forecasts_of_trace, setting_without_size
 from agent_tools.workload.access_log import AccessLog
 
 COVERED: list[InProcessPolicy] = ["LRU", "FIFO"]
@@ -157,8 +157,8 @@ def test_a_policy_without_a_model_is_refused_with_its_reason() -> None:
         simulate_with_disk(log_of([[1]]), 3, 3, "LFU")
     for name, reason in (("LFU", "KeyError"), ("MRU", "3 points")):
         with pytest.raises(WorkloadError, match=reason):
-            policy_of(name, 0.8, 0.2, "default", l2_mb=4, in_process=True)
-    assert "never compared" in (why_disk_not_modelled("LRU", remote=True) or "")
+            setting_without_size(name, 0.8, 0.2, "default", l2_mb=4, in_process=True)
+    assert "never compared" in (why_disk_not_modelled("LRU", other=True) or "")
     assert "local_cpu false" in (why_disk_not_modelled("FIFO", local_cpu=False) or "")
     assert why_disk_not_modelled("LRU") is None
 
@@ -168,8 +168,8 @@ def _busy() -> AccessLog:
 
 
 def test_a_forecast_says_what_the_disk_serves_and_names_sizes_that_can_hang() -> None:
-    under, inside = policy_of("LRU", 0.8, 0.2, "default", l2_mb=40, in_process=True)
-    (found,) = forecasts_of_trace(_busy(), under, sizes_mb=[4, 20, 60], l2_mb=40, in_process=inside).values()
+    under = setting_without_size("LRU", 0.8, 0.2, "default", l2_mb=40, in_process=True)
+    (found,) = forecasts_of_trace(_busy(), under, sizes_mb=[4, 20, 60], l2_mb=40).values()
     assert found.second_tier == "a local disk of 40 chunks"
     for row in found.rows:
         run = simulate_with_disk(_busy(), row.capacity_chunks, 40)
@@ -181,7 +181,7 @@ def test_a_forecast_says_what_the_disk_serves_and_names_sizes_that_can_hang() ->
 
 
 def test_no_size_that_can_hang_is_in_the_default_grid() -> None:
-    found = forecast(_busy(), ServerSetting(1, l2_capacity_chunks=40), in_process="LRU")
+    found = forecast(_busy(), InProcessSetting(1, l2_capacity_chunks=40))
     assert found.rows
     assert min(row.capacity_chunks for row in found.rows) >= 6
     assert not [note for note in found.notes if "sizes shown are below" in note]

@@ -127,7 +127,7 @@ def test_predicted_hits_are_what_the_server_model_with_isolated_lru_gives(log: A
 
 def test_where_l1_is_in_the_way_the_model_of_the_server_has_the_last_word() -> None:
     advice = tenant_quotas(seen(NEIGHBOURS, with_l2(80, l1_mb=8)))
-    assert "model of `lmcache server`" in advice.gain.method
+    assert "our model of LMCache" in advice.gain.method
     assert any("the curves" in note for note in advice.notes)
 
 

@@ -103,11 +103,17 @@ def ttft_of(answers: Sequence[ChatAnswer]) -> TimeToFirstToken:
     return TimeToFirstToken(mean=1e3 * float(np.mean(seconds)), p50=p50, p95=p95, p99=p99)
 
 
-def settings_for(traffic: ChatTraffic, state_folder: Path) -> Settings:
-    """Return settings with one private server that has too small an L1, and with the vLLM that will use it."""
+def settings_for(traffic: ChatTraffic, state_folder: Path, small: float = SMALL) -> Settings:
+    """Return settings with one private server that has too small an L1, and with the vLLM that will use it.
+
+    Args:
+        traffic: The requests that will be sent.
+        state_folder: Folder of the change log and of both servers' logs.
+        small: Size of the first L1, as a share of what would hold all of the traffic. L1 cannot shrink below it live.
+    """
     footprint_mb = traffic.tokens * Shape().kv_bytes_per_token / MB
     cache = CacheSettings(
-        embedded=EmbeddedOptions(l1_size_mb=round(footprint_mb * SMALL)),
+        embedded=EmbeddedOptions(l1_size_mb=round(footprint_mb * small)),
         bounds=Bounds(max_size_mb=round(footprint_mb * ROOM)),
         engine=f"http://127.0.0.1:{free_port()}",
         cooldown_seconds=0,

@@ -187,10 +187,9 @@ def clear(
 
 def _with_command(plan: Any) -> str:  # noqa: ANN401  a `Plan`, imported where it is used
     """Return a plan as text for the operator, with the command line that a restart takes."""
-    from agent_tools.plain import MESSAGE, plain
     from agent_tools.tools.changes import describe_plan
 
-    return describe_plan(plan) + (f"\nstart the server with: {plain(plan.command, MESSAGE)}" if plan.command else "")
+    return describe_plan(plan) + (f"\n{plan.for_the_operator}" if plan.command else "")
 
 
 def how_to_go_on(operations: "Operations", result: "ChangeResult", url: str | None) -> str:

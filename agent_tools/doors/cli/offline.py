@@ -84,11 +84,12 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
         _predict_from_sample(log, sample, kv_bytes_per_token, trace, as_json=as_json)
         return
     with reported_errors():
-        from agent_tools.prediction.offline import forecasts_of_trace, policy_of, token_counts, world_sizes_in
+        from agent_tools.prediction.offline import forecasts_of_trace, setting_without_size, token_counts, world_sizes_in
         from agent_tools.report.curve_files import write_hit_rate_pictures
         from agent_tools.tools.predict import describe_forecast
 
-        under, inside = policy_of(policy.value, watermark, ratio, l2_prefetch.value, l2_mb=l2_mb, in_process=in_process)
+        prefetch = l2_prefetch.value
+        under = setting_without_size(policy.value, watermark, ratio, prefetch, l2_mb=l2_mb, in_process=in_process)
         found = forecasts_of_trace(
             trace.read(log),
             under,
@@ -97,7 +98,6 @@ def predict(  # noqa: PLR0913, PLR0917  the options of a command
             kv_bytes_per_token=kv_bytes_per_token,
             chunk_factor=chunk_factor,
             engine_cache_tokens=token_counts(engine_cache_tokens),
-            in_process=inside,
             world_sizes=world_sizes_in(world_size or ()),
         )
         for model, one in found.items():

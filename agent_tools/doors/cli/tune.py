@@ -78,7 +78,7 @@ def tune(  # noqa: PLR0913, PLR0917  the options of a command
         lines = [f"{report.outcome.value}: {report.summary}"]
         if report.outcome is Outcome.NEEDS_OPERATOR and report.plan and report.plan.loses:
             lines.append(f"Before you restart it: {report.plan.loses}")
-            lines.append(f"Start the server with: {report.plan.command}")
+            lines.append(f"Then {report.plan.for_the_operator}")
         if report.change is not None and report.undo is None:
             lines.append(how_to_go_on(operations, report.change, url))
         show(report.model_dump(mode="json"), "\n".join(lines), as_json)

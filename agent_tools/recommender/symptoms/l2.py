@@ -105,7 +105,12 @@ def l2_loses_chunks(seen: Observation) -> Symptom | None:
 
 
 def l2_unbounded(seen: Observation) -> Symptom | None:
-    """Report an L2 adapter that never evicts. It grows until its disk or memory is full."""
+    """Report an L2 adapter that never evicts. It grows until its disk or memory is full.
+
+    In-process LMCache keeps its local disk within its size, and a remote store keeps itself.
+    """
+    if seen.in_process:
+        return None
     unbounded = [adapter for adapter in seen.config.l2_adapters or () if adapter.settings_known and not _is_bounded(adapter)]
     if not unbounded:
         return None
