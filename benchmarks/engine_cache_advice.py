@@ -139,7 +139,7 @@ async def _advice_on(one: EngineOnACache, phase: Phase) -> Results:
         "claims": [claim.expected_impact for claim in claims],
         "tried": advice.trial is not None,
         "told": told,
-        "in_report": "LMCache saves nothing here" in page,
+        "in_report": bool(told) and "nothing here" in page,
         "silent": advice.verdict is not Verdict.ACT and not claims and advice.trial is None,
     }
 

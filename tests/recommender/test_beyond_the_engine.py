@@ -78,6 +78,17 @@ def test_behind_an_engine_that_holds_everything_nothing_is_proposed_and_it_says_
     assert SymptomCode.LMCACHE_SAVES_NOTHING in {symptom.code for symptom in advice.symptoms}
 
 
+def test_a_hundredth_that_lmcache_loads_is_next_to_nothing() -> None:
+    seen = behind(2 * FOOTPRINT)
+    engine = seen.metrics.engine
+    assert engine is not None
+    assert engine.prompt_tokens is not None
+    loads = engine.model_copy(update={"lmcache_tokens": engine.prompt_tokens // 100})
+    advice = recommend(replace(seen, metrics=seen.metrics.model_copy(update={"engine": loads})))
+    assert advice.verdict is Verdict.DO_NOTHING
+    assert "LMCache saves next to nothing here" in advice.why
+
+
 def test_an_engine_that_holds_little_leaves_a_gain_that_is_smaller_than_the_hit_rates() -> None:
     alone, behind_small = recommend(behind(0)).best, recommend(behind(int(0.3 * FOOTPRINT))).best
     assert alone is not None

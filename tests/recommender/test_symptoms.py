@@ -359,10 +359,10 @@ def two_tenants(*, again: bool = False) -> AccessLog:
         ),
         (
             engine.lmcache_saves_nothing,
-            served(own_cache_tokens=60_000, lmcache_tokens=499),
+            served(own_cache_tokens=60_000, lmcache_tokens=1_999),
             SymptomCode.LMCACHE_SAVES_NOTHING,
             Severity.HIGH,
-            [60000.0, 499.0, 128000.0],
+            [60000.0, 1999.0, 128000.0],
         ),
         (
             engine.l1_smaller_than_engine_cache,
@@ -492,7 +492,7 @@ def test_a_symptom_speaks(rule: Rule, seen: Observation, code: SymptomCode, seve
         (engine.engine_cache_serves, served(own_cache_tokens=4_000)),
         (engine.engine_cache_serves, beside_own_cache(10_000_000, 0.5)),  # LMCache counts no hits that could be overstated
         (engine.engine_cache_serves, served(own_cache_tokens=60_000, lmcache_tokens=0)),  # a finding of its own
-        (engine.lmcache_saves_nothing, served(own_cache_tokens=60_000, lmcache_tokens=500)),
+        (engine.lmcache_saves_nothing, served(own_cache_tokens=60_000, lmcache_tokens=2_000)),
         (engine.lmcache_saves_nothing, served(own_cache_tokens=4_000, lmcache_tokens=0)),
         (engine.l1_smaller_than_engine_cache, served(own_cache_size_tokens=100_000)),
         (engine.l1_smaller_than_engine_cache, served()),

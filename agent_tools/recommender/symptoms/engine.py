@@ -10,8 +10,8 @@ MOST = 0.5
 """Smallest share of the time to first token that the queue must take for `engine_queues`."""
 LITTLE = 0.1
 """Share of a request's time below which the time to first token hardly matters."""
-NOTHING = 0.005
-"""Share of the prompt tokens below which LMCache saves nothing."""
+NOTHING = 0.02
+"""Share of the prompt tokens below which LMCache saves next to nothing."""
 WORTH_SAVING = 0.01
 """Share of the requested tokens from which it is worth to have LMCache."""
 OVERLAP = 0.05
@@ -80,7 +80,7 @@ def engine_cache_serves(seen: Observation) -> Symptom | None:
 
 
 def lmcache_saves_nothing(seen: Observation) -> Symptom | None:
-    """Report that the engine loads nothing from LMCache, because its own prefix cache holds what comes again."""
+    """Report that the engine loads next to nothing from LMCache, because its own prefix cache holds what comes again."""
     engine = _enough(seen)
     if engine is None or not seen.metrics.tokens.hit:
         return None
@@ -91,7 +91,7 @@ def lmcache_saves_nothing(seen: Observation) -> Symptom | None:
     return Symptom(
         code=SymptomCode.LMCACHE_SAVES_NOTHING,
         severity=Severity.HIGH,
-        summary=f"LMCache saves nothing here: the engine loaded {engine.lmcache_tokens:,} of {engine.prompt_tokens:,} prompt"
+        summary=f"LMCache saves {'next to ' if engine.lmcache_tokens else ''}nothing here: the engine loaded {engine.lmcache_tokens:,} of {engine.prompt_tokens:,} prompt"
         f" tokens from it. The engine's own cache{size} served {own:.1%}, and holds what comes again. " + _would_begin(seen),
         evidence=_sources(seen, engine),
     )
