@@ -10,6 +10,7 @@ import yaml
 from agent_tools.errors import UnsupportedError
 from agent_tools.models import CacheConfig
 from agent_tools.models.change import VARIABLE
+from agent_tools.models.config import SKIP_L1
 from agent_tools.models.start_configuration import StartConfiguration, StartForm
 
 from .kubernetes import Resource, merge_patch
@@ -85,7 +86,7 @@ def in_process_settings(config: CacheConfig) -> dict[str, Any]:
     size, policy, chunk, least = config.max_size_mb, config.eviction_policy, config.chunk_size, config.min_prefix_length
     settings: dict[str, Any] = {
         "chunk_size": chunk,
-        "local_cpu": None if size is None else True,
+        "local_cpu": None if size is None else config.l2_store_policy != SKIP_L1,
         "max_local_cpu_size": None if size is None else size / MB_IN_A_GB,
         "cache_policy": None if policy is None else policy.value.upper(),
         "min_retrieve_tokens": None if least in {None, chunk} else least,

@@ -26,6 +26,8 @@ from agent_tools.redaction import is_the_same, without_secrets
 
 MB = 2**20
 MB_IN_A_GB = 1024
+SKIP_L1 = "skip_l1"
+"""`l2_store_policy` of an L1 that only passes chunks on to L2."""
 DEFAULT_TENANT = "_default"
 """LMCache's name of the empty cache salt among the quotas."""
 

@@ -34,16 +34,19 @@ def of_configuration(settings: Mapping[str, Any], policy: InProcessPolicy, chunk
     return _tier(disk, policy, chunk_bytes, other=remote, local_cpu=settings.get("local_cpu") is not False)
 
 
-def of_adapters(adapters: Sequence[L2Adapter], policy: InProcessPolicy, chunk_bytes: float | None) -> LocalDisk:
+def of_adapters(
+    adapters: Sequence[L2Adapter], policy: InProcessPolicy, chunk_bytes: float | None, *, local_cpu: bool = True
+) -> LocalDisk:
     """Return the tier of a running in-process LMCache.
 
     Args:
         adapters: Its L2 adapters.
         policy: Its ``cache_policy``.
         chunk_bytes: Bytes of a chunk on one worker; ``None`` if unknown.
+        local_cpu: Whether its memory keeps chunks.
     """
     disks = [one.settings.get("max_capacity_gb") for one in adapters if one.type == DISK]
-    return _tier(disks[0] if disks else None, policy, chunk_bytes, other=len(adapters) > len(disks[:1]))
+    return _tier(disks[0] if disks else None, policy, chunk_bytes, other=len(adapters) > len(disks[:1]), local_cpu=local_cpu)
 
 
 def _tier(
@@ -51,7 +54,7 @@ def _tier(
 ) -> LocalDisk:
     size = disk_gb if isinstance(disk_gb, int | float) and not isinstance(disk_gb, bool) and disk_gb > 0 else 0
     if not size and not other:
-        return LocalDisk()
+        return LocalDisk(withheld=None if local_cpu else "local_cpu is false, so its memory keeps no chunks")
     withheld = why_disk_not_modelled(policy, local_cpu=local_cpu, other=other)
     if withheld is None and chunk_bytes is None:
         withheld = "the disk behind in-process LMCache is not predicted, because the bytes of a chunk are not known"

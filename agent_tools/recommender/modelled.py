@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
 from agent_tools.models import MB, CacheConfig, ConfigUpdate, Gain
+from agent_tools.models.config import SKIP_L1
 from agent_tools.models.cost import Range
 from agent_tools.models.engine import TimeToFirstToken
 from agent_tools.plain import points
@@ -74,7 +75,8 @@ def _disk_behind(seen: Observation, config: CacheConfig) -> LocalDisk:
     policy = _inside(config)
     if policy is None:
         return LocalDisk()
-    disk = of_adapters(config.l2_adapters or (), policy, seen.chunk_bytes)
+    passes_on = config.l2_store_policy == SKIP_L1
+    disk = of_adapters(config.l2_adapters or (), policy, seen.chunk_bytes, local_cpu=not passes_on)
     if not disk.chunks or seen.log is None or seen.chunk_bytes is None or config.max_size_mb is None:
         return disk
     longest, size = int(seen.log.chunks_per_request.max(initial=0)), config.max_size_mb * MB / seen.chunk_bytes

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from agent_tools.deployments.server.versions import release_of
 from agent_tools.models import MB, Bounds, CacheConfig, CacheMetrics, EvictionPolicy, Health, Rung, Support, SupportLevel, Window
+from agent_tools.models.config import SKIP_L1
 from agent_tools.models.cost import Economics, KvSize
 from agent_tools.models.engine import EngineMetrics, EngineSpeed
 from agent_tools.plain import points
@@ -153,7 +154,7 @@ class Observation:
         Such a design is healthy. LMCache counts each of these removals as an eviction.
         """
         config = self.config
-        moves_on = config.l2_store_policy == "skip_l1" and config.l2_prefetch_policy != "retain"
+        moves_on = config.l2_store_policy == SKIP_L1 and config.l2_prefetch_policy != "retain"
         return bool(config.l2_adapters) and moves_on
 
     @property

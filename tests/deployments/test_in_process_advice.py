@@ -15,6 +15,7 @@ from agent_tools.caches.settings import CacheSettings, Settings
 from agent_tools.deployments.server.process import free_port
 from agent_tools.io_loop import io_loop
 from agent_tools.models import Bounds, ConfigUpdate, EvictionPolicy, L2Adapter, Mode, SupportLevel, SymptomCode, Verdict
+from agent_tools.models.start_configuration import StartForm
 from agent_tools.operations import Operations
 from agent_tools.prediction.model_kv import model_kv
 from agent_tools.recommender.migration import migration
@@ -180,3 +181,17 @@ def test_no_disk_is_advised_where_a_prompt_is_longer_than_the_memory(
 
 def log_in(record: Path) -> Any:
     return read_trace(record, chunk_size=CHUNK)
+
+
+def test_a_memory_that_only_passes_chunks_on_is_read_as_that_and_not_predicted(
+    engines: Engines, operations_on: Callable[..., Operations], tmp_path: Path
+) -> None:
+    record, disk = tmp_path / "record", str(tmp_path / "disk")
+    engine = engines(record, local_cpu=False, local_disk=disk, max_local_disk_size=8 / 1024)
+    operations = operations_on(engine, record, Bounds(max_size_mb=16, allow_restart=True))
+    engine.play(*PROMPTS[:60])
+    assert io_loop.run(operations.settings, "inside").l2_store_policy == "skip_l1"
+    assert not io_loop.run(operations.recommend, "inside").recommendations
+    found, _ = io_loop.run(lambda: operations.forecast("inside", sizes_mb=[SMALL_MB]))
+    assert any("local_cpu false" in note for note in found.notes)
+    assert "LMCACHE_LOCAL_CPU=False" in io_loop.run(operations.export, "inside", StartForm.ENV).text

@@ -10,7 +10,7 @@ from typing import Any
 from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.errors import LMCacheToolError, NotLMCacheError, UnreachableError
 from agent_tools.models import MB, CacheConfig, EvictionPolicy, Health, L2Adapter
-from agent_tools.models.config import MB_IN_A_GB
+from agent_tools.models.config import MB_IN_A_GB, SKIP_L1
 from agent_tools.plain import plain
 from agent_tools.redaction import text_without_secrets
 from agent_tools.wire.access import NO_PROXY, Access
@@ -162,7 +162,8 @@ def config_of(state: WorkerState) -> CacheConfig:
     """Return the configuration of one worker. Sizes are per worker.
 
     L1's size and policy come from ``/conf``, because LMCache does not report what it allocated. They are in force unless another
-    program wrote to ``/conf`` after the start; we never do. An invalid value that LMCache accepted becomes ``None``.
+    program wrote to ``/conf`` after the start; we never do. An invalid value that LMCache accepted becomes ``None``. With
+    ``local_cpu: false``, L1 only passes chunks on to L2, as with ``skip_l1`` on a server.
     """
     conf = state.conf
     policy = str(conf.get("cache_policy")).lower()
@@ -178,6 +179,7 @@ def config_of(state: WorkerState) -> CacheConfig:
         auto_eviction=True,
         chunk_size=conf["chunk_size"],
         l2_adapters=tuple(_adapter_of(name, conf) for name in state.backends if name != CPU_BACKEND),
+        l2_store_policy=None if conf.get("local_cpu", True) else SKIP_L1,
         hash_algorithm=conf.get("pre_caching_hash_algorithm"),
     )
 

@@ -88,10 +88,11 @@ def lmcache_saves_nothing(seen: Observation) -> Symptom | None:
     if own is None or saved is None or saved >= NOTHING or own < OVERLAP:
         return None
     size = f" of {engine.own_cache_size_tokens:,} tokens" if engine.own_cache_size_tokens else ""
+    little = "next to nothing" if engine.lmcache_tokens else "nothing"
     return Symptom(
         code=SymptomCode.LMCACHE_SAVES_NOTHING,
         severity=Severity.HIGH,
-        summary=f"LMCache saves {'next to ' if engine.lmcache_tokens else ''}nothing here: the engine loaded {engine.lmcache_tokens:,} of {engine.prompt_tokens:,} prompt"
+        summary=f"LMCache saves {little} here: the engine loaded {engine.lmcache_tokens:,} of {engine.prompt_tokens:,} prompt"
         f" tokens from it. The engine's own cache{size} served {own:.1%}, and holds what comes again. " + _would_begin(seen),
         evidence=_sources(seen, engine),
     )

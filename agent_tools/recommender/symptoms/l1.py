@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent_tools.models import Rung, Severity, Symptom, SymptomCode
+from agent_tools.models.config import SKIP_L1
 from agent_tools.plain import points
 from agent_tools.recommender.observation import Observation
 from agent_tools.workload.access_log import AccessLog
@@ -76,7 +77,7 @@ def l1_never_evicts(seen: Observation) -> Symptom | None:
     used, dropped = (metrics.utilization_percent or 0) / 100, (metrics.failed_stores or 0) + (metrics.l2_loads_failed or 0)
     if not seen.never_evicts or seen.l1_is_buffer or not dropped or used < FULL:
         return None
-    retains = seen.config.l2_adapters and seen.config.l2_store_policy == "skip_l1"
+    retains = seen.config.l2_adapters and seen.config.l2_store_policy == SKIP_L1
     instead = ", or set l2_prefetch_policy default, so that L1 is only a buffer in front of L2" if retains else ""
     return Symptom(
         code=SymptomCode.L1_NEVER_EVICTS,
