@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from engine import observed, picked, prediction, set_to
+from engine import observed, prediction, set_to
 from engine_cache import LIGHT, ONE_THREAD, PAUSE, engine, footprint_mb, one_pass
 from prediction import machine
 
@@ -32,16 +32,18 @@ from agent_tools.demo.engine.vllm_server import BLOCK, SHAPE
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ConfigUpdate
 from agent_tools.models.advice import SymptomCode, Verdict
+from agent_tools.recommender.observation import Observation
+from agent_tools.recommender.recommend import recommend
 
 STORE = Path(__file__).parent / "results" / "engine_cache_advice.json"
-TRAFFIC = ChatTraffic(seed=5)
+TIMED = ChatTraffic(conversations=7, turns=5, seed=5)
+HELD = ChatTraffic(seed=5)
+"""The traffic of the part `no_claim`."""
 OWN = (0.25, 0.6)
 """Sizes of L0, as shares of the distinct tokens of the workload. One of 150 % leaves nothing for LMCache to save."""
 L1 = (0.25, 0.6, 1.0, 1.5)
 """Sizes of L1, likewise."""
 CLIENTS = (1, 3)
-REPEATS = 2
-"""Passes of the pick and of the best L1, taken in turn."""
 RUNS = 10
 EVERYTHING = 1.5
 """Size of an L0 that holds the whole workload."""
@@ -53,18 +55,14 @@ def _own_tokens(traffic: ChatTraffic, share: float) -> int:
     return int(traffic.tokens * share) // BLOCK * BLOCK
 
 
-def _size_mb(share: float) -> int:
-    return round(footprint_mb(TRAFFIC) * share)
-
-
 async def times(kept: Results, save: Save) -> None:
     """Measure the cells of time to first token."""
     for share in OWN:
         of_own: Results = kept.setdefault(f"{share:.0%}", {})
         if all(of_own.get(str(clients), {}).get("complete") for clients in CLIENTS):
             continue
-        async with engine(TRAFFIC, _own_tokens(TRAFFIC, share), SHAPE) as one:
-            await one_pass(one, TRAFFIC, L1[0], 1, 0)  # an engine is slower at first
+        async with engine(TIMED, _own_tokens(TIMED, share), SHAPE) as one:
+            await _timed_pass(one, 1, _sized(L1[0]))  # an engine is slower at first
             for clients in CLIENTS:
                 await _times_of(one, clients, of_own.setdefault(str(clients), {}), save)
 
@@ -72,41 +70,55 @@ async def times(kept: Results, save: Save) -> None:
 async def _times_of(one: EngineOnACache, clients: int, kept: Results, save: Save) -> None:
     """Measure each L1. The machine's speed drifts, so the smallest is observed anew right before each."""
     cells: Results = kept.setdefault("cells", {})
-    for size in L1:
-        if str(_size_mb(size)) in cells:
+    for update in map(_sized, L1):
+        name = f"{update.max_size_mb:g} MB"
+        if name in cells:
             continue
-        seen = await observed(one, await one_pass(one, TRAFFIC, L1[0], clients, 0))
-        update = ConfigUpdate(max_size_mb=_size_mb(size))
-        said = prediction(seen, update)
+        seen = await observed(one, await _timed_pass(one, clients, _sized(L1[0])))
         if "pick" not in kept:
-            kept |= picked(seen)
-            kept["pick"] = kept["pick"]["max_size_mb"] if kept["pick_in_words"] != "nothing would help" else _size_mb(L1[0])
-        cells[str(_size_mb(size))] = [await _measured(one, clients, _size_mb(size)) | {"predicted": said["ttft"]}]
-        print(f"{clients} clients, {_size_mb(size)} MB", json.dumps(cells[str(_size_mb(size))]), flush=True)
+            kept["pick_in_words"], pick = _picked(seen)
+            kept["pick"] = _measured(await _timed_pass(one, clients, pick))
+            seen = await observed(one, await _timed_pass(one, clients, _sized(L1[0])))
+        said = prediction(seen, update)
+        cells[name] = _measured(await _timed_pass(one, clients, update)) | {"predicted": said["ttft"]}
+        print(f"{clients} clients, {name}", json.dumps(cells[name]), flush=True)
         save()
-    best = min(cells, key=lambda one: _mean_ms(cells[one][:1]))
-    of_pick = f"{kept['pick']:g}"
-    kept["best"] = float(best)
-    cells.setdefault(of_pick, [])
-    while min(len(cells[of_pick]), len(cells[best])) < REPEATS:
-        for which in dict.fromkeys((best, of_pick)):
-            cells[which].append(await _measured(one, clients, float(which)))
-        save()
+    kept["best"] = min(cells, key=lambda one: _mean_ms(cells[one]))
     kept["complete"] = True
     save()
 
 
-async def _measured(one: EngineOnACache, clients: int, size_mb: float) -> Results:
-    await set_to(one, ConfigUpdate(max_size_mb=size_mb))
-    phase = await one.send("pass", TRAFFIC.requests(), lambda *_: None, clients)
+def _sized(share: float) -> ConfigUpdate:
+    size = round(footprint_mb(TIMED) * share)
+    return ConfigUpdate(max_size_mb=size, eviction_watermark=0.8, eviction_ratio=0.2)
+
+
+def _picked(seen: Observation) -> tuple[str, ConfigUpdate]:
+    """Return what the advice on the smallest L1 picks, in words and as settings."""
+    best = recommend(seen).best
+    if best is None or best.update is None:
+        return "nothing", _sized(L1[0])
+    update = ConfigUpdate.model_validate(_sized(L1[0]).known() | best.update.known())
+    return f"{best.title}: {best.expected_impact}", update
+
+
+async def _timed_pass(one: EngineOnACache, clients: int, update: ConfigUpdate) -> Phase:
+    await set_to(one, update)
+    phase = await one.send("pass", TIMED.requests(), lambda *_: None, clients)
     if phase.errors or phase.metrics is None or phase.metrics.engine is None:
         raise RuntimeError(f"the pass failed: {phase.errors[:1]}")
+    return phase
+
+
+def _measured(phase: Phase) -> Results:
+    assert phase.metrics is not None  # noqa: S101  the pass is over
     source = phase.metrics.engine
+    assert source is not None  # noqa: S101  likewise
     return {"ttft": phase.ttft.model_dump(), "own": source.own_cache_share, "saved": source.saved_share}
 
 
-def _mean_ms(passes: list[Results]) -> float:
-    return mean(float(one["ttft"]["mean"]) for one in passes)
+def _mean_ms(cell: Results) -> float:
+    return float(cell["ttft"]["mean"])
 
 
 async def no_claim(kept: Results, save: Save) -> None:
@@ -115,11 +127,11 @@ async def no_claim(kept: Results, save: Save) -> None:
     runs: list[Results] = kept.setdefault("runs", [])
     if len(runs) >= RUNS:
         return
-    async with engine(TRAFFIC, _own_tokens(TRAFFIC, EVERYTHING), LIGHT) as one:
+    async with engine(HELD, _own_tokens(HELD, EVERYTHING), LIGHT) as one:
         for seed in range(len(runs), RUNS):
             size = L1[seed % len(L1)]
-            phase = await one_pass(one, TRAFFIC.with_seed(seed), size, 1 + 2 * (seed % 2), PAUSE)
-            runs.append({"size_mb": _size_mb(size)} | await _advice_on(one, phase))
+            phase = await one_pass(one, HELD.with_seed(seed), size, 1 + 2 * (seed % 2), PAUSE)
+            runs.append({"size_mb": round(footprint_mb(HELD) * size)} | await _advice_on(one, phase))
             print(json.dumps(runs[-1]), flush=True)
             save()
 
@@ -147,11 +159,7 @@ async def _advice_on(one: EngineOnACache, phase: Phase) -> Results:
 def report(results: Results) -> str:
     """Return the results as a page."""
     lines = ["# Advice where the engine's own cache is on", ""]
-    lines += [
-        f"A real vLLM 0.32 (CPU) with its own prefix cache (L0) on, in front of `lmcache server` 0.5.6. {TRAFFIC.conversations}"
-        f" conversations of {TRAFFIC.turns} turns, about {TRAFFIC.tokens:,} distinct tokens ({footprint_mb(TRAFFIC):.0f} MB of"
-        " KV), from empty caches.",
-    ]
+    lines += ["A real vLLM 0.32 (CPU) with its own prefix cache (L0) on, in front of `lmcache server` 0.5.6, from empty caches."]
     if cells := results.get("times"):
         lines += ["", *_times_lines(cells)]
     if runs := results.get("no_claim", {}).get("runs"):
@@ -159,23 +167,30 @@ def report(results: Results) -> str:
     return "\n".join([*lines, "", f"({machine()})"]) + "\n"
 
 
+def _in_words(traffic: ChatTraffic) -> str:
+    return (
+        f"{traffic.conversations} conversations of {traffic.turns} turns, about {traffic.tokens:,} distinct tokens"
+        f" ({footprint_mb(traffic):.0f} MB of KV)"
+    )
+
+
 def _times_lines(kept: Results) -> list[str]:
     rows, errors, picks = [], [], []
     for share, of_own in kept.items():
         for clients, part in of_own.items():
             who = f"{clients} client{'' if clients == '1' else 's'}"
-            for size, passes in part["cells"].items():
-                row = f"| {share} | {who} | {float(size):g} MB | {passes[0]['own']:.1%} | {passes[0]['saved']:.1%} | "
-                row += f"{passes[0]['ttft']['mean']:,.0f} | "
-                if said := passes[0].get("predicted"):
-                    errors.append((clients, abs(said["mean"] / passes[0]["ttft"]["mean"] - 1)))
-                    row += f"{said['mean']:,.0f} | {said['mean'] / passes[0]['ttft']['mean'] - 1:+.1%} |"
-                rows.append(row if said else row + "| |")
+            for size, cell in part["cells"].items():
+                off = cell["predicted"]["mean"] / _mean_ms(cell) - 1
+                errors.append((clients, abs(off)))
+                rows.append(
+                    f"| {share} | {who} | {size} | {cell['own']:.1%} | {cell['saved']:.1%} | {_mean_ms(cell):,.0f} |"
+                    f" {cell['predicted']['mean']:,.0f} | {off:+.1%} |"
+                )
             if part.get("complete"):
-                pick, best = (_mean_ms(part["cells"][f"{part[which]:g}"]) for which in ("pick", "best"))
+                pick, best = _mean_ms(part["pick"]), _mean_ms(part["cells"][part["best"]])
                 picks.append(
-                    f"* L0 {share}, {who}: the advice picks {part['pick']:g} MB ({part['pick_in_words']}): {pick:,.0f} ms; the"
-                    f" best L1 is {part['best']:g} MB with {best:,.0f} ms: {pick / best - 1:+.1%}"
+                    f"* L0 {share}, {who}: the advice on the smallest L1 picks {part['pick_in_words']}. Measured {pick:,.0f} ms;"
+                    f" the best of these L1 is {part['best']} with {best:,.0f} ms: {pick / best - 1:+.1%}"
                 )
     summary = ", ".join(
         f"{mean(found):.1%} on average and at most {max(found):.1%} with {clients} client{'' if clients == '1' else 's'}"
@@ -184,6 +199,8 @@ def _times_lines(kept: Results) -> list[str]:
     )
     return [
         "## Time to first token, measured and predicted",
+        "",
+        f"{_in_words(TIMED)}.",
         "",
         "Means, ms. Each is predicted from an observation of the smallest L1 right before it was measured, since the machine's"
         " speed drifts. Predictions leave out the wait for other requests.",
@@ -202,6 +219,8 @@ def _no_claim_lines(runs: list[Results]) -> list[str]:
     silent, told, in_report = (sum(bool(run[which]) for run in runs) for which in ("silent", "told", "in_report"))
     return [
         "## An own cache that holds everything",
+        "",
+        f"{_in_words(HELD)}.",
         "",
         f"L0 of {EVERYTHING:.0%} of the workload, L1 of {', '.join(f'{size:.0%}' for size in L1)} in turn, one client and three."
         f" In {silent} of {len(runs)} runs no advice, no trial and no claim of a saving; in {told} LMCache is said to save"
