@@ -5,11 +5,12 @@ Run from the repository root::
     PYTHONPATH=. python benchmarks/in_process.py
 
 Each cell is a real engine without a model (`tests/deployments/engine_script.py`) with an L1 of its own size and policy. LMCache's
-own chunk statistics record its lookups; the prediction knows only these files. Some have a local disk behind L1. Results go to
-``results/in_process.json`` and ``.md``.
+own chunk statistics record its lookups; the prediction knows only these files. Some have a local disk or a remote store behind
+L1. Results go to ``results/in_process.json`` and ``.md``.
 """
 
 import json
+import math
 import random
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "deployments"))
 
@@ -33,9 +35,10 @@ RESULTS = Path(__file__).parent / "results"
 REQUESTS = 600
 SIZES_MB = (2, 4, 8)
 POLICIES: tuple[InProcessPolicy, ...] = ("LRU", "LFU")
-DISKS_MB = {2: 6, 4: 8}
-"""Sizes of L1 that a local disk is put behind, and of that disk. The longest prompt fits into the smallest of them."""
-WITH_DISK: tuple[InProcessPolicy, ...] = ("LRU", "FIFO")
+TIERS_MB = {2: (6, math.inf), 4: (8,)}
+"""Sizes of L1 that a local disk is put behind, and of that disk; ``inf`` is a remote store (``fs``). The longest prompt fits into
+the smallest L1."""
+WITH_TIER: tuple[InProcessPolicy, ...] = ("LRU", "FIFO")
 AT_ONCE = 2
 Prompts = list[tuple[int, int, int]]
 
@@ -46,7 +49,8 @@ class Cell:
 
     workload: str
     size_mb: float
-    disk_mb: float
+    tier_mb: float
+    """Size of the local disk behind L1; ``inf`` for a remote store, 0 for neither."""
     policy: str
     served: float
     """Token hit rate over whole chunks, as the engine found them in either tier."""
@@ -86,7 +90,7 @@ WORKLOADS: dict[str, Callable[[random.Random], Prompts]] = {
 }  # fmt: skip
 
 
-def measured(workload: str, size_mb: float, disk_mb: float, policy: InProcessPolicy) -> Cell:
+def measured(workload: str, size_mb: float, tier_mb: float, policy: InProcessPolicy) -> Cell:
     """Run one cell."""
     prompts = WORKLOADS[workload](random.Random(7))  # noqa: S311  a workload
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as disk:
@@ -94,7 +98,7 @@ def measured(workload: str, size_mb: float, disk_mb: float, policy: InProcessPol
             free_port(),
             max_local_cpu_size=size_mb / 1024,
             cache_policy=policy,
-            **({"local_disk": disk, "max_local_disk_size": disk_mb / 1024} if disk_mb else {}),
+            **_tier(disk, tier_mb),
             enable_chunk_statistics=True,
             chunk_statistics_strategy="file_hash",
             extra_config={"chunk_statistics_file_output_dir": folder},
@@ -104,15 +108,26 @@ def measured(workload: str, size_mb: float, disk_mb: float, policy: InProcessPol
         finally:
             engine.stop()
         log = read_trace(folder, chunk_size=CHUNK)
-    sizes = {"capacity_chunks": size_mb * MB / CHUNK_BYTES, "l2_capacity_chunks": disk_mb * MB / CHUNK_BYTES}
+    sizes = {"capacity_chunks": size_mb * MB / CHUNK_BYTES, "l2_capacity_chunks": tier_mb * MB / CHUNK_BYTES}
     said = predict_server(log, InProcessSetting(**sizes, cache_policy=policy))
-    return Cell(workload, size_mb, disk_mb, policy, sum(found) / sum(chunks for _, chunks, _ in prompts), said.hit_rate)
+    return Cell(workload, size_mb, tier_mb, policy, sum(found) / sum(chunks for _, chunks, _ in prompts), said.hit_rate)
+
+
+def _tier(folder: str, size_mb: float) -> dict[str, Any]:
+    if math.isinf(size_mb):
+        return {"remote_url": f"fs://localhost:0{folder}", "remote_serde": "naive"}
+    return {"local_disk": folder, "max_local_disk_size": size_mb / 1024} if size_mb else {}
+
+
+def _in_words(size_mb: float) -> str:
+    return "remote store" if math.isinf(size_mb) else f"disk of {size_mb:g} MB" if size_mb else ""
 
 
 def main() -> None:
     """Run all cells and write the results."""
     cells = [(workload, size, 0, policy) for workload in WORKLOADS for size in SIZES_MB for policy in POLICIES]
-    cells += [(name, size, disk, policy) for name in WORKLOADS for size, disk in DISKS_MB.items() for policy in WITH_DISK]
+    tiers = [(size, tier) for size, behind in TIERS_MB.items() for tier in behind]
+    cells += [(name, *sizes, policy) for name in WORKLOADS for sizes in tiers for policy in WITH_TIER]
     with ThreadPoolExecutor(AT_ONCE) as threads:
         done = list(threads.map(lambda cell: measured(*cell), cells))
     errors = [cell.error_points for cell in done]
@@ -122,10 +137,10 @@ def main() -> None:
         f"{len(done)} engines (LMCache 0.5.6, without a model), {REQUESTS} requests each. The prediction reads the",
         f"`chunk_hashes` files alone. Error: mean {sum(errors) / len(errors):.2f} points, largest {max(errors):.2f}.",
         "",
-        "| workload | L1, MB | local disk, MB | policy | served | predicted | error, points |",
-        "|---|--:|--:|---|--:|--:|--:|",
+        "| workload | L1, MB | behind it | policy | served | predicted | error, points |",
+        "|---|--:|---|---|--:|--:|--:|",
         *(
-            f"| {c.workload} | {c.size_mb:g} | {f'{c.disk_mb:g}' if c.disk_mb else 'none'} | {c.policy} | {c.served:.1%} |"
+            f"| {c.workload} | {c.size_mb:g} | {_in_words(c.tier_mb)} | {c.policy} | {c.served:.1%} |"
             f" {c.predicted:.1%} | {c.error_points:.2f} |"
             for c in done
         ),

@@ -215,7 +215,7 @@ def forecast(  # noqa: PLR0913  what a forecast depends on
         lru_curve=_drawn(curve, capacities),
         notes=(
             *_notes(log, curve, chunk_bytes, rows, in_process=inside is not None),
-            *(_of_a_disk(longest, capacities, chunk_bytes) if on_disk else ()),
+            *(_of_a_tier(longest, capacities, chunk_bytes) if on_disk else ()),
             *_savings(own, rows),
         ),
     )
@@ -255,6 +255,8 @@ def chunks_of(sizes_mb: Sequence[float], log: AccessLog, kv_bytes_per_token: flo
 
 
 def _in_words(under: ServerSetting) -> str:
+    if isinstance(under, InProcessSetting) and math.isinf(under.l2_capacity_chunks):
+        return "a remote store that keeps everything"
     size = "without bound" if math.isinf(under.l2_capacity_chunks) else f"of {under.l2_capacity_chunks:.0f} chunks"
     if isinstance(under, InProcessSetting):
         return f"a local disk {size}"
@@ -395,13 +397,13 @@ def _notes(
     return notes
 
 
-def _of_a_disk(longest: int, capacities: Sequence[float], chunk_bytes: float | None) -> list[str]:
-    """Warn of the L1 sizes at which an engine with a disk can hang, and say which of the table's they are."""
+def _of_a_tier(longest: int, capacities: Sequence[float], chunk_bytes: float | None) -> list[str]:
+    """Warn of the L1 sizes at which an engine with a tier behind L1 can hang, and say which of the table's they are."""
     least = f"{longest:,} chunks" + (f" ({longest * chunk_bytes / MB:,.1f} MB)" if chunk_bytes else "")
     shown = sum(can_hang(longest, size) for size in capacities)
     return [
-        f"with a disk, do not choose an L1 below {least}, the longest prompt of the log: a disk hit that L1 cannot hold makes the"
-        " engine hang"
+        f"with a tier behind it, do not choose an L1 below {least}, the longest prompt of the log: a hit there that L1 cannot"
+        " hold makes the engine hang"
         + (f"; the {shown} smallest sizes shown are below, and what they state cannot be relied on" if shown else "")
     ]
 

@@ -1,9 +1,10 @@
-"""Model of in-process LMCache with a local disk behind its memory (``local_disk``, ``max_local_disk_size``), for LRU and FIFO.
+"""Model of in-process LMCache with a local disk or a remote store behind its memory, for LRU and FIFO.
 
 Observed in LMCache 0.5.6 (``storage_manager``, ``local_cpu_backend``, ``local_disk_backend``): a lookup takes L1's leading run,
 and the disk's from there on. It touches the chunks tail first in each tier. The disk's chunks are then loaded: each gets memory,
 for which L1 evicts what this request does not use, is touched on the disk head first, and stays in L1. A store goes to both.
 The disk evicts one chunk for each that does not fit, and takes its new chunks after that. L1 works as in `in_process_model`.
+A remote store (``remote_url``) is a disk that never fills.
 """
 
 import numpy as np
@@ -32,17 +33,20 @@ def why_disk_not_modelled(policy: InProcessPolicy, *, local_cpu: bool = True, ot
     Args:
         policy: ``cache_policy``.
         local_cpu: ``local_cpu``: whether L1 keeps chunks.
-        other: Whether there is another tier than one local disk, e.g. a ``remote_url``.
+        other: Whether there is more than one tier, or one that is neither a local disk nor a remote store.
     """
     if other:
-        return "behind in-process LMCache only one local disk is predicted: our model was never compared with another tier"
+        return "behind in-process LMCache one local disk or one remote store is predicted, and not several tiers or others"
     if not local_cpu:
         return "a disk behind in-process LMCache with local_cpu false is not predicted: its memory then only passes chunks on"
     return NOT_MODELLED.get(policy)
 
 
 def can_hang(longest_chunks: int, capacity_chunks: float) -> bool:
-    """Return whether a hit on the disk can need more memory than L1 has. LMCache 0.5.6 then tries to get it without end."""
+    """Return whether a hit behind L1 can need more memory than L1 has. LMCache 0.5.6 then tries to get it without end.
+
+    Seen on real engines with a local disk and with a remote store.
+    """
     return longest_chunks > int(capacity_chunks)
 
 
@@ -55,7 +59,7 @@ def simulate_with_disk(log: AccessLog, capacity_chunks: float, disk_chunks: floa
     Args:
         log: The recorded lookups.
         capacity_chunks: ``max_local_cpu_size``, in chunks.
-        disk_chunks: ``max_local_disk_size``, in chunks; ``inf`` for a disk that never fills.
+        disk_chunks: ``max_local_disk_size``, in chunks; ``inf`` for a remote store that keeps everything.
         policy: ``cache_policy``, LRU or FIFO.
 
     Raises:

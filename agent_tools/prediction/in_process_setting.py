@@ -10,7 +10,8 @@ from .server_setting import ServerSetting
 class InProcessSetting(ServerSetting):
     """One configuration of in-process LMCache 0.5.6, on one worker. Nothing in it depends on time.
 
-    It evicts only what the next chunk needs. `l2_capacity_chunks` is ``max_local_disk_size``; hits on that disk are those of L2.
+    It evicts only what the next chunk needs. `l2_capacity_chunks` is ``max_local_disk_size``, or ``inf`` for a remote store that
+    keeps everything; hits there are those of L2.
     """
 
     watermark: float = 1.0

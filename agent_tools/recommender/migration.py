@@ -23,9 +23,9 @@ from agent_tools.prediction.sizing import l0_tokens_of
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.chunk_layout import ALIGNMENT
 
-from .local_disk import LocalDisk, of_configuration
 from .proposals import RATIOS, WATERMARKS
 from .server_counterpart import DEFAULT_CHUNK, DEFAULT_POLICY, DEFAULT_SIZE_GB, counterpart_of, kv_transfer_config
+from .tier_behind import TierBehind, of_configuration
 
 FACTORS = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0)
 """Sizes of the server's L1 that are tried, in parts of what all workers have today."""
@@ -69,11 +69,11 @@ class Migration(Frozen):
     present_policy: str
     present_hit_rate: Rate
     """Hit rate of in-process LMCache on the log with its memory alone, by our model. `chosen` is as good as this."""
-    present_with_disk: Rate | None
-    """Hit rate of its memory and its local disk together, to be set against `ServerSize.with_l2`; ``None`` if there is no disk,
-    or if it is not modelled (then `notes` say why)."""
-    present_from_disk: Rate | None
-    """The part of it that comes from the disk."""
+    present_with_tier: Rate | None
+    """Hit rate of its memory and the tier behind it together, to be set against `ServerSize.with_l2`; ``None`` if there is no
+    such tier, or if it is not modelled (then `notes` say why)."""
+    present_from_tier: Rate | None
+    """The part of it that comes from that tier."""
     present_saved: Rate | None
     """Part of it that the engine's own cache does not have; ``None`` if the GPU's memory is not given."""
     sizes: tuple[ServerSize, ...]
@@ -130,9 +130,9 @@ def migration(
     chunk_mb, present_mb = one * model.copies / MB, size_gb * MB_IN_A_GB * model.copies
     own = None if gpu_free_gb is None else engine_caches(log, [l0_tokens_of(model, gpu_free_gb)])[0]
     present = InProcessSetting(size_gb * MB_IN_A_GB * MB / one, cache_policy=policy)
-    disk = of_configuration(settings, policy, one)
+    tier = of_configuration(settings, policy, one)
     now = predict_server(log, present)
-    with_disk = predict_server(log, replace(present, l2_capacity_chunks=disk.chunks)) if disk.chunks else None
+    with_tier = predict_server(log, replace(present, l2_capacity_chunks=tier.chunks)) if tier.chunks else None
     found = counterpart_of(settings, model.copies)
     l2_mb = next((adapter.size_mb for adapter in found.adapters if adapter.size_mb), None)
     sizes = tuple(_server(log, factor * present_mb, chunk_mb, own, l2_mb) for factor in FACTORS)
@@ -142,8 +142,8 @@ def migration(
         present_mb=present_mb,
         present_policy=policy,
         present_hit_rate=now.hit_rate,
-        present_with_disk=None if with_disk is None else with_disk.hit_rate,
-        present_from_disk=None if with_disk is None else with_disk.runs[0].l2_hit_rate,
+        present_with_tier=None if with_tier is None else with_tier.hit_rate,
+        present_from_tier=None if with_tier is None else with_tier.runs[0].l2_hit_rate,
         present_saved=None if own is None else own.saved(now),
         sizes=sizes,
         chosen=chosen,
@@ -157,7 +157,7 @@ def migration(
             *_of_latent(model),
             *found.notes,
             *_notes(settings, log, good=bool(good)),
-            *_of_the_tier(disk, log, present.capacity_chunks, l2=l2_mb is not None),
+            *_of_the_tier(tier, log, present.capacity_chunks, l2=l2_mb is not None),
             *log.remarks,
         ),
     )
@@ -247,17 +247,18 @@ def _changes(log: AccessLog, chosen: ServerSize, chunk_mb: float, model: ModelKv
     )
 
 
-def _of_the_tier(disk: LocalDisk, log: AccessLog, l1_chunks: float, *, l2: bool) -> Sequence[str]:
+def _of_the_tier(tier: TierBehind, log: AccessLog, l1_chunks: float, *, l2: bool) -> Sequence[str]:
     """Say what the tier behind today's memory does to the figures."""
-    if disk.withheld is not None:
+    if tier.withheld is not None:
         server = "; with_l2 has the server's with its L2" if l2 else ""
-        return (f"today's hit rate is of memory alone: {disk.withheld}{server}",)
+        return (f"today's hit rate is of memory alone: {tier.withheld}{server}",)
     longest = int(log.chunks_per_request.max(initial=0))
-    if not disk.chunks or not can_hang(longest, l1_chunks):
-        return ()
+    if not tier.chunks or not can_hang(longest, l1_chunks):
+        return tier.assumed
     return (
-        f"today's memory holds {l1_chunks:,.0f} chunks and the longest prompt has {longest:,}: with a disk behind it, a hit that"
-        " memory cannot hold makes the engine hang, so what is stated of today with its disk cannot be relied on",
+        *tier.assumed,
+        f"today's memory holds {l1_chunks:,.0f} chunks and the longest prompt has {longest:,}: with a tier behind it, a hit that"
+        " memory cannot hold makes the engine hang, so what is stated of today with it cannot be relied on",
     )
 
 

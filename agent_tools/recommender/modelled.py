@@ -25,15 +25,15 @@ from agent_tools.prediction.server_prediction import ServerPrediction, predict_s
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.prediction.time_to_first_token import seconds_to_first_token, time_to_first_token
 
-from .local_disk import LocalDisk, of_adapters
 from .observation import Floats, Observation, PredictedHits
+from .tier_behind import TierBehind, of_adapters
 
 Int32 = npt.NDArray[np.int32]
 
 MODEL_OFF = 0.03
 """Largest distance between the modelled and the measured token hit rate at which the model is believed."""
 HANGS = (
-    "the longest prompt has {:,} chunks and L1 holds {:,.0f}: with a disk behind it, a hit that L1 cannot hold makes the engine"
+    "the longest prompt has {:,} chunks and L1 holds {:,.0f}: with a tier behind it, a hit that L1 cannot hold makes the engine"
     " hang"
 )
 BLOCKS = 20
@@ -58,11 +58,11 @@ def server_setting(seen: Observation, instead: Mapping[str, Any] | None = None) 
         return None
     if not seen.in_process:
         return setting_of(config, seen.chunk_bytes)
-    policy, disk = _inside(config), _disk_behind(seen, config)
-    if policy is None or config.max_size_mb is None or disk.withheld is not None:
+    policy, tier = _inside(config), _tier_behind(seen, config)
+    if policy is None or config.max_size_mb is None or tier.withheld is not None:
         return None
     size = config.max_size_mb * MB / seen.chunk_bytes
-    return InProcessSetting(size, cache_policy=policy, l2_capacity_chunks=disk.chunks)
+    return InProcessSetting(size, cache_policy=policy, l2_capacity_chunks=tier.chunks)
 
 
 def _inside(config: CacheConfig) -> InProcessPolicy | None:
@@ -70,17 +70,17 @@ def _inside(config: CacheConfig) -> InProcessPolicy | None:
     return in_process_policy(None if config.eviction_policy is None else config.eviction_policy.value)
 
 
-def _disk_behind(seen: Observation, config: CacheConfig) -> LocalDisk:
+def _tier_behind(seen: Observation, config: CacheConfig) -> TierBehind:
     """Return what is behind the memory of in-process LMCache."""
     policy = _inside(config)
     if policy is None:
-        return LocalDisk()
+        return TierBehind()
     passes_on = config.l2_store_policy == SKIP_L1
-    disk = of_adapters(config.l2_adapters or (), policy, seen.chunk_bytes, local_cpu=not passes_on)
-    if not disk.chunks or seen.log is None or seen.chunk_bytes is None or config.max_size_mb is None:
-        return disk
+    tier = of_adapters(config.l2_adapters or (), policy, seen.chunk_bytes, local_cpu=not passes_on)
+    if not tier.chunks or seen.log is None or seen.chunk_bytes is None or config.max_size_mb is None:
+        return tier
     longest, size = int(seen.log.chunks_per_request.max(initial=0)), config.max_size_mb * MB / seen.chunk_bytes
-    return LocalDisk(withheld=HANGS.format(longest, size)) if can_hang(longest, size) else disk
+    return TierBehind(withheld=HANGS.format(longest, size)) if can_hang(longest, size) else tier
 
 
 def predicted_hits(seen: Observation, setting: ServerSetting) -> PredictedHits:
@@ -257,13 +257,13 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
     assert seen.log is not None  # noqa: S101  callers have a log
     changed = instead.known() if instead else {}
     config = CacheConfig.model_validate(seen.config.model_dump() | changed)
-    under, withheld = server_setting(seen, changed), None
+    under, tier = server_setting(seen, changed), _tier_behind(seen, config) if seen.in_process else TierBehind()
     if under is None and seen.in_process and (policy := _inside(config)) is not None:
-        under, withheld = InProcessSetting(1, cache_policy=policy), _disk_behind(seen, config).withheld
+        under = InProcessSetting(seen.capacity_chunks or 0, cache_policy=policy)
     if under is None and instead is not None:
         raise WorkloadError(f"the model does not cover these values of {', '.join(instead.known())} on {seen.cache}")
     here = server_setting(seen)
-    now = {one.capacity_chunks for one in (here, under) if one is not None and withheld is None}
+    now = {one.capacity_chunks for one in (here, under) if one is not None and one.capacity_chunks}
     found = forecast(
         seen.log,
         under or DEFAULTS,
@@ -274,9 +274,8 @@ def forecast_of(seen: Observation, instead: ConfigUpdate | None = None, sizes_mb
         delay=seen.store_delay,
         engine_cache=seen.own_cache,
     )
-    if withheld is None:
-        return found
-    return found.model_copy(update={"notes": (*found.notes, f"the hit rates are of memory alone: {withheld}")})
+    more = tier.assumed if tier.withheld is None else (f"the hit rates are of memory alone: {tier.withheld}",)
+    return found.model_copy(update={"notes": (*found.notes, *more)})
 
 
 def _chunks(seen: Observation, sizes_mb: Sequence[float]) -> list[float]:

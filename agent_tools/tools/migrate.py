@@ -45,7 +45,7 @@ def describe_migration(found: "Migration") -> str:
     saved = "" if found.present_saved is None else f", {found.present_saved:.1%} beyond the engine's own cache"
     lines = [
         f"today: {found.present_mb:,.0f} MB of all workers, {found.present_policy}: hit rate {found.present_hit_rate:.1%}{saved}"
-        + _of_disk(found),
+        + _of_tier(found),
         "a server, L1 for all ranks:",
         *(_line(size) + ("  <- chosen" if size == found.chosen else "") for size in found.sizes),
         "",
@@ -64,10 +64,10 @@ def describe_migration(found: "Migration") -> str:
     return "\n".join([*lines, *found.notes])
 
 
-def _of_disk(found: "Migration") -> str:
-    if found.present_with_disk is None or found.present_from_disk is None:
+def _of_tier(found: "Migration") -> str:
+    if found.present_with_tier is None or found.present_from_tier is None:
         return ""
-    return f"; {found.present_with_disk:.1%} with the local disk, of which {found.present_from_disk:.1%} come from it"
+    return f"; {found.present_with_tier:.1%} with the tier behind it, of which {found.present_from_tier:.1%} come from it"
 
 
 def _line(size: "ServerSize") -> str:

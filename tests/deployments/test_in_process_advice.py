@@ -162,10 +162,29 @@ def test_a_disk_that_is_there_is_predicted_and_is_no_fault(
     codes = {symptom.code for symptom in io_loop.run(operations.recommend, "inside").symptoms}
     assert SymptomCode.L2_UNBOUNDED not in codes
     told = migration(given | {"max_local_cpu_size": SMALL_MB / 1024, "chunk_size": CHUNK}, log_in(record), model_kv(MODEL))
-    assert told.present_with_disk is not None
-    assert told.present_with_disk == pytest.approx(served, abs=0.01)
-    assert told.present_with_disk > told.present_hit_rate + 0.05
-    assert told.present_from_disk == pytest.approx(found.rows[0].from_l2, abs=1e-9)
+    assert told.present_with_tier is not None
+    assert told.present_with_tier == pytest.approx(served, abs=0.01)
+    assert told.present_with_tier > told.present_hit_rate + 0.05
+    assert told.present_from_tier == pytest.approx(found.rows[0].from_l2, abs=1e-9)
+
+
+def test_a_remote_store_is_predicted_as_one_that_keeps_everything(
+    engines: Engines, operations_on: Callable[..., Operations], tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    (tmp_path / "store").mkdir()
+    given = {"remote_url": f"fs://localhost:0{tmp_path}/store", "remote_serde": "naive"}
+    engine = engines(record, **given)
+    operations = operations_on(engine, record, Bounds(max_size_mb=16, allow_restart=True))
+    served = rate(engine.play(*PROMPTS))
+    found, _ = io_loop.run(lambda: operations.forecast("inside", sizes_mb=[SMALL_MB]))
+    assert found.second_tier == "a remote store that keeps everything"
+    assert found.rows[0].server == pytest.approx(served, abs=0.01)
+    assert found.rows[0].from_l2 > 0.05
+    told = migration(given | {"max_local_cpu_size": SMALL_MB / 1024, "chunk_size": CHUNK}, log_in(record), model_kv(MODEL))
+    assert told.present_with_tier == pytest.approx(served, abs=0.01)
+    for notes in (found.notes, told.notes):
+        assert any("taken to keep all" in note for note in notes)
 
 
 def test_no_disk_is_advised_where_a_prompt_is_longer_than_the_memory(

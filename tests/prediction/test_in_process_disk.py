@@ -158,7 +158,7 @@ def test_a_policy_without_a_model_is_refused_with_its_reason() -> None:
     for name, reason in (("LFU", "KeyError"), ("MRU", "3 points")):
         with pytest.raises(WorkloadError, match=reason):
             setting_without_size(name, 0.8, 0.2, "default", l2_mb=4, in_process=True)
-    assert "never compared" in (why_disk_not_modelled("LRU", other=True) or "")
+    assert "not several tiers" in (why_disk_not_modelled("LRU", other=True) or "")
     assert "local_cpu false" in (why_disk_not_modelled("FIFO", local_cpu=False) or "")
     assert why_disk_not_modelled("LRU") is None
 

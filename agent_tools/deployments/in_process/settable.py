@@ -11,6 +11,8 @@ from agent_tools.plain import names_cut, plain
 
 DISK = "local_disk"
 """The type of the disk tier among the L2 adapters. Its settings are `path` and `max_capacity_gb`."""
+REMOTE = "remote"
+"""The type of the remote tier among the L2 adapters. Its setting is `url`."""
 _START = "set {} in the engine's LMCache configuration (LMCACHE_CONFIG_FILE) and restart the engine, which empties L1"
 _RECREATE = "LMCache reads it when it creates the L1 backend, and creating L1 again crashes a running engine (LMCache 0.5.6)"
 _MIN_RETRIEVE = (

@@ -18,7 +18,7 @@ from agent_tools.wire.http_client import MOST_SAID, AdminClient
 from agent_tools.wire.prometheus import parsed
 
 from .exposition import InProcessExposition, parse_in_process_exposition
-from .settable import DISK
+from .settable import DISK, REMOTE
 
 Json = Mapping[str, Any]
 CPU_BACKEND = "LocalCPUBackend"
@@ -189,7 +189,7 @@ def _adapter_of(name: str, conf: Json) -> L2Adapter:
     if name == DISK_BACKEND:
         return L2Adapter(type=DISK, settings={"path": conf["local_disk"], "max_capacity_gb": conf["max_local_disk_size"]})
     if name == "RemoteBackend":
-        return L2Adapter(type="remote", settings={"url": text_without_secrets(str(conf["remote_url"]))})
+        return L2Adapter(type=REMOTE, settings={"url": text_without_secrets(str(conf["remote_url"]))})
     return L2Adapter(type=name)
 
 
