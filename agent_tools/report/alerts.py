@@ -17,8 +17,18 @@ class Alert:
     summary: str
     what_to_do: str
     severity: str = "warning"
-    lasting: bool = True
-    """Whether the expression must hold for a whole window before the alert fires."""
+    lasting: str = "$W"
+    """How long the expression must hold before the alert fires; empty if once is enough."""
+
+
+def _grew(counter: str) -> str:
+    """Return an expression for a counter that grew within the window, also from nothing.
+
+    LMCache exports most counters from their first count on. ``increase`` does not see that first count, because it needs two
+    samples. A series that was not there a window ago, while its server was, has grown too.
+    """
+    born = f'({counter} unless {counter} offset $W) and on (instance) up{{job="$JOB"}} offset $W == 1'
+    return f"(increase({counter}[$W]) > 0 or ({born}))"
 
 
 HIT_RATE = (
@@ -26,6 +36,9 @@ HIT_RATE = (
     " / sum by (instance) (rate(lmcache_mp_lookup_requested_tokens_total{job=\"$JOB\"}[$W]$O))"
 )  # fmt: skip
 """Token hit rate of a server; no value without requests. ``$O`` is an offset or nothing."""
+ENOUGH = 'sum by (instance) (increase(lmcache_mp_lookups_requests_total{job="$JOB"}[$W]$O)) >= 20'
+"""A server that was asked often enough for its hit rate to mean something."""
+DROPPED = 'sum by (instance) (rate(lmcache_mp_l1_allocation_failure_chunks_total{job="$JOB", during="l1_store"}[$W])) > 0'
 
 ALERTS = (
     Alert(
@@ -34,24 +47,24 @@ ALERTS = (
         "the LMCache server {{ $labels.instance }} does not answer Prometheus",
         "engines compute every prompt now: look at the process and its log",
         severity="critical",
-        lasting=False,
+        lasting="1m",
     ),
     Alert(
         "LMCacheRestarted",
         'changes(process_start_time_seconds{job="$JOB"}[$W]) > 0',
         "the LMCache server {{ $labels.instance }} restarted: L1 is empty, and settings changed live are gone",
         "compare `lmcache-agent changes` with `lmcache-agent export`, and set again what was lost",
-        lasting=False,
+        lasting="",
     ),
     Alert(
         "LMCacheStoresDropped",
-        'sum by (instance) (rate(lmcache_mp_l1_allocation_failure_chunks_total{job="$JOB", during="l1_store"}[$W])) > 0',
+        DROPPED,
         "the LMCache server {{ $labels.instance }} drops stores because L1 has no room for them",
         "run `lmcache-agent recommend`: more L1, a lower watermark or a larger eviction ratio",
     ),
     Alert(
         "LMCacheL1FullWithoutEviction",
-        'max by (instance) (lmcache_mp_l1_usage_ratio{job="$JOB"}) > 0.95'
+        f'max by (instance) (lmcache_mp_l1_usage_ratio{{job="$JOB"}}) > 0.95 and on (instance) {DROPPED}'
         ' unless on (instance) sum by (instance) (rate(lmcache_mp_l1_evicted_chunks_total{job="$JOB"}[$W])) > 0',
         "L1 of {{ $labels.instance }} is full and nothing is evicted: new prompts are not cached",
         "policy noop without a reason, or an eviction thread that died: run `lmcache-agent diagnose`",
@@ -68,42 +81,43 @@ ALERTS = (
         'increase(lmcache_mp_event_bus_dropped_events_total{job="$JOB"}[$W]) > 0',
         "the LMCache server {{ $labels.instance }} drops events before it counts them: its figures are too low",
         "raise --event-bus-queue-size; do not act on figures of this time",
-        lasting=False,
+        lasting="",
     ),
     Alert(
         "LMCacheModelNotRegistered",
-        "sum by (instance) (increase(lmcache_mp_lookup_early_exit_requests_total"
-        '{job="$JOB", reason=~"no_gpu_context|no_group_layout_descs"}[$W])) > 0',
+        "sum by (instance) "
+        + _grew('lmcache_mp_lookup_early_exit_requests_total{job="$JOB", reason=~"no_gpu_context|no_group_layout_descs"}'),
         "engines ask {{ $labels.instance }} for a model that none of them registered: every prompt is computed",
         "restart the engine, so that it registers its model with its world size",
         severity="critical",
-        lasting=False,
+        lasting="",
     ),
     Alert(
         "LMCacheHitRateFell",
-        f"{HIT_RATE.replace('$O', '')} < {HIT_RATE.replace('$O', ' offset $LONG')} - 0.2",
+        f"({HIT_RATE.replace('$O', '')} < {HIT_RATE.replace('$O', ' offset $LONG')} - 0.2)"
+        f" and on (instance) {ENOUGH.replace('$O', '')} and on (instance) {ENOUGH.replace('$O', ' offset $LONG')}",
         "the token hit rate of {{ $labels.instance }} is more than 20 points below the rate of $LONG ago",
         "look for a change of traffic or settings: `lmcache-agent changes`, `lmcache-agent diagnose --window 60`",
     ),
     Alert(
         "LMCacheL2LoadsFail",
-        'sum by (instance, reason) (increase(lmcache_mp_l2_prefetch_failure_chunks_total{job="$JOB"}[$W])) > 0',
+        "sum by (instance, reason) " + _grew('lmcache_mp_l2_prefetch_failure_chunks_total{job="$JOB"}'),
         "loads from L2 into L1 of {{ $labels.instance }} fail: {{ $labels.reason }}",
         "l1_oom: L1 has no room for loads; not_found: L2 lost chunks that it had",
-        lasting=False,
+        lasting="",
     ),
     Alert(
         "LMCacheAgentChangeUnclear",
-        f'sum by (instance, cache) ({AGENT}changes{{outcome=~"started|unknown|failed"}}) > 0',
+        f"{AGENT}unclear_changes > 0",
         "a change of cache {{ $labels.cache }} has no clear outcome: it may be half in force",
         "read the configuration, then `lmcache-agent changes`; undo the change or make it again",
     ),
     Alert(
         "LMCacheAgentUndoesOften",
-        f'sum by (instance, cache) (delta({AGENT}changes{{outcome="undone"}}[24h])) >= 2',
+        f"{AGENT}undone_last_day >= 2",
         "two changes of cache {{ $labels.cache }} were undone within a day: advice does not hold for its traffic",
         'set max_mode = "recommend" for the cache and look at the evidence in the report',
-        lasting=False,
+        lasting="",
     ),
 )
 """Every alert. The tests provoke each one once."""
@@ -116,7 +130,7 @@ def rules(job: str = "lmcache", window: str = "5m", long: str = "1h", lasting: s
         job: The job name of the LMCache servers in the scrape configuration.
         window: Length of the windows over which rates are taken.
         long: How long ago the hit rate is compared with.
-        lasting: How long a condition must hold; the window by default.
+        lasting: How long a condition must hold, in place of what each alert states. Tests shorten it.
     """
 
     def filled(text: str) -> str:
@@ -126,7 +140,7 @@ def rules(job: str = "lmcache", window: str = "5m", long: str = "1h", lasting: s
         {
             "alert": one.name,
             "expr": filled(one.expression),
-            **({"for": lasting or window} if one.lasting else {}),
+            **({"for": lasting or filled(one.lasting)} if one.lasting else {}),
             "labels": {"severity": one.severity},
             "annotations": {"summary": filled(one.summary), "description": one.what_to_do},
         }

@@ -1,10 +1,9 @@
 """Claims about one look: what others did is noticed, what a restart lost is set again or offered, what was begun is finished."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from cut_short import change_cut_short
 from watched import START, Caches, Looks, Restartable
 
 from agent_tools.caches.settings import CacheSettings
@@ -141,28 +140,10 @@ def test_a_change_by_somebody_else_is_told_and_left_alone(prod: Restartable, on:
     assert looks.look()[1] == []
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from agent_tools.caches.registry import Registry
-from agent_tools.caches.settings import CacheSettings, Settings
-from agent_tools.changes.log import ChangeLog
-from agent_tools.io_loop import io_loop
-from agent_tools.models import ConfigUpdate
-from agent_tools.operations import Operations
-ChangeLog.end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # after the server was changed, before that is on record
-prod = CacheSettings(target=sys.argv[1], cooldown_seconds=0)
-operations = Operations(Registry(Settings(caches={"prod": prod}, state_folder=Path(sys.argv[2]))))
-operations = operations.called_by(None, "lmcache-agent watch")
-io_loop.run(operations.configure, "prod", ConfigUpdate(eviction_watermark=0.6), "killed in the middle", "graph tune_cache")
-"""
-
-
 def test_a_change_that_kill_9_cut_short_is_settled_judged_and_not_made_again(
     prod: Restartable, on: Caches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, prod.url, str(tmp_path / "state")], timeout=60, check=False)
-    assert done.returncode == -9
+    change_cut_short(prod.url, tmp_path / "state")
     operations = on(prod.url)
     looks = Looks(operations)
     looks.look()

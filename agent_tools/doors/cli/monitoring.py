@@ -15,7 +15,8 @@ def alerts(
 ) -> None:
     """Print alert rules for Prometheus.
 
-    Save them in a file that rule_files of prometheus.yml names; `promtool check rules FILE` checks it.
+    Save them in a file that rule_files of prometheus.yml names; `promtool check rules FILE` checks it. Let the window be
+    four scrape intervals or more.
     """
     with reported_errors():
         from agent_tools.report.alerts import rules
