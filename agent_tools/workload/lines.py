@@ -4,31 +4,27 @@ A file may come from anybody. Memory is bounded whatever the file holds, and onl
 might never end.
 """
 
-import gzip
 import stat
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from agent_tools.errors import WorkloadError
-from agent_tools.plain import plain
 
+from .complaints import in_words
 from .memory import GB, available_bytes
+from .unpack import UTF8_MARK, CutShortError, DamagedFileError, unpacked
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 _READ_BYTES = 2**22  # blocks that stay in the processor cache are read 1.5 times as fast as whole files
 LONGEST_LINE = 2**26
 """Bytes of the longest line that is read. A lookup of ten million tokens in chunks of 16 has 45 million."""
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,8 @@ class Source:
     """Memory that the reader keeps for each byte of text; 0 if it keeps nothing."""
     read_bytes: int = field(default_factory=lambda: _READ_BYTES)
     """Bytes that are read at once. Less is faster where a Python object is made of each part of the text."""
+    cut: CutShortError | None = None
+    """What to say of a packed file that was cut short, once its end was reached."""
 
     def blocks(self) -> Iterator[Block]:
         """Yield the file in order, in blocks of about 4 MiB that end at the end of a line.
@@ -126,11 +124,11 @@ class Source:
             if not line.strip():
                 continue
             try:
-                found.append(decoder.decode(line))
+                found.append(decoder.decode(line.removeprefix(UTF8_MARK)))  # files with marks were joined
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 half_written = self.live and block.end_is_missing and number == block.first_line + len(lines) - 1
                 if not half_written:
-                    self.bad_line(number, error)
+                    self.bad_line(number, in_words(error, line))
             else:
                 numbers.append(number)
         return found, np.array(numbers, dtype=np.int64)
@@ -146,66 +144,16 @@ class Source:
                 msg = f"{self.path} is not a regular file, so it might never end; copy what it holds to a file and name that file"
                 raise WorkloadError(msg)
             with self.path.open("rb") as file:
-                magic = file.read(len(_ZSTD_MAGIC))
-                file.seek(0)
-                if magic.startswith(_GZIP_MAGIC):
-                    yield from self._unzipped(file)
-                elif magic == _ZSTD_MAGIC:
-                    yield from self._expanded(file)
-                else:
-                    yield from iter(partial(file.read, self.read_bytes), b"")
+                yield from unpacked(self.path, file, self.read_bytes)
         except OSError as error:
             msg = f"cannot read {self.path}: {error.strerror or error}"
-            raise WorkloadError(msg) from error
-
-    def _unzipped(self, file: BinaryIO) -> Iterator[bytes]:
-        """Yield the text of a gzip file of one or more members. Yield what a cut file still holds, then refuse the file."""
-        text, piece, lines = gzip.GzipFile(fileobj=file), bytearray(), 0
-        try:
-            while part := text.read1(self.read_bytes):
-                piece += part
-                lines += part.count(b"\n")
-                if len(piece) >= self.read_bytes:
-                    yield bytes(piece)
-                    piece = bytearray()
-        except (zlib.error, gzip.BadGzipFile) as error:
-            msg = f"{self.path} is a damaged gzip file ({error}) after {lines:,} whole lines; fetch it again"
-            raise WorkloadError(msg) from error
-        except EOFError:
-            yield bytes(piece)
-            self._cut_short(lines)
-        else:
-            yield bytes(piece)
-
-    def _expanded(self, file: BinaryIO) -> Iterator[bytes]:
-        """Yield the text of a zstd file of one or more frames. Yield what a cut file still holds, then refuse the file."""
-        import zstandard  # noqa: PLC0415  few traces are zstd files
-
-        lines, unpacker = 0, zstandard.ZstdDecompressor().decompressobj()
-        try:
-            while packed := file.read(2**16):
-                while packed:
-                    if unpacker.eof:
-                        unpacker = zstandard.ZstdDecompressor().decompressobj()
-                    part = unpacker.decompress(packed)
-                    packed = unpacker.unused_data if unpacker.eof else b""
-                    lines += part.count(b"\n")
-                    yield part
-        except zstandard.ZstdError as error:
-            msg = f"{self.path} is a damaged zstd file ({plain(error)}) after {lines:,} whole lines; fetch it again"
-            raise WorkloadError(msg) from error
-        if not unpacker.eof:
-            self._cut_short(lines, "zstd")
-
-    def _cut_short(self, lines: int, kind: str = "gzip") -> None:
-        if not self.skip_bad_lines:
-            msg = (
-                f"{self.path} is a {kind} file that was cut short: {lines:,} lines are whole. Fetch it again, or use the whole"
-                " lines with --skip-bad-lines."
-            )
-            raise WorkloadError(msg)
-        self.bad_lines += 1
-        self.live = True  # the rest of the last line is the broken line just counted
+            raise DamagedFileError(msg) from error
+        except CutShortError as error:
+            self.cut = error
+            if not self.skip_bad_lines:
+                raise
+            self.bad_lines += 1
+            self.live = True  # the rest of the last line is the broken line just counted
 
     def _most_text(self) -> float:
         """Return how many bytes of text the reader can keep in the memory that is available now."""

@@ -23,6 +23,8 @@ from agent_tools.errors import WorkloadError
 from .access_log import AccessLog, in_time_order
 from .chunk_layout import ChunkLayout, ObjectGroup
 from .chunk_table import ChunkTable, parse_hash_lists
+from .complaints import decoded_part
+from .formats.times import FEWEST_REQUESTS, UNIX_TIMES
 from .jumps import CLOCK_SET_BACK, without_jumps
 from .lines import Block, Source
 from .memory import check_fits
@@ -44,7 +46,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 class _Line(msgspec.Struct, gc=False):  # fields hold no cycles, and a million lines would keep the collector busy
     """One lookup. Its long parts, and parts that seldom change, stay unread."""
 
-    timestamp: float
+    timestamp: Annotated[float, msgspec.Meta(ge=0)]
     model_name: str
     chunk_size: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     seq_len: _Count
@@ -59,7 +61,7 @@ class _CheckedLine(_Line):
 
     def __post_init__(self) -> None:
         _chunk_bytes(self.dtypes, self.shapes)
-        hashes = msgspec.json.decode(self.chunk_hashes, type=list[Annotated[str, msgspec.Meta(pattern="^0x([0-9a-f]{2})+$")]])
+        hashes = decoded_part(self.chunk_hashes, list[Annotated[str, msgspec.Meta(pattern="^0x([0-9a-f]{2})+$")]], "chunk_hashes")
         if len({len(chunk_hash) for chunk_hash in hashes}) > 1:
             msg = "the chunk hashes are not all of one width"
             raise ValueError(msg)
@@ -296,7 +298,7 @@ class _Reader:
             hashes=self._table.hashes(),
             chunk_bytes=chunk_bytes.pop() if len(chunk_bytes) == 1 else None,
             bad_lines=bad_lines,
-            remarks=(CLOCK_SET_BACK.format(set_back),) if set_back else (),
+            remarks=tuple(_time_remarks(timestamps, set_back)),
             source="LMCache lookup log",
         )
         return in_time_order(_each_once(log, np.concatenate([block.names for block in self.blocks])))
@@ -316,6 +318,14 @@ class _Reader:
         return f"{path} holds no lookups yet; send requests of at least one chunk to the server that writes it"
 
 
+def _time_remarks(timestamps: npt.NDArray[np.float64], set_back: int) -> list[str]:
+    said = [CLOCK_SET_BACK.format(set_back)] if set_back else []
+    first, last = timestamps.min(), timestamps.max()
+    if len(timestamps) > FEWEST_REQUESTS and not UNIX_TIMES[0] <= first <= last <= UNIX_TIMES[1]:
+        said.append("the times are no Unix times in seconds, which LMCache writes: rates and times are not to be relied on")
+    return said
+
+
 def _each_once(log: AccessLog, names: npt.NDArray[np.int64]) -> AccessLog:
     """Return the log without repeated lookups."""
     _, first = np.unique(names, return_index=True)
@@ -331,8 +341,8 @@ def _chunk_bytes(dtypes: msgspec.Raw, shapes: msgspec.Raw) -> int | None:
     Raises:
         ValueError: The arguments are not a list of names and a list of shapes.
     """
-    names = msgspec.json.decode(dtypes, type=list[str])
-    sizes = [prod(shape) for shape in msgspec.json.decode(shapes, type=list[list[_Count]])]
+    names: list[str] = decoded_part(dtypes, list[str], "dtypes")
+    sizes: list[int] = [prod(shape) for shape in decoded_part(shapes, list[list[_Count]], "shapes")]
     bits = [_DTYPE_BITS.match(name) for name in names]
     if len(bits) != len(sizes) or not bits or None in bits:
         return None

@@ -1,4 +1,4 @@
-"""Files whose hashes cannot be compared: two processes hashed the same prompts with different seeds.
+"""Files, or parts of one file, whose hashes cannot be compared: two processes hashed the same prompts with different seeds.
 
 LMCache's ``builtin`` hash of an in-process engine has another seed in each process unless ``PYTHONHASHSEED`` is set. Then the
 same prompt has other hashes after a restart, and the files of the two processes must not be read as one.
@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from agent_tools.compiled import compiled
 from agent_tools.errors import WorkloadError
 
 FEWEST = 20
-"""A group of files with fewer chunks than this says nothing about its seed."""
+"""A group of files, or a part of one, with fewer chunks than this says nothing about its seed."""
+PART = 0.1
+"""Least share of the requests in a part of a file that is compared with the others."""
 
 
 def must_share_a_seed(files: Sequence[Path], ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64]) -> None:
@@ -57,3 +60,45 @@ def must_share_a_seed(files: Sequence[Path], ids: npt.NDArray[np.int32], ends: n
             f"the files fall into {len(telling)} groups that have no chunk hash in common ({names}): they are of processes with"
             " different hash seeds (PYTHONHASHSEED was not set) or of different engines, so read one group at a time"
         )
+
+
+def parts_without_a_common_hash(ids: npt.NDArray[np.int32], counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return first and last request (from 1) of the parts of a log that repeat their own chunks and none of another part's.
+
+    Return an empty list if there are fewer than two such parts.
+
+    Args:
+        ids: (chunks,) the chunk ids of all requests, in the order of the lines.
+        counts: (requests,) chunks of each.
+    """
+    if not len(ids):
+        return []
+    chunks = np.concatenate(([0], np.cumsum(counts)))
+    ends = np.flatnonzero(_is_end(ids, chunks, np.empty(int(ids.max()) + 1, np.int32), np.zeros(len(counts), np.bool_)))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    large = (ends - starts + 1) >= PART * len(counts)
+    if large.sum() < 2:
+        return []
+    parts = []
+    for start, end in zip(starts[large].tolist(), ends[large].tolist(), strict=True):
+        listed = ids[chunks[start] : chunks[end + 1]]
+        distinct = len(np.unique(listed))
+        if FEWEST <= distinct < len(listed):
+            parts.append((start + 1, end + 1))
+    return parts if len(parts) > 1 else []
+
+
+@compiled
+def _is_end(
+    ids: npt.NDArray[np.int32], chunks: npt.NDArray[np.int64], last: npt.NDArray[np.int32], ends: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Mark in `ends` the requests after which no chunk comes again that came until then. `last` has room for each id."""
+    for r in range(len(ends)):
+        for c in ids[chunks[r] : chunks[r + 1]]:
+            last[c] = r
+    reach = 0
+    for r in range(len(ends)):
+        for c in ids[chunks[r] : chunks[r + 1]]:
+            reach = max(reach, last[c])
+        ends[r] = reach <= r
+    return ends

@@ -1,7 +1,8 @@
 """Logs and traces of requests: one reader that recognises every format by its content."""
 
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ from agent_tools.plain import plain
 
 from .access_log import AccessLog
 from .formats.chunk_statistics import read_chunk_statistics
-from .formats.documents import first_line, one_a_line
-from .formats.hash_ids import UNITS, read_hash_ids
+from .formats.documents import LIST, ONE_A_LINE, first_line, one_a_line
+from .formats.hash_ids import read_hash_ids
 from .formats.prompts import has_text
 from .formats.requests import ReadOptions
 from .formats.text import read_text
+from .formats.times import UNITS
+from .formats.vllm_log import DETAILS, RECEIVED
 from .formats.weka import read_weka
 from .lines import Source
 from .lookup_log import read_lookup_files, read_lookup_log
+from .unpack import DamagedFileError
 
 __all__ = ["KNOWN", "read_lookup_log", "read_mooncake", "read_trace"]
 
@@ -34,7 +38,10 @@ KNOWN = (
 )
 _SUFFIXES = {".jsonl", ".json", ".ndjson", ".log", ".txt", ".csv", ".gz", ".zst"}
 _LENGTHS_ONLY = ("request tokens", "contexttokens", "num_prefill_tokens", "input_tokens,output_tokens")
-_RECORDED = b"Received request "
+_OF_LINES = (b'"hash_ids"', b'"chunk_hashes"')
+"""Names in formats that have a request a line."""
+_OF_TEXT = (b'"conversations"', b'"messages"', b'"prompt"', b'"pre_gap"')
+_OF_VLLM = (RECEIVED.encode(), DETAILS.encode())
 _DOCUMENT = 2**20
 """Bytes of the beginning of a document from which its format is recognised."""
 
@@ -71,18 +78,16 @@ def read_trace(  # noqa: PLR0913  what a file does not say itself
         raise WorkloadError(f"{plain(time_unit)} is no unit of time: give one of {', '.join(UNITS)}")
     if starts_per_second <= 0:
         raise WorkloadError(f"{starts_per_second:g} starts a second: give a number above 0")
-    kind, files, left_out = _kind(path, _files(path))
+    kind, files, left_out = _kind(path, _files(path), skip_bad_lines=skip_bad_lines)
     options = ReadOptions(
         chunk_size, skip_bad_lines, chain, None if time_unit is None else UNITS[time_unit], starts_per_second, tokenizer
     )
     if engine_log is not None and kind != STATISTICS:
         raise WorkloadError(f"an engine's log is joined with LMCache's chunk statistics; {path} is {kind}")
+    if time_unit is not None and kind in {LOOKUPS, VLLM}:
+        raise WorkloadError(f"the times in {kind} have one unit always: leave out time_unit (--time-unit)")
     log = _read(kind, files, path, options, engine_log)
-    if left_out:
-        names = ", ".join(plain(one.name) for one in left_out[:3])
-        note = f"{len(left_out)} files of {path} hold no requests and were left out ({names})"
-        return replace(log, remarks=(*log.remarks, note))
-    return log
+    return replace(log, remarks=(*log.remarks, *left_out)) if left_out else log
 
 
 def _read(kind: str, files: Sequence[Path], path: Path, options: ReadOptions, engine_log: Path | None) -> AccessLog:
@@ -115,48 +120,88 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _kind(path: Path, files: Sequence[Path]) -> tuple[str, list[Path], list[Path]]:
-    """Return the format of the files, the files of that format, and those that hold no requests."""
-    kinds: dict[Path, str | None] = {}
+def _kind(path: Path, files: Sequence[Path], *, skip_bad_lines: bool) -> tuple[str, list[Path], list[str]]:
+    """Return the format of the files, the files of that format, and remarks on the files left out.
+
+    Raises:
+        WorkloadError: No file has a known format, or the files have several.
+        DamagedFileError: A file is damaged, and damaged ones are not left out.
+    """
+    kinds: dict[Path, str] = {}
+    damaged: dict[Path, DamagedFileError] = {}
     for file in files:
         try:
-            kinds[file] = _kind_of(file)
-        except WorkloadError:  # noqa: PERF203  folders are small
-            if not path.is_dir():
+            found = _kind_of(file)
+        except DamagedFileError as error:  # noqa: PERF203  folders are small
+            if not skip_bad_lines or not path.is_dir():
                 raise
-            kinds[file] = None  # what else lies in the folder
-    found = Counter(kind for kind in kinds.values() if kind is not None)
-    if len(found) > 1:
+            damaged[file] = error
+        else:
+            if found is not None:
+                kinds[file] = found
+    count = Counter(kinds.values())
+    if len(count) > 1:
         examples = {kind: file.name for file, kind in kinds.items()}
-        named = ", ".join(f"{count} of {kind} ({plain(examples[kind])})" for kind, count in found.most_common())
+        named = ", ".join(f"{number} of {kind} ({plain(examples[kind])})" for kind, number in count.most_common())
         raise WorkloadError(f"{path} mixes formats: {named}. Name one of the files, or a folder with files of one format")
-    if not found:
-        holds = "it is empty" if not path.is_dir() else f"none of its {len(files)} files has a known format: {KNOWN}"
-        raise WorkloadError(f"{path} holds no requests: {holds}")
-    return next(iter(found)), [one for one, kind in kinds.items() if kind], [one for one, kind in kinds.items() if not kind]
+    if damaged and not kinds:
+        raise next(iter(damaged.values()))
+    if not kinds:
+        raise WorkloadError(
+            f"{path} holds no requests: none of its {len(files)} files has a known format: {KNOWN}"
+            if path.is_dir()
+            else _no_kind(path)
+        )
+    others = [file for file in files if file not in kinds and file not in damaged]
+    return next(iter(count)), list(kinds), _left_out(path, others, "hold no requests") + _left_out(path, damaged, "are damaged")
+
+
+def _left_out(path: Path, files: Collection[Path], why: str) -> list[str]:
+    names = ", ".join(plain(one.name) for one in list(files)[:3])
+    return [f"{len(files)} files of {path} {why} and were left out ({names})"] if files else []
 
 
 def _kind_of(file: Path) -> str | None:
-    """Return the format of a file from its first readable line, or ``None`` for a file without text.
+    """Return the format of a file from its first readable line, or ``None`` if it has no known format or no text.
 
     Raises:
-        WorkloadError: It has no known format.
+        DamagedFileError: The file is damaged, or was cut before it says what it is.
+        WorkloadError: The file has a format with a request a line, and is not written so.
     """
     first = first_line(file)
     if not first:
         return None
     found = _kind_of_record(_record(first)) if one_a_line(file) else _kind_of_document(file)
-    if found is None:
+    if found is None and not LIST.match(first):  # in a list over many lines, the last line alone is a request
         found = _kind_of_lines(file)
-    if found is not None:
-        return found
+    if found is None:
+        _must_be_lines(file, first)
+    return found
+
+
+def _must_be_lines(file: Path, first: bytes) -> None:
+    if not first.strip(b"\0 \r\t"):
+        raise DamagedFileError(
+            f"{file} holds NUL bytes instead of text: it was not written whole (the machine stopped, or the disk was full)"
+        )
+    start = _start(file).lstrip()
+    if start[:1] in {b"[", b"{"} and any(name in start for name in _OF_LINES):
+        parts, items = ("one JSON list", ".[]") if start[:1] == b"[" else ("JSON over many lines", ".")
+        raise WorkloadError(f"{file} is {parts}: {ONE_A_LINE.format(items, shlex.quote(str(file)))}")
+
+
+def _no_kind(file: Path) -> str:
+    """Say why one file has no format."""
+    first = first_line(file)
+    if not first:
+        return f"{file} holds no requests: it is empty"
     header = first[:200].decode("utf-8", "replace").lower()
     if any(one in header for one in _LENGTHS_ONLY) and "," in header:
-        raise WorkloadError(
+        return (
             f"{file} states only the lengths of requests (as BurstGPT and Azure's traces do): without what prompts share, no hits"
             " can be predicted. Bring a trace with hash_ids, or the requests with their text"
         )
-    raise WorkloadError(f"{file} has none of the known formats: {KNOWN}")
+    return f"{file} has none of the known formats: {KNOWN}"
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -184,28 +229,35 @@ def _kind_of_record(record: dict[str, Any] | None) -> str | None:
 
 def _kind_of_document(file: Path) -> str | None:
     """Return the format of a file that is one JSON document, from the names at its beginning."""
+    text = _start(file)
+    if text.lstrip()[:1] not in {b"{", b"["}:
+        return None
+    if b'"block_size"' in text and b'"requests"' in text:
+        return WEKA
+    return TEXT if any(name in text for name in _OF_TEXT) else None
+
+
+def _start(file: Path) -> bytes:
     start = bytearray()
     for piece in Source(file, skip_bad_lines=True).pieces():
         start += piece
         if len(start) >= _DOCUMENT:
             break
-    text = bytes(start[:_DOCUMENT])
-    if text.lstrip()[:1] not in {b"{", b"["}:
-        return None
-    if b'"block_size"' in text and b'"requests"' in text:
-        return WEKA
-    return TEXT if b'"conversations"' in text or b'"messages"' in text else None
+    return bytes(start[:_DOCUMENT])
 
 
 def _kind_of_lines(file: Path) -> str | None:
     """Return the format of the first line that is a request: lines before it may be broken, or of a program's log."""
-    for block in Source(file, skip_bad_lines=True).blocks():
+    source = Source(file, skip_bad_lines=True)
+    for block in source.blocks():
         if not block.data.strip():  # at once: a hostile file can hold a thousand million blank lines
             continue
-        if _RECORDED in block.data:
+        if any(part in block.data for part in _OF_VLLM):
             return VLLM
         for line in block.data.splitlines():
             found = _kind_of_record(_record(line)) if line.strip() else None
             if found is not None:
                 return found
+    if source.cut is not None:
+        raise source.cut
     return None

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from agent_tools.errors import WorkloadError
 from agent_tools.prediction.hit_rate_curve import hit_rate_curve
-from agent_tools.workload.formats.prompts import PLAIN, prompts_of, prompts_of_vllm_log
+from agent_tools.workload.formats.prompts import PLAIN, prompts_of
 from agent_tools.workload.formats.text import written_out
+from agent_tools.workload.formats.vllm_log import prompts_of_vllm_log
 from agent_tools.workload.readers import read_trace
 
 SYSTEM = "You answer questions about flowers. " * 40
@@ -29,14 +30,21 @@ def written(path: Path, *records: Any) -> Path:
     return path
 
 
-def test_without_a_tokenizer_four_characters_are_a_token_and_it_is_said(tmp_path: Path) -> None:
+def test_without_a_tokenizer_four_bytes_are_a_token_and_the_error_is_said(tmp_path: Path) -> None:
     log = read_trace(written(tmp_path / "a", chat("What is a rose?"), chat("And a tulip?")), chunk_size=64)
     whole = len(f"<|system|>\n{SYSTEM}\n") // (4 * 64)
     assert log.chunk_ids.tolist()[:whole] == log.request(1).tolist()[:whole]
     assert hit_rate_curve(log).ceiling() == pytest.approx(0.5, abs=0.1)
-    assert any("4 characters count as a token, an approximation" in one for one in log.assumed)
+    assert any("4 bytes of text count as a token, an approximation: measured" in one for one in log.assumed)
     assert any("no times are stated: 1 requests a second" in one for one in log.assumed)
     assert log.model_names == ("m",)
+
+
+def test_a_chinese_character_is_three_bytes(tmp_path: Path) -> None:
+    record = {"prompt": "你好" * 200}
+    log = read_trace(written(tmp_path / "a", record, record), chunk_size=64)
+    assert log.tokens.tolist() == [2 * 200 * 3 // 4] * 2
+    assert log.chunks_per_request.tolist() == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_the_same_request_is_found_in_every_envelope(tmp_path: Path, wrap: Any) 
 def test_vllm_quotes_prompts_as_python_does(before: str, between: str, after: str) -> None:
     prompt = before + between + after
     lines = f"Received request r-1: prompt: {prompt!r}, params: x\nINFO Received request r-2 of somebody\n"
-    assert [one.asked for one in prompts_of_vllm_log(lines)] == [prompt]
+    assert [one.asked for _, one in prompts_of_vllm_log(lines, pytest.fail)] == [prompt]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,59 @@ def test_vllms_own_log_tells_the_token_ids(tmp_path: Path) -> None:
     log = read_trace(tmp_path / "vllm.log", chunk_size=16)
     assert (log.tokens.tolist(), log.chunk_ids.tolist(), log.duration) == ([40, 40], [0, 1, 0, 1], 4)
     assert log.source == "vLLM request log"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "'cut in the mid",
+        "'nul \0 bytes'",
+        "'an escape \\x'",
+        "'ids', prompt_token_ids: [1, , 2]",
+        "'id', prompt_token_ids: [99999999999]",
+    ],
+)
+def test_a_damaged_request_of_vllms_log_is_named_or_skipped_and_counted(tmp_path: Path, prompt: str) -> None:
+    line = (
+        "INFO 11-28 19:10:50 [logger.py:40] Received request r: prompt: {}, params: SamplingParams(n=1), prompt_token_ids: {}\n"
+    )
+    whole = line.format("'hello'", "[1, 2]")
+    quoted, _, ids = prompt.partition(", prompt_token_ids: ")
+    file = tmp_path / "vllm.log"
+    file.write_text(whole + line.format(quoted, ids or None) + whole)
+    with pytest.raises(WorkloadError, match=r"line 2: the prompt of this request was cut or is damaged"):
+        read_trace(file)
+    log = read_trace(file, skip_bad_lines=True)
+    assert (len(log), log.bad_lines) == (2, 1)
+    file.write_text(whole + line.format("'half written", None)[:90])
+    assert len(read_trace(file)) == 1  # the server writes on
+
+
+def test_token_ids_that_are_none_are_told(tmp_path: Path) -> None:
+    with pytest.raises(WorkloadError, match="line 1: it holds no text of a request"):
+        read_trace(written(tmp_path / "a", {"prompt": [2**40, 1]}))
+
+
+def test_fractions_of_seconds_may_have_any_length(tmp_path: Path) -> None:
+    records = [chat("?", startTime=f"2025-10-09T08:53:2{n}{fraction}Z") for n, fraction in enumerate(["", ".5", ".123456789"])]
+    log = read_trace(written(tmp_path / "a", *records))
+    assert (log.timestamps - 1_760_000_000).tolist() == pytest.approx([0, 1.5, 2.123456], abs=1e-6)
+
+
+def test_prompts_that_a_recent_vllm_logs_at_level_debug_are_read(tmp_path: Path) -> None:
+    details = "DEBUG 11-28 19:10:50 [request_logger.py:55] Request cmpl-{} details: prompt: {!r}, prompt_token_ids: {},"
+    details += " prompt_embeds shape: None.\n"
+    received = (
+        "INFO 11-28 19:10:50 [request_logger.py:65] Received request cmpl-1: params: SamplingParams(n=1), lora_request: None.\n"
+    )
+    file = tmp_path / "vllm.log"
+    file.write_text(details.format(1, "it's", list(range(40))) + received + details.format(2, "it's " * 30, None) + received)
+    log = read_trace(file, chunk_size=16)
+    assert log.tokens.tolist() == [40, 150 // 4]
+    assert "the log has whole prompts (no --max-log-len)" in log.assumed
+    file.write_text(received)
+    with pytest.raises(WorkloadError, match=r"it names requests without their prompts\. Start vLLM with --enable-log-requests"):
+        read_trace(file)
 
 
 def test_a_record_without_text_is_broken(tmp_path: Path) -> None:

@@ -5,25 +5,19 @@ from typing import Annotated
 
 import typer
 
+from .option_groups import ModelOptions, with_options
 from .options import AsJson
 from .running import reported_errors, show
 from .trace_options import EngineLog, SkipBadLines
 
 
+@with_options(engine=ModelOptions)
 def migrate(  # noqa: PLR0913, PLR0917  the options of a command
     configuration: Annotated[
         Path, typer.Option("--from", help="LMCache's YAML file (LMCACHE_CONFIG_FILE), or a file of LMCACHE_* variables.")
     ],
     log: Annotated[Path, typer.Option("--log", help="The folder of its chunk statistics (chunk_hashes_*.jsonl).")],
-    model: Annotated[Path | None, typer.Option(help="The model's config.json, or its folder.")] = None,
-    kv_bytes_per_token: Annotated[
-        float | None, typer.Option(min=1, help="In place of the model: measured KV bytes of a token, over all ranks.")
-    ] = None,
-    world_size: Annotated[int, typer.Option(min=1, max=255, help="Tensor-parallel ranks of the engine.")] = 1,
-    kv_dtype: Annotated[str, typer.Option(help="Data type of the KV cache, as vLLM's --kv-cache-dtype.")] = "auto",
-    gpu_free_gb: Annotated[
-        float | None, typer.Option(min=0.001, help="GB that each GPU has for KV: also say what LMCache saves beyond the engine.")
-    ] = None,
+    engine: ModelOptions,
     host: Annotated[str, typer.Option(help="Address at which the engine will reach the server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="RPC port of the server.")] = 5555,
     engine_log: EngineLog = None,
@@ -33,7 +27,6 @@ def migrate(  # noqa: PLR0913, PLR0917  the options of a command
     """Say what an `lmcache server` would give instead."""
     with reported_errors():
         from agent_tools.deployments.in_process.start_file import read_start_file
-        from agent_tools.prediction.model_kv import chosen_kv
         from agent_tools.recommender.migration import migration
         from agent_tools.recommender.server_counterpart import DEFAULT_CHUNK
         from agent_tools.tools.migrate import describe_migration
@@ -48,6 +41,5 @@ def migrate(  # noqa: PLR0913, PLR0917  the options of a command
             skip_bad_lines=skip_bad_lines,
             engine_log=engine_log,
         )
-        kv = chosen_kv(model, kv_bytes_per_token, ranks=world_size, kv_dtype=kv_dtype)
-        found = migration(settings, requests, kv, gpu_free_gb=gpu_free_gb, host=host, port=port)
+        found = migration(settings, requests, engine.kv(), gpu_free_gb=engine.gpu_free_gb, host=host, port=port)
         show(found.model_dump(mode="json"), f"{described_requests(requests)}\n{describe_migration(found)}", as_json)

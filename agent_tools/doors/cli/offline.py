@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from .option_groups import with_options
 from .options import AsJson
 from .running import reported_errors, show
-from .trace_options import LogOrTrace, TraceOptions, with_trace_options
+from .trace_options import LogOrTrace, TraceOptions
 
 
 class Policy(str, Enum):
@@ -33,7 +34,7 @@ WITH_SAMPLE = frozenset({"log", "sample", "kv_bytes_per_token", "chunk_size", "s
 """Parameters of `predict` that go with ``--sample``."""
 
 
-@with_trace_options
+@with_options(trace=TraceOptions)
 def predict(  # noqa: PLR0913, PLR0917  the options of a command
     context: typer.Context,
     log: LogOrTrace,

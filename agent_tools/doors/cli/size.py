@@ -5,23 +5,16 @@ from typing import Annotated
 
 import typer
 
+from .option_groups import ModelOptions, with_options
 from .options import AsJson
 from .running import reported_errors, show
-from .trace_options import LogOrTrace, TraceOptions, with_trace_options
+from .trace_options import LogOrTrace, TraceOptions
 
 
-@with_trace_options
+@with_options(engine=ModelOptions, trace=TraceOptions)
 def size(  # noqa: PLR0913, PLR0917  the options of a command
     log: LogOrTrace,
-    model: Annotated[Path | None, typer.Option(help="The model's config.json, or its folder.")] = None,
-    kv_bytes_per_token: Annotated[
-        float | None, typer.Option(min=1, help="In place of the model: measured KV bytes of a token, over all ranks.")
-    ] = None,
-    gpu_free_gb: Annotated[
-        float | None, typer.Option(min=0.001, help="GB that each GPU has for KV (vLLM's log: Available KV cache memory).")
-    ] = None,
-    world_size: Annotated[int, typer.Option(min=1, max=255, help="Tensor-parallel ranks.")] = 1,
-    kv_dtype: Annotated[str, typer.Option(help="Data type of the KV cache, as vLLM's --kv-cache-dtype.")] = "auto",
+    engine: ModelOptions,
     size_mb: Annotated[
         list[float] | None, typer.Option(help="An L1 size, MB (repeat it). By default a grid from the log.")
     ] = None,
@@ -45,7 +38,6 @@ def size(  # noqa: PLR0913, PLR0917  the options of a command
     The command needs no cache. Times and costs are shown only where the speeds and prices they need are given.
     """
     with reported_errors():
-        from agent_tools.prediction.model_kv import chosen_kv
         from agent_tools.prediction.size_pricing import Terms
         from agent_tools.prediction.sizing import size_for
         from agent_tools.report.curve_files import write_sizing_picture
@@ -54,11 +46,11 @@ def size(  # noqa: PLR0913, PLR0917  the options of a command
 
         found = size_for(
             trace.read(log),
-            chosen_kv(model, kv_bytes_per_token, ranks=world_size, kv_dtype=kv_dtype),
-            gpu_free_gb=gpu_free_gb,
+            engine.kv(),
+            gpu_free_gb=engine.gpu_free_gb,
             terms=Terms(
                 prefill_tokens_per_second=prefill_tokens_per_second,
-                gpus=gpus or world_size,
+                gpus=gpus or engine.world_size,
                 l1_load_gb_per_second=l1_load_gb_per_second,
                 l2_load_gb_per_second=l2_load_gb_per_second,
                 l1_gb_month=l1_gb_month,

@@ -1,10 +1,8 @@
 """The options of commands that read a log or a trace: what a file does not say itself."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -49,27 +47,3 @@ class TraceOptions:
         from agent_tools.workload.readers import read_trace
 
         return read_trace(log, **vars(self))
-
-
-def with_trace_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `TraceOptions`, each by its name, in place of its parameter ``trace``."""
-    hints = get_type_hints(TraceOptions, include_extras=True)
-    shared = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
-        for one in fields(TraceOptions)
-    ]
-    signature = inspect.signature(command)
-    taken = [
-        option
-        for own in signature.parameters.values()
-        for option in (shared if own.name == "trace" else [own.replace(kind=inspect.Parameter.KEYWORD_ONLY)])
-    ]
-
-    def run(**given: Any) -> None:  # noqa: ANN401  options of any type
-        trace = TraceOptions(**{one.name: given.pop(one.name) for one in shared})
-        command(**given, trace=trace)
-
-    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
-    run.__annotations__ = {one.name: one.annotation for one in taken}  # Typer reads both
-    run.__signature__ = signature.replace(parameters=taken)  # type: ignore[attr-defined]
-    return run

@@ -8,6 +8,7 @@ where it is given, tells the tokens of each request by the same id.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -17,14 +18,16 @@ from agent_tools.compiled import compiled
 from agent_tools.errors import WorkloadError
 from agent_tools.workload.access_log import AccessLog, in_time_order
 from agent_tools.workload.chunk_table import ChunkTable
+from agent_tools.workload.complaints import decoded_part
 from agent_tools.workload.jumps import CLOCK_SET_BACK, without_jumps
 from agent_tools.workload.lines import Block, Source
 from agent_tools.workload.memory import check_fits
-from agent_tools.workload.one_seed import must_share_a_seed
+from agent_tools.workload.one_seed import must_share_a_seed, parts_without_a_common_hash
 
 from .block_ids import leading
 from .engine_log import EngineCounts, read_engine_log
-from .requests import BLOCK_SIZES, ReadOptions, dense, with_time_remarks
+from .requests import BLOCK_SIZES, ReadOptions, dense
+from .times import with_time_remarks
 
 FILES = "chunk_hashes_*.jsonl*"
 MEMORY_PER_BYTE = 1.5
@@ -38,7 +41,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class _Line(msgspec.Struct, gc=False):  # fields hold no cycles, and a million lines would keep the collector busy
-    timestamp: float
+    timestamp: Annotated[float, msgspec.Meta(ge=0)]
     lookup_id: str | int
     chunk_hashes: msgspec.Raw
 
@@ -47,7 +50,7 @@ class _Checked(_Line):
     """The same with every hash checked. Slower, but errors name what is wrong with a line."""
 
     def __post_init__(self) -> None:
-        hashes = msgspec.json.decode(self.chunk_hashes, type=list[str])
+        hashes: list[str] = decoded_part(self.chunk_hashes, list[str], "chunk_hashes")
         wrong = [one for one in hashes if not one.startswith("0x") or not 2 < len(one) <= _WIDEST + 2]
         try:
             [int(one, 16) for one in hashes]
@@ -109,13 +112,15 @@ def read_chunk_statistics(
     names = [name for piece in pieces for name in piece.names]
     counts = None if engine_log is None else read_engine_log(engine_log)
     size, whole, tokens, assumed, remarks = _lengths(ids, listed, names, counts, options)
-    timestamps, set_back = without_jumps(np.concatenate([piece.timestamps for piece in pieces]))
+    remarks += _of_seeds(parts_without_a_common_hash(ids, listed))
+    unit = options.time_unit or 1.0
+    timestamps, set_back = without_jumps(np.concatenate([piece.timestamps for piece in pieces]) * unit)
     log = AccessLog(
         chunk_size=size,
         chunk_ids=leading(ids, listed, whole),
         offsets=np.concatenate(([0], np.cumsum(whole))),
         tokens=tokens,
-        timestamps=timestamps * (options.time_unit or 1.0),
+        timestamps=timestamps,
         tenants=np.zeros(requests, np.int16),
         models=np.zeros(requests, np.int16),
         hashes=table.hashes(),
@@ -124,7 +129,17 @@ def read_chunk_statistics(
         source="LMCache chunk statistics (in-process)",
         assumed=tuple(assumed),
     )
-    return with_time_remarks(in_time_order(_kept_hashes(log)))
+    return with_time_remarks(in_time_order(_kept_hashes(log)), unit)
+
+
+def _of_seeds(parts: Sequence[tuple[int, int]]) -> list[str]:
+    if not parts:
+        return []
+    named = ", ".join(f"{first:,} to {last:,}" for first, last in parts[:5])
+    return [
+        f"requests {named} repeat their own chunks and none of each other's: if the engine was restarted between them without"
+        " PYTHONHASHSEED, equal prompts have different hashes and the hit rate comes out too low, so read each part alone"
+    ]
 
 
 def _kept_hashes(log: AccessLog) -> AccessLog:

@@ -1,5 +1,7 @@
 """JSON documents: one for each line, a whole file that is one document, or a whole file that is a list of them."""
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -8,8 +10,10 @@ import msgspec
 
 from agent_tools.errors import WorkloadError
 from agent_tools.plain import plain
+from agent_tools.workload.complaints import in_words
 from agent_tools.workload.lines import Source
 from agent_tools.workload.memory import check_fits
+from agent_tools.workload.unpack import DamagedFileError
 
 from .requests import ReadOptions, Requests
 
@@ -20,6 +24,9 @@ MOST_OF_A_LINE = 2**26
 MEMORY_PER_BYTE = 4.0
 READ_BYTES = 2**20
 """Bytes of a file that are decoded at once."""
+LIST = re.compile(rb"\[\s*(\{|$)")
+"""The beginning of a list of objects. Lines of a program's log may begin with a bracket too."""
+ONE_A_LINE = "write one request a line, for example with jq -c '{}' {}"
 
 
 def documents(
@@ -48,17 +55,17 @@ def documents(
                 try:
                     document = decoder.decode(raw)
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # noqa: PERF203  one bad line is one line
-                    source.bad_line(place, plain(error, 300))
+                    source.bad_line(place, plain(in_words(error, whole="the document"), 300))
                 else:
                     yield path, place, document
         requests.bad_lines += source.bad_lines
 
 
 def one_a_line(path: Path) -> bool:
-    """Return whether the first line of a file is a JSON object of its own."""
+    """Return whether a file has a document a line: it begins with no list, and its first line is no part of a JSON object."""
     first = first_line(path)
-    if first.lstrip()[:1] != b"{":
-        return False
+    if not first.startswith(b"{"):
+        return not LIST.match(first)
     try:
         msgspec.json.decode(first)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -67,13 +74,20 @@ def one_a_line(path: Path) -> bool:
 
 
 def first_line(path: Path) -> bytes:
-    """Return the first line that is not blank, or the beginning of a long one; empty for a file without text."""
-    start = bytearray()
-    for piece in Source(path, skip_bad_lines=True).pieces():
+    """Return the first line that is not blank, or the beginning of a long one; empty for a file without text.
+
+    Raises:
+        DamagedFileError: The file is damaged or in another encoding, or is packed and was cut before its first line ends.
+    """
+    source, start = Source(path, skip_bad_lines=True), bytearray()
+    for piece in source.pieces():
         start += piece if start else piece.lstrip()
         if (b"\n" in piece and start) or len(start) > MOST_OF_A_LINE or start[:1] == b"[":
             break
-    return bytes(start.partition(b"\n")[0])
+    line, end, _ = start.partition(b"\n")
+    if source.cut is not None and not end:
+        raise source.cut
+    return bytes(line)
 
 
 def _whole(path: Path) -> Iterator[msgspec.Raw]:
@@ -90,4 +104,9 @@ def _whole(path: Path) -> Iterator[msgspec.Raw]:
         else:
             yield msgspec.json.decode(text, type=msgspec.Raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WorkloadError(f"{path} is no whole JSON document ({plain(error, 200)}): it was cut, fetch it again") from error
+        if "trailing" in str(error):
+            raise WorkloadError(
+                f"{path} holds several JSON documents over many lines: {ONE_A_LINE.format('.', shlex.quote(str(path)))}"
+            ) from error
+        wrong = plain(in_words(error, text), 200)
+        raise DamagedFileError(f"{path} is no whole JSON document ({wrong}): it was cut, fetch it again") from error

@@ -25,6 +25,7 @@ import numpy as np
 
 from agent_tools.errors import WorkloadError
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.complaints import decoded_part
 from agent_tools.workload.lines import Block, Source
 from agent_tools.workload.memory import check_fits
 
@@ -35,7 +36,6 @@ MEMORY_PER_BYTE = 2.5
 """The most memory, in bytes, that reading takes for each byte of text."""
 BAILIAN_BLOCK = 16
 MS, SECOND = 1e-3, 1.0
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 _Time = Annotated[float, msgspec.Meta(ge=0)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -65,11 +65,7 @@ class _CheckedTurn(_Line, gc=False):
         complaint = _complaint(self)
         if complaint:
             raise ValueError(complaint)
-        try:
-            ids = msgspec.json.decode(self.hash_ids, type=list[int])
-        except msgspec.ValidationError as error:
-            msg = f"hash_ids: {error}"
-            raise ValueError(msg) from error
+        ids = decoded_part(self.hash_ids, list[int], "hash_ids")
         if any(not -(2**63) <= one < 2**64 for one in ids):
             msg = "hash_ids: an id has more than 64 bits"
             raise ValueError(msg)
@@ -122,7 +118,7 @@ def read_hash_ids(files: Sequence[Path], options: ReadOptions, *, bailian: bool 
     """
     check_fits(files, MEMORY_PER_BYTE)
     unit = options.time_unit or (SECOND if bailian else MS)
-    requests = Requests("Qwen-Bailian trace" if bailian else "Mooncake trace", options)
+    requests = Requests("Qwen-Bailian trace" if bailian else "Mooncake trace", options, unit=unit)
     named = False
     sources = {path: Source(path, options.skip_bad_lines, memory_per_byte=MEMORY_PER_BYTE) for path in files}
     for path, source in sources.items():

@@ -8,24 +8,26 @@ gateway logs (LiteLLM)          the same, with ``startTime`` and token counts
 ShareGPT                        ``conversations``
 LMCache agent traces            ``pre_gap``
 AIPerf with text                ``text_input``
-vLLM's request log              lines with ``Received request``
 =============================== =================================================================
 
 A record whose messages end with an answer of the assistant is a whole conversation: every answer in it was a request.
 """
 
-import ast
 import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from math import nan
+from math import inf, nan
 from typing import Any, TypedDict
 
 import msgspec
 
+from agent_tools.plain import plain
+
 Json = Mapping[str, Any]
+TOKEN_IDS = 2**31
+"""Token ids are below this."""
 PAUSE_SECONDS = 30.0
 """Pause that is assumed between an answer and the next turn of a recorded conversation without times."""
 _TIMES = ("timestamp", "startTime", "start_time", "request_time", "created_at", "created", "time")
@@ -40,9 +42,8 @@ _STATED = frozenset((*_TIMES, *_TOKENS, *_ANSWERS, *(key for key, _ in _PAUSES),
 """Names of what a record says about its request: a record with none of them states no time and no counts."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))
 """Numbers from this size on are Unix times in this unit, seconds."""
-_RECEIVED, _PROMPT, _PARAMS = "Received request ", ": prompt: ", ", params: "
-_VLLM_IDS = re.compile(r"prompt_token_ids: \[([\d, ]+)\]")
-_VLLM_TIME = re.compile(r"(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)")
+_NO_TIME = "{} is no time: write seconds as a number, or a date such as 2026-01-31T12:00:00Z"
+_FRACTION = re.compile(r"\.(\d+)")
 
 
 class Message(msgspec.Struct, gc=False, forbid_unknown_fields=True):  # a million tuples would keep the collector busy
@@ -92,11 +93,16 @@ def has_text(record: Json) -> bool:
     )
 
 
-def prompts_of(record: Json, number: int) -> Iterator[Prompt]:
+def prompts_of(record: Json, number: int, unit: float | None = None) -> Iterator[Prompt]:
     """Yield the requests of one record.
 
+    Args:
+        record: The record.
+        number: Its line.
+        unit: Seconds in the unit of its time; by default it follows from the format and the size of the number.
+
     Raises:
-        ValueError: The record holds no text of a request.
+        ValueError: The record holds no text of a request, or its time cannot be read.
     """
     body = _body(record)
     model = str(body.get("model") or record.get("model") or "")
@@ -104,14 +110,14 @@ def prompts_of(record: Json, number: int) -> Iterator[Prompt]:
     if _STATED.isdisjoint(record):
         seconds, think, stated, answer = nan, nan, 0, 0
     else:
-        seconds, think = _seconds(record, ms="text_input" in record or "delay" in record), _pause(record)
+        seconds, think = _seconds(record, unit), _pause(record)
         stated, answer = _count(record, _TOKENS), _count(record, _ANSWERS)
     raw = body.get("text_input")
     raw = raw if isinstance(raw, str) else body.get("prompt")
     if isinstance(raw, str):
         yield Prompt(raw, seconds, think, session, model, stated, answer)
         return
-    if isinstance(raw, list) and raw and all(isinstance(one, int) for one in raw):
+    if isinstance(raw, list) and raw and all(type(one) is int and 0 <= one < TOKEN_IDS for one in raw):
         yield Prompt(tuple(raw), seconds, think, session, model, stated, answer)
         return
     messages = _messages(body)
@@ -131,50 +137,6 @@ def prompts_of(record: Json, number: int) -> Iterator[Prompt]:
                 max(1, len(message.content) // 4),
             )  # fmt: skip
             turn += 1
-
-
-def prompts_of_vllm_log(text: str) -> Iterator[Prompt]:
-    """Yield the requests in lines of vLLM's own log."""
-    for line in text.split("\n"):
-        found = _quoted_prompt(line)
-        if found is None:
-            continue
-        quoted, end = found
-        ids = _VLLM_IDS.search(line, end)
-        if ids is not None:
-            asked: tuple[int, ...] | str = tuple(map(int, ids[1].split(",")))
-        elif quoted != "None":
-            asked = str(ast.literal_eval(quoted)) if "\\" in quoted else quoted[1:-1]
-        else:
-            continue
-        yield Prompt(asked, _vllm_seconds(line), nan, None, "", 0, 0)
-
-
-def _quoted_prompt(line: str) -> tuple[str, int] | None:
-    """Return the prompt of a line of vLLM's log as Python writes it, and where it ends; ``None`` if the line is no request."""
-    name = line.find(_RECEIVED)
-    start = line.find(_PROMPT, name) + len(_PROMPT)
-    if name < 0 or start < len(_PROMPT) or " " in line[name + len(_RECEIVED) : start - len(_PROMPT)]:
-        return None
-    if line.startswith("None" + _PARAMS, start):
-        return "None", start + 4
-    quote = line[start : start + 1]
-    end = line.find(quote + _PARAMS, start + 1) if quote in {"'", '"'} else -1
-    while end > 0 and (end - len(line[:end].rstrip("\\"))) % 2:  # the prompt itself holds the quote, escaped
-        end = line.find(quote + _PARAMS, end + 1)
-    return (line[start : end + 1], end + 1) if end > 0 else None
-
-
-def _vllm_seconds(line: str) -> float:
-    found = _VLLM_TIME.search(line)
-    if found is None:
-        return nan
-    month, day, hour, minute, second = map(int, found.groups())
-    try:
-        moment = datetime(2024, month, day, hour, minute, second, tzinfo=timezone.utc)  # the log names no year
-    except ValueError:
-        return nan
-    return moment.timestamp()
 
 
 def _body(record: Json) -> Json:
@@ -228,7 +190,7 @@ def _text(content: object) -> str:
     return ""
 
 
-def _seconds(record: Json, *, ms: bool) -> float:
+def _seconds(record: Json, unit: float | None) -> float:
     value = next((record[key] for key in _TIMES if record.get(key) is not None), None)
     if isinstance(value, str):
         text = value
@@ -236,17 +198,22 @@ def _seconds(record: Json, *, ms: bool) -> float:
             value = float(text)
         except ValueError:
             return _of_iso(text)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None:
         return nan
-    unit = next((unit for least, unit in _EPOCHS if abs(value) >= least), 1e-3 if ms else 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        raise ValueError(_NO_TIME.format(plain(value, 40)))
+    if unit is None:
+        ms = "text_input" in record or "delay" in record
+        unit = next((unit for least, unit in _EPOCHS if value >= least), 1e-3 if ms else 1.0)
     return float(value) * unit
 
 
 def _of_iso(value: str) -> float:
+    text = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", value.strip()).replace("Z", "+00:00")  # Python 3.10 is strict
     try:
-        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError:
-        return nan
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(_NO_TIME.format(plain(value, 40))) from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 

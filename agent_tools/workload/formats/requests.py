@@ -6,30 +6,22 @@ closed-loop sessions, order in time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agent_tools.compiled import compiled
 from agent_tools.errors import WorkloadError
 from agent_tools.plain import plain
 from agent_tools.workload.access_log import AccessLog, in_time_order
 
 from .block_ids import BlockNumbers, chained, first_unchained, is_dense, leading, prefixes_by_depth
+from .times import order_remarks, placed, with_time_remarks
 
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-SECONDS_PER_OUTPUT_TOKEN = 0.02
-"""Time that an answer is assumed to take for each of its tokens, where a trace states pauses between turns and no times."""
-MOST_PER_SECOND = 1_000.0
-"""A trace with more requests a second than this has another unit of time, or is of a large fleet."""
-FEWEST_PER_SECOND = 1 / 3600
-HOLE_SECONDS, HOLE_SHARE = 3600.0, 0.5
-"""A gap without requests, longer than this and than this share of the whole, is reported."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +76,8 @@ class Requests:
     assumed: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     bad_lines: int = 0
+    unit: float = 1.0
+    """Seconds in the unit that the file's times were read in."""
 
     def __post_init__(self) -> None:
         self._pieces: list[_Piece] = []
@@ -163,7 +157,11 @@ class Requests:
         chunk_ids = self._prefixes(path, chunk_ids, offsets)
         sessions = self._column("sessions") if self._sessions else None
         think = self._column("think")
-        seconds = self._times(sessions, think)
+        stated: Floats = self._column("seconds").astype(np.float64)
+        seconds, assumed = placed(stated, sessions, think, self._column("outputs"), self.options.starts_per_second)
+        self.assumed += assumed
+        if sessions is None and not assumed:
+            self.remarks += order_remarks(seconds, self._requests_of_files())
         log = AccessLog(
             chunk_size=size,
             chunk_ids=chunk_ids,
@@ -180,10 +178,14 @@ class Requests:
             sessions=sessions,
             think_seconds=think if np.isfinite(think).any() else None,
         )
-        return with_time_remarks(in_time_order(dense(log)))
+        log = in_time_order(dense(log))
+        return log if np.isnan(stated).all() else with_time_remarks(log, self.unit)
 
     def _column(self, name: str) -> Any:  # noqa: ANN401  an array whose type depends on the name
         return np.concatenate([getattr(piece, name) for piece in self._pieces])
+
+    def _requests_of_files(self) -> list[int]:
+        return [sum(len(piece.tokens) for piece in pieces) for _, pieces in groupby(self._pieces, lambda piece: piece.path)]
 
     def _prefixes(self, path: Path, ids: npt.NDArray[np.int32], offsets: Int64) -> npt.NDArray[np.int32]:
         if self.options.chain:
@@ -203,28 +205,6 @@ class Requests:
             " or comes twice in one request. A KV cache reuses a block only behind the same blocks, so nothing can be predicted"
             " from them as they are. If each id is the hash of one block's own tokens, say so with chain (--chain)"
         )
-
-    def _times(self, sessions: npt.NDArray[np.int32] | None, think: Floats) -> Floats:
-        """Return the time of each request, with assumed times where the file states pauses or nothing."""
-        seconds: Floats = self._column("seconds").astype(np.float64)
-        missing = ~np.isfinite(seconds)
-        if not missing.any():
-            return seconds
-        if sessions is None:
-            if not missing.all():
-                raise WorkloadError("some requests have a time and some have none; leave out the lines without a time")
-            self.assumed.append(f"no times are stated: {self.options.starts_per_second:g} requests a second")
-            return np.arange(len(seconds)) / self.options.starts_per_second
-        outputs = self._column("outputs").astype(np.float64) * SECONDS_PER_OUTPUT_TOKEN
-        starts = _place(
-            seconds, missing, sessions, think, outputs, 1 / self.options.starts_per_second, max(len(self._sessions), 1)
-        )
-        if starts:
-            self.assumed.append(f"sessions without a time start at {self.options.starts_per_second:g} a second")
-        self.assumed.append(
-            f"a turn starts its pause after an answer that takes {SECONDS_PER_OUTPUT_TOKEN * 1000:g} ms a token (closed loop)"
-        )
-        return seconds
 
 
 BLOCK_SIZES = 2 ** np.arange(3, 17)
@@ -256,26 +236,6 @@ def dense(log: AccessLog) -> AccessLog:
     return log.select(np.arange(len(log)))
 
 
-def with_time_remarks(log: AccessLog) -> AccessLog:
-    """Return the log with remarks on a rate that is not plausible, and on a hole in its times."""
-    remarks = list(log.remarks)
-    if len(log) > 10 and log.duration > 0:
-        rate = (len(log) - 1) / log.duration
-        if rate > MOST_PER_SECOND or rate < FEWEST_PER_SECOND:
-            remarks.append(
-                f"{rate:,.4g} requests a second are not plausible: the unit of the times may be another one; give it with"
-                " --time-unit (s, ms, us or ns)"
-            )
-        gaps = np.diff(log.timestamps)
-        widest = int(np.argmax(gaps))
-        if gaps[widest] > max(HOLE_SECONDS, HOLE_SHARE * log.duration):
-            remarks.append(
-                f"no request came for {gaps[widest]:,.0f} of the {log.duration:,.0f} s: the clock jumped, or the log has a hole;"
-                " rates and times are not to be relied on"
-            )
-    return replace(log, remarks=tuple(remarks))
-
-
 def _agrees(size: int, tokens: Int64, listed: Int64) -> npt.NDArray[np.bool_]:
     agrees: npt.NDArray[np.bool_] = (listed == tokens // size) | (listed == -(-tokens // size))
     return agrees
@@ -289,35 +249,6 @@ def _numbered(names: Sequence[object], known: dict[object, int]) -> npt.NDArray[
     if len(distinct) == 1:
         return np.full(len(names), known.get(names[0], -1), np.int32)
     return np.fromiter(map(known.get, names, repeat(-1)), np.int32, len(names))
-
-
-@compiled
-def _place(
-    seconds: Floats,
-    missing: npt.NDArray[np.bool_],
-    sessions: npt.NDArray[np.int32],
-    think: Floats,
-    answers: Floats,
-    between: float,
-    count: int,
-) -> int:
-    """Fill in the missing times of the requests of `count` sessions. Return how many sessions have no time of their own.
-
-    `answers` is (requests,) the seconds that each answer takes, and `between` the seconds between two starts.
-    """
-    starts = 0
-    ends = np.full(count, np.nan)  # of the last answer of each session
-    for r in range(len(seconds)):
-        session = sessions[r]
-        if missing[r]:
-            if session >= 0 and not np.isnan(ends[session]):
-                seconds[r] = ends[session] + (think[r] if np.isfinite(think[r]) else 0.0)
-            else:
-                seconds[r] = starts * between
-                starts += 1
-        if session >= 0:
-            ends[session] = seconds[r] + answers[r]
-    return starts
 
 
 def _th(number: int) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from agent_tools.errors import WorkloadError
 from agent_tools.workload.access_log import AccessLog
+from agent_tools.workload.complaints import decoded_part
 from agent_tools.workload.lines import Source
 from agent_tools.workload.memory import check_fits
 
@@ -32,7 +33,7 @@ GLOBAL = "global"
 AT_ONCE = 2_000
 """Requests that are added together."""
 _NO_IDS = msgspec.Raw(b"[]")
-_IDS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]])
+_IDS = list[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
@@ -63,7 +64,7 @@ def read_weka(files: Sequence[Path], options: ReadOptions) -> AccessLog:
         WorkloadError: Nothing to read, a broken document, different block sizes, or more text than fits into memory.
     """
     check_fits(files, MEMORY_PER_BYTE)
-    requests = Requests("Weka trace (kv-cache-tester)", options)
+    requests = Requests("Weka trace (kv-cache-tester)", options, unit=options.time_unit or 1.0)
     sizes: set[int] = set()
     count, agents = 0, 0
     part = _Part()
@@ -129,7 +130,7 @@ class _Part:
             ids=ids,
             counts=counts,
             tokens=np.array([one.tokens for one in asked], np.int64),
-            seconds=np.array([one.t for one in asked]) + np.array(starts),
+            seconds=np.array([one.t for one in asked]) * requests.unit + np.array(starts),
             outputs=np.array([one.answer or 0 for one in asked], np.int64),
             think=np.full(len(asked), nan),
             sessions=list(starts),
@@ -145,7 +146,7 @@ class _Part:
         for one, _, _, number in self.rows:
             wrong = None if number in bad else _wrong_with(one.hash_ids)
             if wrong is not None:
-                source.bad_line(number, f"hash_ids: {wrong}")
+                source.bad_line(number, wrong)
                 bad.add(number)
         requests.bad_lines += len(bad)
         self.rows = [row for row in self.rows if row[3] not in bad]
@@ -153,7 +154,7 @@ class _Part:
 
 def _wrong_with(ids: msgspec.Raw) -> str | None:
     try:
-        _IDS.decode(ids)
-    except msgspec.MsgspecError as error:
+        decoded_part(ids, _IDS, "hash_ids")
+    except ValueError as error:
         return str(error)
     return None
