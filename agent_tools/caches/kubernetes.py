@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from agent_tools.deployments.server.start_flags import VALUES
 from agent_tools.errors import SettingsError
 from agent_tools.models import CacheConfig
 from agent_tools.models.config import Frozen
 from agent_tools.models.start_configuration import Drift
 
+from .arguments import Value, pairs_of, words_of
 from .kubernetes_api import read_from_cluster
 
 KIND = "LMCacheEngine"
@@ -51,6 +53,10 @@ _SETTINGS = {
     "--l2-store-policy": "l2_store_policy",
     "--l2-prefetch-policy": "l2_prefetch_policy",
 }
+
+
+_DEFAULTS = {flag: default for _, flag, default in VALUES if default not in {None, ...}}
+"""LMCache's defaults, which a proposed command line leaves out."""
 
 
 class KubernetesSettings(Frozen):
@@ -143,30 +149,69 @@ def _meta(resource: Mapping[str, Any]) -> Mapping[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
-def merge_patch(pairs: Sequence[tuple[str, str | None]], resource: Resource | None) -> tuple[dict[str, Any], list[str]]:
+def merge_patch(pairs: Sequence[tuple[str, Value]], resource: Resource | None) -> tuple[dict[str, Any], list[str]]:
     """Return a JSON merge patch (RFC 7386) of the resource for the flags of a server, and what to know about it.
 
-    A patch replaces ``extraArgs`` as a whole, so the arguments that the resource has already are kept in it.
+    A patch replaces ``extraArgs`` as a whole, so the arguments that the resource has already are kept in it. What the resource
+    states and the flags leave out, because it is back at LMCache's default, is stated with the default.
+
+    Args:
+        pairs: The flags of the whole server, without those that have their default value.
+        resource: The resource, if it is known.
     """
     spec: dict[str, Any] = {}
     extra: list[str] = []
     fields = {**_FIELDS, **(_OF_L2 if resource is not None and resource.spec.get("l2Backend") else {})}
-    for flag, value in pairs:
+    for flag, value in [*_back_at_default(pairs, resource), *_without_backend(pairs, resource)]:
         if flag in _OPERATORS:
             continue
-        if value is not None and flag in fields and not (flag == "--eviction-policy" and value not in _POLICIES):
+        if isinstance(value, str) and flag in fields and not (flag == "--eviction-policy" and value not in _POLICIES):
             part, name = fields[flag]
             spec.setdefault(part, {})[name] = _number(value)
         else:
-            extra += [flag] if value is None else [f"{flag}={value}"]
-    ours = {flag for flag, _ in pairs} | fields.keys()
-    kept = [one for one in _joined(resource.extra_args if resource else []) if one.partition("=")[0] not in ours]
-    if kept or extra:
+            extra += words_of(flag, value)
+    ours = {flag for flag, _ in pairs} | fields.keys() | _OF_L2.keys() | {"--l2-adapter"}
+    stated = pairs_of(resource.extra_args if resource else [])
+    kept = [word for flag, value in stated if flag not in ours for word in words_of(flag, value)]
+    if kept or extra or (resource is not None and resource.extra_args):
         spec["extraArgs"] = [*kept, *extra]
     notes = [NOT_RUN]
     if resource is None:
         notes.append("extraArgs replaces the list of the resource: name its file (kubernetes = { file = ... }) to keep it")
     return {"spec": spec}, notes
+
+
+def _back_at_default(pairs: Sequence[tuple[str, Value]], resource: Resource | None) -> list[tuple[str, str]]:
+    """Return the flags that a field of the resource states and the server has at LMCache's default."""
+    given = {flag for flag, _ in pairs}
+    stated = {} if resource is None else _stated(resource)
+    return [(flag, str(_DEFAULTS[flag])) for flag in stated if flag not in given and flag in _DEFAULTS]
+
+
+def _without_backend(pairs: Sequence[tuple[str, Value]], resource: Resource | None) -> list[tuple[str, Value]]:
+    """Leave out the L2 adapter that LMCache's operator makes of ``l2Backend``: it would be there twice."""
+    backend = {} if resource is None else resource.spec.get("l2Backend")
+    if not isinstance(backend, dict) or not {"resp", "raw"} & backend.keys():
+        return [*pairs]
+    raw = backend.get("raw")
+    kind = raw.get("type") if isinstance(raw, dict) else "resp"
+    kept, found = [], False
+    for flag, value in pairs:
+        if flag == "--l2-adapter" and not found and isinstance(value, str) and json.loads(value).get("type") == kind:
+            found = True
+        else:
+            kept.append((flag, value))
+    return kept
+
+
+def _stated(resource: Resource) -> dict[str, Any]:
+    """Return the values of the resource's fields by their flags."""
+    stated: dict[str, Any] = {}
+    for flag, (part, name) in {**_FIELDS, **_OF_L2}.items():
+        group = resource.spec.get(part)
+        if isinstance(group, dict) and group.get(name) is not None:
+            stated[flag] = group[name]
+    return stated
 
 
 def patch_command(patch: Mapping[str, Any], resource: Resource) -> str:
@@ -177,14 +222,9 @@ def patch_command(patch: Mapping[str, Any], resource: Resource) -> str:
 
 def drift(resource: Resource, config: CacheConfig) -> tuple[Drift, ...]:
     """Return the settings that the resource states and that are not in force. What the resource leaves out is not compared."""
-    stated: dict[str, Any] = {}
-    for flag, (part, name) in {**_FIELDS, **_OF_L2}.items():
-        group = resource.spec.get(part)
-        if isinstance(group, dict) and group.get(name) is not None:
-            stated[flag] = group[name]
-    for one in _joined(resource.extra_args):  # last, as the server reads them
-        flag, _, value = one.partition("=")
-        if flag in _SETTINGS:
+    stated = _stated(resource)
+    for flag, value in pairs_of(resource.extra_args):  # last, as the server reads them
+        if flag in _SETTINGS and isinstance(value, str):
             stated[flag] = _number(value)
     known = config.known()
     found = []
@@ -196,17 +236,6 @@ def drift(resource: Resource, config: CacheConfig) -> tuple[Drift, ...]:
         if setting and in_force is not None and not _same(wanted, in_force):
             found.append(Drift(setting=setting, spec=wanted, in_force=in_force))
     return tuple(found)
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with each value beside its flag: ``--flag=value``."""
-    joined: list[str] = []
-    for one in arguments:
-        if one.startswith("--") or not joined or "=" in joined[-1]:
-            joined.append(one)
-        else:
-            joined[-1] += f"={one}"
-    return joined
 
 
 def _number(value: str) -> Any:  # noqa: ANN401  a number or a text

@@ -13,6 +13,7 @@ from agent_tools.models.change import VARIABLE
 from agent_tools.models.config import SKIP_L1
 from agent_tools.models.start_configuration import StartConfiguration, StartForm
 
+from .arguments import arguments_of, pairs_of, words_of
 from .kubernetes import Resource, merge_patch
 
 MB_IN_A_GB = 1024
@@ -63,7 +64,9 @@ def start_configuration(
     if kind == "embedded":
         arguments = _without(arguments, OF_A_PRIVATE_SERVER)
         notes.append("ports, folders and the module of the private server are left out")
-    if "***" in command:
+    if any(not adapter.settings_known for adapter in config.l2_adapters or ()):
+        notes.append("LMCache does not report the settings of some L2 adapters: write them in place of ***")
+    elif "***" in command:
         notes.append("secrets are shown as ***: fill them in")
     if "--l1-devdax-path" in arguments:
         notes.append(f"the file of --l1-devdax-path must have {config.max_size_mb:g} MB before the server starts")
@@ -99,27 +102,8 @@ def in_process_settings(config: CacheConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def arguments_of(command: str) -> list[str]:
-    """Return what follows ``lmcache server`` in a command line."""
-    words = shlex.split(command)
-    return words[words.index("server") + 1 :] if "server" in words else words
-
-
-def pairs_of(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return a command line as (flag, value); the value of a bare flag is ``None``."""
-    pairs: list[tuple[str, str | None]] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            flag, _, value = argument.partition("=")
-            pairs.append((flag, value if "=" in argument else None))
-        elif pairs:
-            pairs[-1] = (pairs[-1][0], argument)
-    return pairs
-
-
 def _without(arguments: Sequence[str], flags: frozenset[str]) -> list[str]:
-    kept = [(flag, value) for flag, value in pairs_of(arguments) if flag not in flags]
-    return [part for flag, value in kept for part in ([flag] if value is None else [flag, value])]
+    return [word for flag, value in pairs_of(arguments) if flag not in flags for word in words_of(flag, value)]
 
 
 def variables(settings: Mapping[str, Any]) -> list[str]:

@@ -54,8 +54,11 @@ class Deployment(Protocol):
         """
         ...
 
-    async def restart_command(self, update: ConfigUpdate) -> str | None:
-        """Return the command line that starts this cache with the update, or ``None`` if there is no such command."""
+    async def restart_command(self, update: ConfigUpdate | None) -> str | None:
+        """Return the command line that starts this cache with the update, or as it is now without one.
+
+        ``None`` means that there is no such command.
+        """
         ...
 
     async def entries(self, limit: int) -> Sequence[CacheEntry]:

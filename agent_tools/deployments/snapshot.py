@@ -16,6 +16,9 @@ from agent_tools.serving.engine_reading import EngineReading
 from agent_tools.serving.engine_window import engine_between
 
 NO_ENGINE = "the operator's directory names no engine for this cache"
+NO_COUNTERS = (
+    "the server exports no lmcache_mp_* series: it was started with --otlp-endpoint, --disable-metrics or --disable-observability"
+)
 NO_REQUEST_HITS = "LMCache counts hit tokens, not requests that hit; see tokens_served"
 
 
@@ -44,6 +47,8 @@ class Snapshot:
     health: Health
     objects_by_model: Mapping[str, float] = field(default_factory=dict)
     """Objects of a chunk of each model. If given, `counters` counts objects where its names say chunks."""
+    no_counters: str = NO_COUNTERS
+    """Why `counters` are missing, if they are."""
     incomplete_chunks: int | None = None
     """Chunks in L1 that lack the object of some rank or object group: they cannot be hit. ``None``: not counted."""
     bytes_by_model: Mapping[str, int] = field(default_factory=dict)
@@ -128,9 +133,6 @@ class Served:
 
 BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}
 """Figures whose spread over members is told, and whether more is better (1) or worse (-1)."""
-NO_COUNTERS = (
-    "the server exports no lmcache_mp_* series: it was started with --otlp-endpoint, --disable-metrics or --disable-observability"
-)
 NO_LATENCY = "LMCache 0.5.6 times lookups only with --transport grpc"
 NO_LATENCY_SPLIT = "LMCache does not time hits and misses apart"
 NO_TRAFFIC = "no tokens were requested in the window"
@@ -276,7 +278,7 @@ def _metrics(now: Snapshot, window: Window, counters: Counters | None, tokens: d
         l2_size_mb=now.l2_total_bytes / MB if now.l2_total_bytes else None,
     )
     if counters is None:
-        return metrics.model_copy(update={"unavailable": _why_missing(metrics, no_counters=True)})
+        return metrics.model_copy(update={"unavailable": _why_missing(metrics, now.no_counters)})
     by_model, by_tenant, unlisted = _grouped(tokens, 0), _grouped(tokens, 1), _unlisted(now)
     total = _with_tiers(total, counters.l2_hit_tokens)
     counted = metrics.model_copy(
@@ -323,7 +325,7 @@ def _with_tiers(total: TokenCounts, hit_l2: int) -> TokenCounts:
     return total.model_copy(update={"hit_l1": total.hit_l1 - moved, "hit_l2": total.hit_l2 + moved}) if moved else total
 
 
-def _why_missing(metrics: CacheMetrics, *, no_counters: bool = False) -> dict[str, str]:
+def _why_missing(metrics: CacheMetrics, no_counters: str | None = None) -> dict[str, str]:
     """For each figure that is ``None``: the reason, by name."""
     reasons = {
         "avg_latency_ms": NO_LATENCY,
@@ -351,7 +353,7 @@ def _why_missing(metrics: CacheMetrics, *, no_counters: bool = False) -> dict[st
         "incomplete_chunks",
     }
     missing = [name for name in type(metrics).model_fields if name != "engine" and getattr(metrics, name) is None]
-    return {name: NO_COUNTERS if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
+    return {name: no_counters if no_counters and name not in sized else reasons.get(name, NO_COUNTERS) for name in missing}
 
 
 _VALUES = {kind: operator.attrgetter(*(field.name for field in fields(kind))) for kind in (Counters, TokenCounters)}

@@ -142,8 +142,8 @@ def _variables_of(config: CacheConfig, update: ConfigUpdate) -> str | None:
 
 def _patch_of(cache: Cache, command: str) -> str:
     """Return a restart as a patch of the cache's resource."""
+    from agent_tools.caches.arguments import arguments_of, pairs_of
     from agent_tools.caches.kubernetes import merge_patch, patch_command
-    from agent_tools.caches.start_configuration import arguments_of, pairs_of
 
     resource = _resource(cache)
     assert resource is not None  # noqa: S101  asked for where the operator named one

@@ -21,7 +21,6 @@ from agent_tools.models import (
     CacheEntry,
     CacheMetrics,
     ChangeRecord,
-    ConfigUpdate,
     LMCacheStatus,
     Support,
     Tenant,
@@ -77,7 +76,7 @@ class Read(Core):
 
         named = await self.registry.find(cache)
         config = await named.deployment.config()
-        command = await named.deployment.restart_command(ConfigUpdate(max_size_mb=config.max_size_mb))
+        command = await named.deployment.restart_command(None)
         resource = await anyio.to_thread.run_sync(_resource, named)
         return start_configuration(named.name, named.settings.kind, config, command, form, resource)
 

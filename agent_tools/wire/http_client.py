@@ -77,7 +77,8 @@ class AdminClient:
             wrong, url = str(error), None
         if url is None:  # outside of `except`: what httpx says can hold the address with its password
             raise SettingsError(f"{text_without_secrets(base_url)!r} is not an address: {wrong}")
-        more = url.userinfo or url.query or url.fragment or _PREFIX.fullmatch(url.raw_path.decode()) is None
+        no_port = url.port is not None and not 0 < url.port < 2**16
+        more = no_port or url.userinfo or url.query or url.fragment or _PREFIX.fullmatch(url.raw_path.decode()) is None
         if url.scheme not in {"http", "https"} or not url.host or more:
             raise SettingsError(
                 f"{text_without_secrets(base_url)!r} is not an address of the form http://host:port or https://host/prefix, by"
@@ -162,7 +163,7 @@ class AdminClient:
                 f"{method} {plain(path)} was sent to {self.base_url} and no answer came ({_cause(error)}); it may or may not be"
                 " in force: read the cache's status and configuration before anything else"
             ) from error
-        if response.status_code in _NOT_PASSED_ON and not _says_why(response):
+        if _gave_up(response):
             # Not unknown yet: whoever made the change takes the rest back and reads what is in force (`may_still_happen`).
             raise RefusedError(
                 f"{method} {plain(path)} was sent and the proxy in front of {self.base_url} answered {response.status_code}: it"
@@ -260,9 +261,10 @@ class AdminClient:
                 f" there, or a version without this route; give the server's --http-port, not its --port{behind}"
             )
         if response.is_redirect:
+            where = self._quoted(response.headers.get("location", "nowhere"))
             raise NotLMCacheError(
-                f"{self.base_url} answered {asked} with a redirect, which LMCache never does; it was not followed. If a"
-                " proxy in front asks for a login, give it a token in headers"
+                f"{self.base_url} answered {asked} with a redirect to {where}, which LMCache never does; it was not followed. If"
+                " a proxy in front asks for a login, give it a token in headers; if the API has moved, correct the address"
             )
         raise RefusedError(
             f"LMCache refused {asked} with {response.status_code}: {self._quoted(_says_why(response) or response.reason_phrase)}",
@@ -283,7 +285,13 @@ class AdminClient:
                 + ("the proxy does not take what they hold" if self._access.headers else "they name nothing that lets us in"),
                 status,
             )
-        if status in _NOT_PASSED_ON and said is None:
+        if _is_html(response) and 400 <= status < 500 and status not in {404, 405}:
+            raise RefusedError(
+                f"the proxy in front of {self.base_url} refused {asked} with {status} ({self._quoted(response.reason_phrase)});"
+                " LMCache, which never answers with a page, was not asked. Look into the proxy's settings",
+                status,
+            )
+        if _gave_up(response):
             raise UnreachableError(
                 f"the proxy in front of {self.base_url} answered {asked} with {status} ({_short(response.reason_phrase)}): it"
                 " reaches no LMCache. Start `lmcache server` behind it, or correct where the proxy sends this path"
@@ -300,8 +308,9 @@ class AdminClient:
             if b"\\ud" in response.content.lower():  # only so can it hold halves of characters, which nothing of ours could store
                 refuse_halves(answer)
         except (ValueError, RecursionError) as error:
+            page = " or a proxy in front of it asks for a login" if _is_html(response) else ""
             raise NotLMCacheError(
-                f"{response.request.url} did not answer with JSON: something else than an LMCache admin API listens there"
+                f"{response.request.url} did not answer with JSON: something else than an LMCache admin API listens there{page}"
             ) from error
         return answer
 
@@ -376,6 +385,18 @@ def _cause(error: Exception | None) -> str:
 def _short(words: object) -> str:
     """Words of the other side, never so many that ours are cut off."""
     return plain(text_without_secrets(str(words)[: 2 * MOST_SAID]), MOST_SAID)
+
+
+def _is_html(response: httpx.Response) -> bool:
+    """Return whether the answer is a page, as proxies give them and LMCache's admin API never does."""
+    return bool(response.headers.get("content-type", "").startswith("text/html"))
+
+
+def _gave_up(response: httpx.Response) -> bool:
+    """Return whether a proxy answered because it got no answer from LMCache, or none that it liked."""
+    if response.status_code in _NOT_PASSED_ON:
+        return _says_why(response) is None
+    return response.status_code >= 500 and _is_html(response)
 
 
 def _says_why(response: httpx.Response) -> str | None:

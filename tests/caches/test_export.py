@@ -10,15 +10,17 @@ import pytest
 import yaml
 from real_cache import Launch
 
+from agent_tools.caches.arguments import pairs_of
 from agent_tools.caches.kubernetes import KubernetesSettings, Resource, drift, merge_patch, read_resource
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
-from agent_tools.caches.start_configuration import OF_A_PRIVATE_SERVER, pairs_of, start_configuration
+from agent_tools.caches.start_configuration import OF_A_PRIVATE_SERVER, start_configuration
 from agent_tools.deployments.server.command_line import Flags
 from agent_tools.errors import SettingsError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.lmcache_import import importing_lmcache
-from agent_tools.models import Bounds, CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
+from agent_tools.models import Bounds, CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter, SupportLevel
+from agent_tools.models.config import UNKNOWN_SETTINGS
 from agent_tools.models.start_configuration import StartForm
 from agent_tools.operations import Operations
 
@@ -113,6 +115,75 @@ def test_a_patch_keeps_other_arguments_and_leaves_what_the_operator_sets() -> No
     resource = Resource(name="prod", namespace=None, spec={"extraArgs": ["--eviction-ratio", "0.25", "--engine-type=x"]})
     patch, _ = merge_patch([("--eviction-ratio", "0.3"), ("--port", "1"), ("--eviction-policy", "ARC")], resource)
     assert patch == {"spec": {"eviction": {"evictionRatio": 0.3}, "extraArgs": ["--engine-type=x", "--eviction-policy=ARC"]}}
+
+
+def test_a_patch_takes_back_what_the_resource_states_and_is_not_in_force() -> None:
+    """A flag at LMCache's default is left out of a command line, and a merge patch keeps what it does not name."""
+    spec = {
+        "eviction": {"policy": "LRU", "evictionRatio": 0.25},
+        "server": {"chunkSize": 512},
+        "extraArgs": ["--l2-prefetch-policy", "retain", '--l2-adapter={"type": "fs"}', "--separate-object-groups"],
+    }
+    resource = Resource(name="prod", namespace=None, spec=spec)
+    patch, _ = merge_patch([("--eviction-policy", "LRU"), ("--separate-object-groups", None)], resource)
+    assert patch["spec"] == {
+        "eviction": {"policy": "LRU", "evictionRatio": 0.2},
+        "server": {"chunkSize": 256},
+        "extraArgs": ["--separate-object-groups"],
+    }
+    config = CacheConfig(eviction_policy=EvictionPolicy.LRU, eviction_ratio=0.2, chunk_size=256, l2_prefetch_policy="default")
+    assert drift(resource.model_copy(update={"spec": spec | patch["spec"]}), config) == ()
+    nothing_left, _ = merge_patch([], Resource(name="prod", namespace=None, spec={"extraArgs": ["--l2-store-policy=skip_l1"]}))
+    assert nothing_left == {"spec": {"extraArgs": []}}
+
+
+def test_a_patch_does_not_repeat_the_adapter_of_l2_backend() -> None:
+    fs, resp = json.dumps({"type": "fs", "base_path": "/kv"}), json.dumps({"type": "resp", "host": "h", "port": 1})
+    for backend, left in (({"resp": {"host": "h"}}, [fs]), ({"raw": {"type": "fs"}}, [resp]), ({"storePolicy": "x"}, [resp, fs])):
+        resource = Resource(name="prod", namespace=None, spec={"l2Backend": backend})
+        patch, _ = merge_patch([("--l2-adapter", resp), ("--l2-adapter", fs)], resource)
+        assert patch["spec"]["extraArgs"] == [f"--l2-adapter={one}" for one in left]
+
+
+def test_flags_with_several_values_and_values_with_dashes_stay_whole() -> None:
+    command = "lmcache server --enable p2p blend --instance-id=-x --no-l1-use-lazy --script-allowed-imports os 're mote' --port 1"
+    several = ["--enable", "p2p", "blend"], ["--script-allowed-imports", "os", "re mote"]
+    patch, _ = merge_patch(pairs_of(shlex.split(command)[2:]), Resource(name="a", namespace=None, spec={"extraArgs": several[0]}))
+    assert patch["spec"]["extraArgs"] == [*several[0], *several[1]]
+    found = start_configuration("c", "embedded", CacheConfig(), f"{command} --l2-store-policy=-y", StartForm.ARGS)
+    assert shlex.split(found.text)[2:] == [*several[0], *several[1], "--l2-store-policy=-y"]
+
+
+def test_adapters_with_unknown_settings_are_not_called_secret() -> None:
+    adapter = L2Adapter(type="fs", settings=UNKNOWN_SETTINGS)
+    found = start_configuration(
+        "c", "http", CacheConfig(l2_adapters=(adapter,)), "lmcache server --l2-adapter '***'", StartForm.ARGS
+    )
+    assert found.notes == ("LMCache does not report the settings of some L2 adapters: write them in place of ***",)
+
+
+@pytest.mark.parametrize("tags", [("one",), ("fast", "_default")])
+def test_a_server_with_tagged_pools_is_exported_as_it_is(launch: Launch, at: Make, tags: tuple[str, ...]) -> None:
+    eviction = {"eviction_policy": "ARC", "trigger_watermark": 0.75}
+    pools = [{"type": "DRAM", "tag": tag, "size_gb": 2**-6 * (1 + n), "eviction": eviction} for n, tag in enumerate(tags)]
+    module = json.dumps({"module_path": "agent_tools.server_module", "config": {}})
+    flags: Flags = {"--l1-size-gb": [], "--l1-manager": [json.dumps(pool) for pool in pools], "--server-module": module}
+    first = at(launch(flags).http_url)
+    level = io_loop.run(first.registry.get("default").deployment.support)["eviction_watermark"].level
+    assert level is (SupportLevel.LIVE if len(tags) == 1 else SupportLevel.RESTART)
+    if level is SupportLevel.LIVE:
+        io_loop.run(first.configure, "default", ConfigUpdate(eviction_watermark=0.6), "test", "test")
+    exported = io_loop.run(first.export, "default", StartForm.ARGS)
+    second = at(launch({**flags_of_text(exported.text), "--l1-size-gb": []}).http_url)
+    before, after = (io_loop.run(one.settings) for one in (first, second))
+    assert after == before
+    again = io_loop.run(second.export, "default", StartForm.ARGS).text
+    assert managers(again) == managers(exported.text) != []
+    assert {pool["eviction"]["trigger_watermark"] for pool in managers(again)} == {0.6 if len(tags) == 1 else 0.75}
+
+
+def managers(command: str) -> list[Any]:
+    return [json.loads(str(value)) for flag, value in pairs_of(shlex.split(command)[2:]) if flag == "--l1-manager"]
 
 
 @pytest.mark.parametrize(

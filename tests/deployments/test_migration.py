@@ -16,9 +16,9 @@ from engine_process import CHUNK, CHUNK_BYTES, EngineProcess
 from real_cache import Launch
 from typer.testing import CliRunner
 
+from agent_tools.caches.arguments import arguments_of, pairs_of
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
-from agent_tools.caches.start_configuration import arguments_of, pairs_of
 from agent_tools.deployments.in_process.start_file import read_start_file
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.process import ServerProcess, free_port

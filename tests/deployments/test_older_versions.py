@@ -25,7 +25,7 @@ from agent_tools.deployments.base import silent
 from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.versions import release_of
 from agent_tools.deployments.snapshot import metrics_between
-from agent_tools.errors import NotLMCacheError, UnsupportedError
+from agent_tools.errors import LMCacheToolError, NotLMCacheError, UnsupportedError
 from agent_tools.io_loop import io_loop
 from agent_tools.models import CacheMetrics, ConfigUpdate, EvictionPolicy, L2Adapter, SupportLevel
 from agent_tools.operations import Operations
@@ -169,6 +169,8 @@ def test_a_newer_version_is_named_and_what_it_does_not_export_is_unknown(answeri
     assert "LMCache 0.6.0rc1 is not among the versions that we know (0.4.7 to 0.5.6)" in snapshot.notes["lmcache_version"]
     assert metrics.stored_chunks is None
     assert "nobody has tested this version" in metrics.unavailable["stored_chunks"]
+    assert metrics.hit_rate_percent is None  # without the requested tokens, all that was asked for would be hits
+    assert "nobody has tested this version" in metrics.unavailable["hit_rate_percent"]
     assert metrics.total_requests == 9  # this one was found
 
 
@@ -190,6 +192,101 @@ def test_a_server_that_is_too_old_is_told_to_be_upgraded(answers: dict[str, Any]
 def test_something_else_is_still_called_something_else(answering: Connect) -> None:
     with pytest.raises(NotLMCacheError, match="--http-port"):
         io_loop.run(answering({"/status": {}}).snapshot)
+
+
+OF_TOKENS = {"hit_rate_percent", "tokens_served", "tokens_computed", "memory_saved_mb", "memory_savings_percent"}
+DROPPED = {
+    "lmcache_mp_lookups_requests_total": {"total_requests"},
+    "lmcache_mp_lookup_requested_tokens_total": OF_TOKENS,
+    "lmcache_mp_lookup_hit_l1_tokens_total": OF_TOKENS,
+    "lmcache_mp_lookup_hit_l2_tokens_total": OF_TOKENS,
+    "lmcache_mp_lookup": {"total_requests", *OF_TOKENS},
+    "lmcache_mp_l1_write_chunks_total": {"stored_chunks"},
+    "lmcache_mp_event_bus_dropped_events_total": {"dropped_events"},
+}
+"""Series that each lookup, store or start of the server makes, and the figures that come from each."""
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_a_series_that_something_drops_costs_its_figures_alone(name: str, answering: Connect) -> None:
+    """LMCache counts these together, so one without the others is no server at rest."""
+    whole = metrics_of(answering(ANSWERS))
+    left = "".join(line for line in ANSWERS["/metrics"].splitlines(keepends=True) if not line.startswith(name))
+    metrics = metrics_of(answering({**ANSWERS, "/metrics": left}))
+    changed = {figure for figure in CacheMetrics.model_fields if getattr(metrics, figure) is None is not getattr(whole, figure)}
+    by_objects = {"locked_chunks", "kv_bytes_per_token", "tokens_cached", "resident_chunks"}  # hits say how many make a chunk
+    assert changed - by_objects == DROPPED[name]
+    for figure in changed - by_objects:
+        assert name in metrics.unavailable[figure]
+        assert "drops it" in metrics.unavailable[figure]
+    assert (metrics.tokens.requested == 0) == (metrics.hit_rate_percent is None) == ("tokens.requested" in metrics.unavailable)
+    kept = CacheMetrics.model_fields.keys() - changed - {"tokens", "by_model", "by_tenant", "unavailable", "window"}
+    assert {one: getattr(metrics, one) for one in kept} == {one: getattr(whole, one) for one in kept}
+
+
+def test_evictions_that_are_not_there_but_happened_are_unknown(answering: Connect) -> None:
+    """Every object that leaves L1 is counted as evicted, so written and resident objects say whether there were any."""
+    left = [line for line in ANSWERS["/metrics"].splitlines() if "evicted" not in line]
+    calm = metrics_of(answering({**ANSWERS, "/metrics": "\n".join(left) + "\n"}))
+    assert calm.evictions == 0  # 39 were written, and 39 are there
+    written = [line.replace("39.0", "60.0") if "l1_write" in line else line for line in left]
+    metrics = metrics_of(answering({**ANSWERS, "/metrics": "\n".join(written) + "\n"}))
+    assert metrics.evictions is None
+    assert "lmcache_mp_l1_evicted_chunks_total" in metrics.unavailable["evictions"]
+
+
+def test_a_server_at_rest_has_counted_nothing(answering: Connect) -> None:
+    rest = [line for line in ANSWERS["/metrics"].splitlines() if "dropped_events" in line]
+    status = copy.deepcopy(ANSWERS["/status"])
+    status["storage_manager"]["l1_managers"]["_default"] |= {"total_object_count": 0, "memory_used_bytes": 0}
+    metrics = metrics_of(answering({**ANSWERS, "/status": status, "/metrics": rest[0] + "\n"}))
+    assert (metrics.total_requests, metrics.stored_chunks, metrics.evictions, metrics.tokens_served) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("version", ["0.4.7", "0.5.4", "0.5.5"])
+def test_the_same_holds_of_older_servers(version: str, answering: Connect) -> None:
+    for part in ("lookup_requested_tokens", "lookup_hit_"):
+        answers = recorded(version)
+        answers["/metrics"] = "".join(line for line in answers["/metrics"].splitlines(keepends=True) if part not in line)
+        metrics = metrics_of(answering(answers))
+        assert (metrics.hit_rate_percent, metrics.tokens_served, metrics.tokens.requested) == (None, None, 0)
+        assert f"although LMCache {version} counts it" in metrics.unavailable["hit_rate_percent"]
+        assert metrics.stored_chunks
+
+
+@pytest.mark.parametrize("status", [404, 405, 501, 403, 500])
+@pytest.mark.parametrize("route", ["/lmc_version", "/config", "/config/adapters", "/quota", "/metrics"])
+def test_a_route_that_does_not_answer_costs_its_figures_alone(route: str, status: int, answering: Connect) -> None:
+    """A proxy may pass on ``/status`` and not the rest."""
+    server = answering({**ANSWERS, route: status})
+    snapshot, config = io_loop.run(server.snapshot), io_loop.run(server.config)
+    metrics = metrics_between(None, snapshot)
+    assert (metrics.total_size_mb, config.max_size_mb, config.eviction_policy) == (16, 16, EvictionPolicy.LRU)
+    assert [one.type for one in config.l2_adapters or ()] == ["fs"]
+    assert (config.l2_adapters or ())[0].settings_known == (route not in {"/config", "/config/adapters"})
+    assert (config.tenant_quotas_mb is None) == (route == "/quota")
+    assert (config.l2_store_policy is None) == (config.hash_algorithm is None) == (route == "/config")
+    assert (metrics.stored_chunks, metrics.tokens_served) == ((None, None) if route == "/metrics" else (39, 17152))
+    if route == "/metrics":
+        assert f"{status}" in metrics.unavailable["tokens_served"]
+        assert "--disable-metrics" not in metrics.unavailable["tokens_served"]
+    assert io_loop.run(server.version) == (None if route == "/lmc_version" else "0.5.6")
+    assert ("lmcache_version" in snapshot.notes) == (route == "/lmc_version")
+    if route == "/config":
+        with pytest.raises(LMCacheToolError, match="/conf"):
+            io_loop.run(server.restart_command, None)
+
+
+@pytest.mark.parametrize("version", ["0.7.0", "unknown", "0.5.7.dev3+g1234", "", None, 7, "0.5", "v0.5.6"])
+def test_odd_versions_are_named_and_their_figures_kept(version: Any, answering: Connect) -> None:
+    server = answering({**ANSWERS, "/lmc_version": version})
+    snapshot = io_loop.run(server.snapshot)
+    assert metrics_between(None, snapshot).tokens_served == 17152
+    note = snapshot.notes.get("lmcache_version", "")
+    assert (note == "") == (version == "v0.5.6")
+    assert "  " not in note
+    if note:
+        assert "is not among the versions that we know (0.4.7 to 0.5.6)" in note
 
 
 def test_an_upgrade_at_the_same_address_is_noticed(answering: Connect) -> None:

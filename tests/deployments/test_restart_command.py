@@ -24,7 +24,7 @@ from agent_tools.deployments.server.deployment import ServerDeployment
 from agent_tools.deployments.server.start_flags import LISTS, SWITCHES, VALUES
 from agent_tools.io_loop import io_loop
 from agent_tools.lmcache_import import importing_lmcache
-from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy
+from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
 
 pytestmark = [pytest.mark.usefixtures("parsers"), pytest.mark.filterwarnings("ignore")]
 ELSEWHERE = {
@@ -44,6 +44,46 @@ LEAST = ["--l1-size-gb", "0.03125", "--eviction-policy", "LRU", "--instance-id",
 WORDS = st.text("abcXYZ019 -'\"$/.:é", min_size=1, max_size=8).filter(lambda word: word.strip() == word and word.strip("-"))
 MODULE = '{"module_path": "agent_tools.server_module", "config": {"off": ["arenas"]}}'
 ADAPTER = '{"type": "fs", "base_path": "/tmp/kv with space"}'
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "aerospike": {"hosts": "h:3000", "per_op_workers": {"lookup": 2}},
+    "bigtable": {
+        **{f"bigtable_{name}": name for name in ("project_id", "instance_id", "table_name", "app_profile")},
+        "bigtable_read_timeout_ms": 1500,
+        "bigtable_max_chunk_size_mb": 10,
+        "bigtable_family_name": "f",
+        "row_key_template": "{hash}@{model}",
+        "exists_cache_size": 7,
+    },
+    "dax": {"device_path": "/dev/dax0.0", "max_dax_size_gb": 1.5, "slot_bytes": 4096},
+    "fs": {"base_path": '/tmp/it\'s "kv" $HOME é', "read_ahead_size": 4096},
+    "fs_native": {"base_path": "-/kv", "use_odirect": True, "num_workers": 9},
+    "hf3fs": {"mount_point": "/tmp", "base_paths": "/tmp", "io_depth": 1},
+    "hfbucket": {"bucket_handle": "hf://buckets/a/b", "create_bucket_if_missing": True},
+    "mock": {"max_size_gb": 1, "mock_bandwidth_gb": 2.5},
+    "mooncake_store": {
+        "protocol": "rdma",
+        "metadata_server": "http://h:1/m?a=b c",
+        "global_segment_size": 1024,
+        "num_workers": 2,
+    },
+    "native_plugin": {"module_path": "a.b", "class_name": "C", "adapter_params": {"host": "h", "deep": {"list": [1, "x y"]}}},
+    "nixl_native": {"backend": "OBJ", "backend_params": {"bucket": "b"}},
+    "p2p": {"peer_mq_server_url": "u", "peer_transfer_channel_server_url": "v", "load_timeout_s": 3.5},
+    "plugin": {"module_path": "a.b", "class_name": "C", "adapter_params": {"host": "h", "off": []}},
+    "raw_block": {"device_path": "/dev/nvme0n1", "slot_bytes": 8192, "use_odirect": False, "fdp_placement_ids": [1, 2]},
+    "resp": {"host": "h", "port": 6379, "max_capacity_gb": 2},
+    "s3": {"s3_endpoint": "b.s3.x", "s3_region": "r", "s3_prefer_http2": False, "disable_tls": True},
+    "sagemaker-hyperpod": {"url": "sagemaker-hyperpod://h:9200", "lease_ttl_ms": 5},
+    "valkey": {"startup_nodes": "h:1,[::1]:2", "cluster_mode": True, "key_prefix": "p", "ttl_seconds": 60},
+}
+"""Settings of each adapter type that LMCache has on this machine."""
+IN_COMMON: tuple[dict[str, Any], ...] = (
+    {},
+    {"eviction": {"eviction_policy": "IsolatedLRU", "trigger_watermark": 0.7}},
+    {"serde": {"type": "fp8", "max_workers": 2}},
+    {"persist_enabled": False},
+    {"shared": True},
+)
 POOLS = [
     '{"type": "DRAM", "tag": "a", "size_gb": 0.01, "eviction": {"eviction_policy": "ARC", "trigger_watermark": 0.7}}',
     '{"type": "DEVDAX", "tag": "b", "size_gb": 0.02, "path": "/dev/dax0.0", "read_ttl_seconds": 7}',
@@ -183,6 +223,48 @@ def test_each_flag_alone_survives() -> None:
     assert lost == {}
 
 
+@pytest.mark.parametrize("more", IN_COMMON, ids=lambda more: next(iter(more), "plain"))
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_every_type_of_l2_adapter_goes_back_whole(kind: str, more: dict[str, Any]) -> None:
+    arguments = [*LEAST, "--l2-adapter", json.dumps({"type": kind, **ADAPTERS[kind], **more})]
+    try:
+        config_of(arguments)
+    except ImportError as error:
+        pytest.skip(f"LMCache cannot import this adapter here: {error}")
+    except ValueError as error:
+        if not more:
+            raise
+        pytest.skip(f"LMCache does not take this of such an adapter: {error}")
+    before, after = started_again(arguments)
+    assert after == before
+
+
+def test_every_type_of_l2_adapter_is_tried() -> None:
+    from lmcache.v1.distributed.l2_adapters.config import get_registered_l2_adapter_types
+
+    not_here = {"fault_inject"}  # below
+    assert {*get_registered_l2_adapter_types()} - {*ADAPTERS} <= not_here | {
+        "nixl_store",
+        "nixl_store_dynamic",
+    }  # these need nixl
+
+
+def test_dax_devices_go_back_whole() -> None:
+    devices = [{"device_path": f"/dev/dax{number}.0", "max_dax_size_gb": 1.0 + number} for number in range(3)]
+    for count in (0, 1, 3):
+        spec = {"type": "dax", "slot_bytes": 4096, "devices": devices[:count], "hotplug_enabled": True}
+        before, after = started_again([*LEAST, "--l2-adapter", json.dumps(spec)])
+        assert after == before, count
+
+
+def test_an_adapter_that_lmcache_reports_as_an_object_is_unknown() -> None:
+    spec = {"type": "fault_inject", "inner": {"type": "mock", "max_size_gb": 1, "mock_bandwidth_gb": 1}}
+    before = config_of([*LEAST, "--l2-adapter", json.dumps(spec)])
+    (adapter,) = adapters_of(before, {"adapters": [{"type_name": "fault_inject", "tier": "l2"}]})
+    assert not adapter.settings_known
+    assert "0x" not in repr(adapter)
+
+
 def test_tagged_pools_go_back_whole_and_take_an_update() -> None:
     arguments = ["--eviction-policy", "LRU", "--instance-id", "i", *(part for pool in POOLS for part in ("--l1-manager", pool))]
     before, after = started_again(arguments)
@@ -191,6 +273,15 @@ def test_tagged_pools_go_back_whole_and_take_an_update() -> None:
     pools = changed["storage_manager"]["l1_manager_configs"]
     assert [pool["eviction"]["trigger_watermark"] for pool in pools] == [0.6, 0.6]
     assert [pool["tag"] for pool in pools] == ["a", "b"]
+
+
+def test_peers_that_the_server_finds_by_itself_are_not_started_with() -> None:
+    """P2P attaches an adapter for each peer, and does it again after a restart."""
+    peer = L2Adapter(type="p2p", settings=ADAPTERS["p2p"])
+    disk = L2Adapter(type="fs", settings=ADAPTERS["fs"])
+    finds = config_of([*LEAST, "--p2p-advertise-url", "h:1", "--coordinator-url", "http://h:2"])
+    given = [flags_of(config, CacheConfig(l2_adapters=(disk, peer)))["--l2-adapter"] for config in (finds, config_of(LEAST))]
+    assert [[json.loads(one)["type"] for one in adapters] for adapters in given] == [["fs"], ["fs", "p2p"]]
 
 
 def test_only_the_change_differs() -> None:

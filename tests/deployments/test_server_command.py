@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_tools.deployments.server.command_line import adapter_json, adapter_of, argv, command_line, flags_of, with_update
+from agent_tools.deployments.server.command_line import adapter_json, argv, command_line, flags_of, with_update
+from agent_tools.deployments.server.reported_adapter import adapter_of
 from agent_tools.models import CacheConfig, ConfigUpdate, EvictionPolicy, L2Adapter
 
 BOOT: dict[str, Any] = {

@@ -14,7 +14,7 @@ import pytest
 from proxied import TOKEN, Proxy, in_front
 from pydantic import SecretStr
 from real_cache import Launch
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 
 from agent_tools.caches.registry import Registry
 from agent_tools.caches.settings import CacheSettings, Settings
@@ -120,19 +120,70 @@ def test_a_proxy_that_reaches_no_server_says_so(status: int, proxy: tuple[str, P
     assert "reaches no LMCache" in str(error)
 
 
-def test_a_change_that_the_proxy_gave_up_on_may_be_in_force(proxy: tuple[str, Proxy]) -> None:
-    proxy[1].answers = HTMLResponse("<h1>Gateway Timeout</h1>", 504)
+@pytest.mark.parametrize("status", [500, 501, 520])
+def test_a_page_in_place_of_an_answer_is_the_proxys(status: int, proxy: tuple[str, Proxy]) -> None:
+    """LMCache's admin API never answers with a page."""
+    proxy[1].answers = HTMLResponse("<h1>Oops</h1>", status)
+    error = failure(proxy[0])
+    assert isinstance(error, UnreachableError)
+    assert f"the proxy in front of {proxy[0]} answered GET /status with {status}" in str(error)
+    assert may_still_happen(changing(proxy[0])), "the proxy may have passed it on"
 
+
+@pytest.mark.parametrize("status", [400, 413, 429])
+def test_a_page_that_refuses_is_the_proxys(status: int, proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = HTMLResponse("<h1>No</h1>", status)
+    for error in (failure(proxy[0]), changing(proxy[0])):
+        assert isinstance(error, RefusedError)
+        assert error.status == status
+        assert "the proxy in front of" in str(error)
+        assert "was not asked" in str(error)
+
+
+@pytest.mark.parametrize("where", ["/admin/lmcache/status/", f"https://login.example/?state={TOKEN}"])
+@pytest.mark.parametrize("status", [301, 302, 308])
+def test_a_redirect_is_named_and_not_followed(status: int, where: str, proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = RedirectResponse(where, status)
+    for error in (failure(proxy[0]), changing(proxy[0])):
+        assert isinstance(error, NotLMCacheError)
+        assert f"with a redirect to {where.replace(TOKEN, '***')}" in str(error)
+        assert TOKEN not in str(error)
+    assert len(proxy[1].headers) == 2
+
+
+def test_a_login_page_is_called_one(proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = HTMLResponse(f"<form>{TOKEN}</form>")
+    error = failure(proxy[0])
+    assert "did not answer with JSON" in str(error)
+    assert "a proxy in front of it asks for a login" in str(error)
+    assert TOKEN not in str(error)
+
+
+def changing(url: str) -> LMCacheToolError:
     async def change() -> None:
-        admin = AdminClient(proxy[0], 5, access=Access(INSIDE))
+        admin = AdminClient(url, 5, access=Access(INSIDE))
         try:
             await admin.change("POST", "/cache/clear", {"tier": "l1"})
         finally:
             await admin.close()
 
-    with pytest.raises(RefusedError, match="may or may not be in force") as told:
+    with pytest.raises(LMCacheToolError) as raised:
         io_loop.run(change)
-    assert may_still_happen(told.value), "it is taken back and read back, not taken for a refusal"
+    return raised.value
+
+
+def test_a_slash_at_the_end_of_an_address_is_no_part_of_it(proxy: tuple[str, Proxy], operations: Any) -> None:
+    there = operations(target=f"{proxy[0]}/", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert io_loop.run(there.status, "prod").health.healthy
+
+
+def test_a_change_that_the_proxy_gave_up_on_may_be_in_force(proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = HTMLResponse("<h1>Gateway Timeout</h1>", 504)
+
+    error = changing(proxy[0])
+    assert isinstance(error, RefusedError)
+    assert "may or may not be in force" in str(error)
+    assert may_still_happen(error), "it is taken back and read back, not taken for a refusal"
     assert len(proxy[1].headers) == 1  # sent once
 
 
@@ -150,7 +201,15 @@ def test_no_request_leaves_the_prefix(proxy: tuple[str, Proxy]) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://host/a?b=c", "http://me:pw@host/a", "http://host//a", "http://host/a/%2e%2e/b", "http://host/#a"]
+    "url",
+    [
+        "http://host/a?b=c",
+        "http://me:pw@host/a",
+        "http://host//a",
+        "http://host/a/%2e%2e/b",
+        "http://host/#a",
+        "http://host:99999",
+    ],
 )
 def test_an_address_that_leads_elsewhere_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="http://host:port or https://host/prefix"):

@@ -131,7 +131,7 @@ class FleetDeployment:
         async with all_or_nothing() as undo:
             await self._coordinator.change_quotas(now, wanted, progress, undo)
 
-    async def restart_command(self, update: ConfigUpdate) -> str | None:  # noqa: ARG002
+    async def restart_command(self, update: ConfigUpdate | None) -> str | None:  # noqa: ARG002
         """Return ``None``, because each server has its own command line."""
         return None
 

@@ -87,7 +87,8 @@ class InProcessDeployment:
 
     async def snapshot(self) -> Snapshot:
         """Return the sum of all workers, from ``/metrics`` and the state of each worker. See `members.together`."""
-        answers, failures = await side_by_side({name: worker.snapshot() for name, worker in self.workers.items()})
+        alone = len(self.workers) == 1
+        answers, failures = await side_by_side({name: worker.snapshot(alone=alone) for name, worker in self.workers.items()})
         _raise_strangers(failures)
         readings = {name: one for name, one in answers.items() if one is not None}
         members = once_per_engine(readings, {name: self.workers[name].meta for name in readings})
@@ -120,7 +121,7 @@ class InProcessDeployment:
             support["l2_adapters"] = min(each, key=lambda one: WORST.index(one.level))
         return support
 
-    async def restart_command(self, update: ConfigUpdate) -> str | None:  # noqa: ARG002
+    async def restart_command(self, update: ConfigUpdate | None) -> str | None:  # noqa: ARG002
         """Return ``None``, because vLLM or SGLang starts in-process LMCache. `support` names the configuration keys."""
         return None
 

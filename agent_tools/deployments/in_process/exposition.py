@@ -1,12 +1,17 @@
 """Read the counters of in-process LMCache (``lmcache:*``) from Prometheus text.
 
 LMCache updates these counters every 10 s. Only the number of chunks in L1 and the health are current.
+
+Ranks of a tensor-parallel engine may share a page, each under its ``worker_id``. Every rank looks up every prompt and stores its
+part of every chunk. So lookups, tokens, stored and evicted chunks are those of one rank; bytes and keys are those of all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent_tools.deployments.counters import Counters, Labels, TokenCounters, TokensByLabels, Unlisted
 from agent_tools.wire.prometheus import Page, process_start_of, tables_of
+from agent_tools.wire.series_table import SeriesTable
 
 REFRESH_SECONDS = 10.0
 """Largest age of the counters of in-process LMCache 0.5.6, in seconds."""
@@ -21,6 +26,8 @@ _COUNTS = {
     "lmcache:local_storage_usage": "disk_used_bytes",
     "lmcache:local_cpu_hot_cache_count": "resident_keys",
 }
+_OF_ALL_RANKS = {"l1_used_bytes", "disk_used_bytes", "resident_keys"}
+"""What each rank has for itself. The other counts are the same on every rank."""
 _TOKENS = {"lmcache:num_lookup_tokens_total": "requested", "lmcache:num_lookup_hits_total": "hit_l1"}
 _HEALTHY = "lmcache:lmcache_is_healthy"
 _START = "process_start_time_seconds"
@@ -42,25 +49,39 @@ class InProcessExposition:
     disk_used_bytes: int
     """Bytes in the local disk tier, counted since it was attached."""
     resident_keys: int
-    """Keys in L1: one per chunk, or one per chunk and layer."""
+    """Keys in L1: for each rank one per chunk, or one per chunk and layer."""
+    ranks: int
+    """Number of ranks on the page that were read."""
     healthy: bool | None
     """The verdict of LMCache's health monitor. ``None`` without a monitor."""
 
 
-def parse_in_process_exposition(page: Page, chunk_size: int, keys_per_chunk: int) -> InProcessExposition:
+def parse_in_process_exposition(
+    page: Page, chunk_size: int, keys_per_chunk: int, worker_id: str | None = None
+) -> InProcessExposition:
     """Return the reading in the text of ``GET /metrics`` of in-process LMCache 0.5.6.
+
+    Args:
+        page: The page.
+        chunk_size: Tokens per chunk.
+        keys_per_chunk: Keys of a chunk on one rank.
+        worker_id: The rank to read where the page has several, because the others have addresses of their own. ``None``: all.
 
     Raises:
         ValueError: The text is not in the Prometheus exposition format.
     """
     tables = list(tables_of(page, lambda line: line.startswith(_WANTED)))
+    ranks = _ranks(tables)
+    if worker_id in ranks:
+        tables, ranks = [_of_rank(table, worker_id) for table in tables], [worker_id]
     sums = dict.fromkeys(_COUNTS.values(), 0.0)
     tokens = TokensByLabels()
     for table in tables:
         if table.name in _COUNTS:
-            sums[_COUNTS[table.name]] += float(table.values.sum())
+            field = _COUNTS[table.name]
+            sums[field] += float((table if field in _OF_ALL_RANKS else _of_rank(table, ranks[0])).values.sum())
         elif table.name in _TOKENS:
-            tokens.add(_TOKENS[table.name], table)
+            tokens.add(_TOKENS[table.name], _of_rank(table, ranks[0]))
     counters = Counters(
         lookups=int(sums["lookups"]),
         missed_lookups=int(sums["missed_lookups"]),
@@ -78,5 +99,17 @@ def parse_in_process_exposition(page: Page, chunk_size: int, keys_per_chunk: int
         l1_used_bytes=int(sums["l1_used_bytes"]),
         disk_used_bytes=int(sums["disk_used_bytes"]),
         resident_keys=int(sums["resident_keys"]),
+        ranks=max(len(ranks), 1),
         healthy=all(health) if health else None,
     )
+
+
+def _ranks(tables: Sequence[SeriesTable]) -> list[str]:
+    """Return the ranks whose lookups, tokens or bytes are on the page, the lowest first."""
+    found = {rank for table in tables if table.name in _COUNTS or table.name in _TOKENS for rank in table.column("worker_id")}
+    return sorted(found - {""} or found, key=lambda rank: (len(rank), rank))
+
+
+def _of_rank(table: SeriesTable, rank: str) -> SeriesTable:
+    """Return the series of one rank. The process's own have no rank, and stay."""
+    return table.where("worker_id", rank) if "worker_id" in table.labels else table

@@ -112,8 +112,12 @@ class Worker:
             bypassed = tuple(name for name in bypass["bypassed_backends"] if name in backends)
             return replace(state, backends=backends, bypassed=bypassed, frozen=freeze["freeze"], hot=hot["hot_cache"])
 
-    async def snapshot(self) -> Snapshot | None:
-        """Return the counters (up to 10 s old) and sizes, or ``None`` for a scheduler, which has neither."""
+    async def snapshot(self, *, alone: bool) -> Snapshot | None:
+        """Return the counters (up to 10 s old) and sizes, or ``None`` for a scheduler, which has neither.
+
+        Args:
+            alone: Whether this is the cache's only address. Then all ranks on its page are meant, and else its own rank alone.
+        """
         asked_at = _now()
         state = await self.state()
         self.meta = state.meta
@@ -122,7 +126,8 @@ class Worker:
         async with self._asked("/metrics"):
             page = await self._admin.read_bytes("/metrics")
         with self.understood("/metrics"):
-            seen = await parsed(parse_in_process_exposition, page, state.conf["chunk_size"], state.keys_per_chunk)
+            rank = None if alone else str(state.meta.get("worker_id"))
+            seen = await parsed(parse_in_process_exposition, page, state.conf["chunk_size"], state.keys_per_chunk, rank)
             return _snapshot_of(asked_at, state, seen)
 
     @contextlib.contextmanager
@@ -205,13 +210,13 @@ def _snapshot_of(asked_at: float, state: WorkerState, seen: InProcessExposition)
         tokens=seen.tokens,
         unlisted=seen.unlisted,
         l1_used_bytes=seen.l1_used_bytes,
-        l1_total_bytes=round(conf["max_local_cpu_size"] * MB_IN_A_GB * MB),
+        l1_total_bytes=round(conf["max_local_cpu_size"] * MB_IN_A_GB * MB) * seen.ranks,
         resident_objects=seen.resident_keys,
-        objects_per_chunk=float(state.keys_per_chunk),
+        objects_per_chunk=float(state.keys_per_chunk * seen.ranks),
         chunk_size=conf["chunk_size"],
         health=_health_of(state, seen),
         l2_used_bytes=seen.disk_used_bytes if accounted else None,
-        l2_total_bytes=round(conf["max_local_disk_size"] * MB_IN_A_GB * MB) if accounted else None,
+        l2_total_bytes=round(conf["max_local_disk_size"] * MB_IN_A_GB * MB) * seen.ranks if accounted else None,
         uncounted=UNCOUNTED,
     )
 

@@ -8,20 +8,27 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from agent_tools.deployments.snapshot import NO_REQUEST_HITS, Snapshot
+from agent_tools.deployments.snapshot import Snapshot
 from agent_tools.models import MB, CacheConfig, CacheEntry, EvictionPolicy, L2Adapter
 from agent_tools.models.config import MB_IN_A_GB
 from agent_tools.models.metrics import utc
 from agent_tools.wire.prometheus import MOST
 from agent_tools.workload.chunk_layout import ChunkLayout, ObjectGroup
 
-from .command_line import POLICY_NAMES, adapter_of
+from .command_line import POLICY_NAMES
 from .exposition import Exposition
 from .health import health_of
 from .module_client import LiveL2
+from .reported_adapter import adapter_of
+from .start_flags import at
+from .uncounted import uncounted
 from .versions import Release
 
 Json = Mapping[str, Any]
+
+
+_BY_MODULE = {"stored_chunks", "evictions", "failed_stores"}
+"""Figures that our module counts, whatever ``/metrics`` holds."""
 
 
 def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Exposition, release: Release) -> Snapshot:
@@ -34,6 +41,7 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
     managers = list(status["storage_manager"]["l1_managers"].values())
     l2_used, l2_total = _l2_account(status["storage_manager"])
     objects = sum(_count(m["total_object_count"]) for m in managers)
+    missing = uncounted(release, exposition, resident=objects, splits=common is not None)
     chunks = status.get("agent_tools", {}).get("chunks")
     if chunks:  # counted by the module, chunk by chunk
         counters = replace(
@@ -42,13 +50,14 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
             evictions=int(chunks["evicted"]),
             failed_stores=int(chunks["failed"]),
         )
+        missing = {figure: why for figure, why in missing.items() if figure not in _BY_MODULE}
     return Snapshot(
         asked_at=asked_at,
         taken_at=taken_at,
         process_start=exposition.process_start,
         instance_id=exposition.instance_id,
         counters=counters if exposition.has_cache_metrics else None,
-        tokens=exposition.tokens,
+        tokens={} if "tokens.requested" in missing else exposition.tokens,
         unlisted=exposition.unlisted,
         l1_used_bytes=sum(_count(m["memory_used_bytes"]) for m in managers),
         l1_total_bytes=sum(_count(m["memory_total_bytes"]) for m in managers),
@@ -62,36 +71,12 @@ def snapshot_of(asked_at: float, taken_at: float, status: Json, exposition: Expo
         locked_objects=sum(_count(m.get("write_locked_count", 0)) + _count(m.get("read_locked_count", 0)) for m in managers),
         l2_used_bytes=l2_used,
         l2_total_bytes=l2_total,
-        uncounted=_uncounted(release, exposition, splits=common is not None),
+        uncounted=missing,
         unregistered=exposition.unregistered,
         registered_models=_registered_models(status),
         version=release.text,
         notes={} if release.note is None else {"lmcache_version": release.note},
     )
-
-
-def _uncounted(release: Release, exposition: Exposition, *, splits: bool) -> dict[str, str]:
-    """Return the figures that this version does not count, and why."""
-    uncounted = dict.fromkeys(("cache_hits", "cache_misses"), NO_REQUEST_HITS)
-    if not release.counts_lookups:
-        older = f"LMCache {release.text} does not count it; 0.5.5 and later do"
-        by_tier = f"LMCache {release.text} counts hits of both tiers together: hits in L2 are in hit_l1 too"
-        uncounted |= dict.fromkeys(("total_requests", "short_prompts", "unregistered_lookups", "layoutless_lookups"), older)
-        uncounted |= {"by_model.hit_l2": by_tier, "by_tenant.hit_l2": by_tier} | ({} if splits else {"tokens.hit_l2": by_tier})
-    elif not release.known:
-        why = f"LMCache {release.text} exports no such series (yet), and nobody has tested this version"
-        uncounted |= {figure: why for field in exposition.absent for figure in _FIGURES.get(field, (field,))}
-    return uncounted
-
-
-_FIGURES = {
-    "lookups": ("total_requests",),
-    "unregistered": ("unregistered_lookups",),
-    "no_layout": ("layoutless_lookups",),
-    "l2_loads": ("l2_load_gb_per_second",),
-    "tokens": ("hit_rate_percent", "tokens_served", "tokens_computed", "memory_saved_mb", "memory_savings_percent"),
-}
-"""The figures of `CacheMetrics` from a field of `Counters`, or from the tokens, if they have other names."""
 
 
 def _registered_models(status: Json) -> frozenset[str] | None:
@@ -111,16 +96,18 @@ def _l2_account(manager: Json) -> tuple[int | None, int | None]:
     return sum(_count(account["total_bytes_used"]) for account in accounts), sum(sizes) if all(sizes) else None
 
 
-def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2 | None = None) -> CacheConfig:
+def config_of(
+    status: Json, boot: Json, adapters: tuple[L2Adapter, ...], quotas: Json | None, l2: LiveL2 | None = None
+) -> CacheConfig:
     """Return the configuration.
 
     An invalid value that LMCache 0.5.6 accepted (it validates few flags) becomes ``None``, so that we never repeat it.
 
     Args:
         status: Answer of ``/status``: the values in force.
-        boot: Answer of ``/config``: the values at the start of settings that cannot change.
-        adapters: Answer of ``/config/adapters``.
-        quotas: Answer of ``/quota``.
+        boot: Answer of ``/config``: the values at the start of settings that cannot change. Empty if there is no such route.
+        adapters: The L2 adapters.
+        quotas: Answer of ``/quota``, if the server has that route.
         l2: L2 as the server's module reports it. Without it, only the values at the start are known.
     """
     manager = status["storage_manager"]
@@ -140,11 +127,11 @@ def config_of(status: Json, boot: Json, adapters: Json, quotas: Json, l2: LiveL2
         chunk_size=chunk_size,
         eviction_watermark=_share(eviction.get("trigger_watermark")),
         eviction_ratio=_share(eviction.get("eviction_ratio")),
-        l2_adapters=adapters_of(boot, adapters) if l2 is None else tuple(one.adapter for one in l2.adapters),
-        l2_store_policy=boot["storage_manager"].get("store_policy") if l2 is None else l2.store_policy,
-        l2_prefetch_policy=boot["storage_manager"].get("prefetch_policy") if l2 is None else l2.prefetch_policy,
-        tenant_quotas_mb={tenant: quota["limit_gb"] * MB_IN_A_GB for tenant, quota in quotas["users"].items()},
-        hash_algorithm=boot["mp"].get("hash_algorithm"),
+        l2_adapters=adapters,
+        l2_store_policy=at(boot, "storage_manager.store_policy") if l2 is None else l2.store_policy,
+        l2_prefetch_policy=at(boot, "storage_manager.prefetch_policy") if l2 is None else l2.prefetch_policy,
+        tenant_quotas_mb=None if quotas is None else {who: one["limit_gb"] * MB_IN_A_GB for who, one in quotas["users"].items()},
+        hash_algorithm=at(boot, "mp.hash_algorithm"),
     )
 
 

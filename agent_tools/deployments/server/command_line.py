@@ -1,6 +1,5 @@
 """Write the command line of an `lmcache server`, from its ``/config`` or for a server of our own, with or without a change."""
 
-import ast
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -36,14 +35,18 @@ def flags_of(boot: Mapping[str, Any], now: CacheConfig) -> Flags:
         now: The settings in force.
     """
     config = {**boot, "storage_manager": {**boot["storage_manager"], **_live(boot["storage_manager"], now)}}
-    pools = tagged_pools(config)
-    flags: Flags = {"--l1-manager": [json.dumps(pool) for pool in pools]} if pools else {"--l1-size-gb": _size_now(config, now)}
+    pools = [json.dumps(pool) for pool in tagged_pools(config)]
+    if len(pools) == 1:  # what is in force is of this pool
+        pools = _pools_with_update(pools, _of_l1(now))
+    flags: Flags = {"--l1-manager": pools} if pools else {"--l1-size-gb": _size_now(config, now)}
     flags |= dict(start_flags(config))
     if pools:  # each pool states these itself
         flags = {flag: value for flag, value in flags.items() if flag not in _OF_ONE_POOL}
     else:
         flags |= dict(first_allocation(config))
-    flags["--l2-adapter"] = [adapter_json(adapter) for adapter in now.l2_adapters or ()]
+    finds_peers = bool(at(config, "mp.p2p_config.advertise_url"))  # and attaches each as an L2 adapter
+    started = [adapter for adapter in now.l2_adapters or () if not (finds_peers and adapter.type == "p2p")]
+    flags["--l2-adapter"] = [adapter_json(adapter) for adapter in started]
     modules = at(config, "mp.server_modules") or ()
     if modules:
         flags["--server-module"] = [json.dumps(without_secrets(module)) for module in modules]
@@ -79,10 +82,8 @@ def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
     if update.auto_eviction and policy is None and flags.get("--eviction-policy") == L1_POLICIES[EvictionPolicy.NOOP]:
         policy = EvictionPolicy.LRU  # the usual policy of LMCache
     wanted: Flags = {
-        "--l1-size-gb": None if update.max_size_mb is None else update.max_size_mb / 1024,
+        **_of_l1(update),
         "--eviction-policy": None if policy is None else POLICY_NAMES[policy],
-        "--eviction-trigger-watermark": update.eviction_watermark,
-        "--eviction-ratio": update.eviction_ratio,
         "--chunk-size": update.chunk_size,
         "--l2-store-policy": update.l2_store_policy,
         "--l2-prefetch-policy": update.l2_prefetch_policy,
@@ -93,6 +94,16 @@ def with_update(flags: Flags, update: ConfigUpdate) -> Flags:
         del wanted["--l1-size-gb"]
     changed.update({flag: value for flag, value in wanted.items() if value is not None})
     return changed
+
+
+def _of_l1(settings: CacheConfig | ConfigUpdate) -> Flags:
+    """Return the flags of L1 for the settings that are given; ``None`` for the others."""
+    return {
+        "--l1-size-gb": None if settings.max_size_mb is None else settings.max_size_mb / 1024,
+        "--eviction-policy": None if settings.eviction_policy is None else POLICY_NAMES[settings.eviction_policy],
+        "--eviction-trigger-watermark": settings.eviction_watermark,
+        "--eviction-ratio": settings.eviction_ratio,
+    }
 
 
 def _pools_with_update(pools: Sequence[str], wanted: Flags) -> list[str]:
@@ -153,35 +164,3 @@ def adapter_json(adapter: L2Adapter) -> str:
 def has_secret(adapter: L2Adapter) -> bool:
     """Return whether a secret of the adapter is hidden as ``***``, so that we cannot start the adapter."""
     return SECRET in adapter_json(adapter)
-
-
-def adapter_of(type_name: str, reported: Mapping[str, Any]) -> L2Adapter:
-    """Return an adapter from one entry of ``l2_adapter_config.adapters`` in ``/config``, with secrets replaced by ``***``."""
-    settings = {name: value for name, value in reported.items() if value not in (None, "")}
-    persist, serde, eviction = (
-        _constructor_fields(settings.pop(name, None)) for name in ("persist_config", "serde_config", "eviction_config")
-    )
-    if eviction:
-        settings["eviction"] = {name: eviction[name] for name in ("eviction_policy", "trigger_watermark", "eviction_ratio")}
-    if persist.get("persist_enabled") is False:
-        settings["persist_enabled"] = False
-    if serde:
-        settings["serde"] = {"type": serde["type"], **serde["kwargs"]}
-    if "devices" in settings:  # only type dax has devices; a single device also has ``device_path``
-        devices = [_constructor_fields(device) for device in settings.pop("devices")]
-        settings |= {"devices": devices} if len(devices) > 1 else {}
-    settings = without_secrets(settings)
-    defaults = {"affinity_tag": "_default", "shared": False, "use_odirect": False}
-    kept = {name: value for name, value in settings.items() if defaults.get(name, ...) != value}
-    return L2Adapter(type=type_name, settings=kept)
-
-
-def _constructor_fields(text: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
-    """Return the fields of a Python repr such as ``EvictionConfig(eviction_policy='LRU', ...)``. 0.5.6 reports these reprs."""
-    if not isinstance(text, str):
-        return {}
-    try:
-        call = ast.parse(text, mode="eval").body
-        return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
-    except (SyntaxError, ValueError):
-        return {}

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -18,7 +18,7 @@ from agent_tools.deployments.all_or_nothing import all_or_nothing
 from agent_tools.deployments.base import Progress
 from agent_tools.deployments.quotas import change_quotas
 from agent_tools.deployments.snapshot import Snapshot
-from agent_tools.errors import MissingRouteError, RefusedError, SettingsError, UnsupportedError
+from agent_tools.errors import LMCacheToolError, MissingRouteError, RefusedError, SettingsError, UnsupportedError
 from agent_tools.models import (
     MB,
     CacheConfig,
@@ -57,12 +57,29 @@ from .exposition import Exposition, parse_exposition
 from .l1_size import change_size
 from .live_change import change_settings
 from .module_client import ROUTE, LiveL2, ServerModule, module_of
+from .settable import SEVERAL_POOLS
 from .support import on_older, server_support
-from .versions import Release, ServerAnswers
+from .versions import VERSION_UNKNOWN, Release, ServerAnswers
 from .workload_window import WorkloadWindow
 
 MODULE_SECONDS = 1.0
 """Seconds for which the module's state in ``/status`` is reused, because one observation needs it several times."""
+
+
+T = TypeVar("T")
+
+
+async def _or_why(answer: Awaitable[T]) -> T | LMCacheToolError:
+    """Return an answer, or why a route that is missing or refused gave none: the other answers still have their figures."""
+    try:
+        return await answer
+    except (MissingRouteError, RefusedError) as error:
+        return error
+
+
+async def _or_none(answer: Awaitable[T]) -> T | None:
+    found = await _or_why(answer)
+    return None if isinstance(found, LMCacheToolError) else found
 
 
 class ServerDeployment:
@@ -118,7 +135,7 @@ class ServerDeployment:
         """Return the snapshot from ``/status`` and ``/metrics``, read side by side."""
         release = await self._answers.release()
         asked_at = _now()
-        status, page = await asyncio.gather(self._answers.status(), self.admin.read_bytes("/metrics"))
+        status, page = await asyncio.gather(self._answers.status(), _or_why(self.admin.read_bytes("/metrics")))
         taken_at = _now()
         exposition = await self._exposition(page, release)
         if self._answers.is_of_another_process(exposition.process_start):
@@ -128,11 +145,13 @@ class ServerDeployment:
             for model, sizes in single_ranks_of(exposition, status["chunk_size"]).items():
                 self._world_sizes.setdefault(model, sizes)
             self._remember_world_sizes(status)
-            return snapshot_of(asked_at, taken_at, status, exposition, release)
+            found = snapshot_of(asked_at, taken_at, status, exposition, release)
+        return found if isinstance(page, bytes) else replace(found, no_counters=str(page))
 
-    async def _exposition(self, page: bytes, release: Release) -> Exposition:
+    async def _exposition(self, page: bytes | LMCacheToolError, release: Release) -> Exposition:
         with self._answers.understood("/metrics"):
-            return await parsed(partial(parse_exposition, splits_hits=release.counts_lookups), page)
+            text = page if isinstance(page, bytes) else b""
+            return await parsed(partial(parse_exposition, splits_hits=release.counts_lookups), text)
 
     def _remember_world_sizes(self, status: Mapping[str, Any]) -> None:
         for model, sizes in world_sizes_of(status).items():
@@ -147,8 +166,9 @@ class ServerDeployment:
         return self._world_sizes
 
     async def version(self) -> str | None:
-        """Return LMCache's version (``/lmc_version``)."""
-        return (await self._answers.release()).text
+        """Return LMCache's version (``/lmc_version``), or ``None`` if the server does not tell it."""
+        release = await self._answers.release()
+        return None if release is VERSION_UNKNOWN else release.text
 
     async def module(self) -> ServerModule | None:
         """Return the server's `agent_tools.server_module`, at most one second old, or ``None`` if the server runs without it."""
@@ -161,29 +181,32 @@ class ServerDeployment:
 
     async def config(self) -> CacheConfig:
         """Return the settings from ``/status`` (in force), ``/config`` (at the start), the module and the tenants' quotas."""
-        status, boot, adapters, quotas, l2 = await asyncio.gather(
-            self._answers.status(),
-            self._answers.boot(),
-            self._answers.adapters(),
-            self.admin.read("/quota"),
-            self._l2(),
+        status, boot, quotas, l2 = await asyncio.gather(
+            self._answers.status(), _or_none(self._answers.boot()), _or_none(self.admin.read("/quota")), self._l2()
         )
-        with self._answers.understood("/status, /config, /config/adapters, /quota"):
-            return config_of(status, boot, adapters, quotas, l2)
+        adapters = tuple(one.adapter for one in l2.adapters) if l2 is not None else await self._adapters()
+        with self._answers.understood("/status, /config, /quota"):
+            return config_of(status, boot or {}, adapters, quotas, l2)
 
     async def support(self, update: ConfigUpdate | None = None) -> Mapping[str, Support]:
         """Return for every setting how it can be changed. With an update, return how it can be changed to these values."""
-        module, release, policies = await asyncio.gather(self.module(), self._answers.release(), self._answers.policies())
+        module, release, policies, status = await asyncio.gather(
+            self.module(), self._answers.release(), self._answers.policies(), self._answers.status()
+        )
         l2 = await self._l2()
         adapters = await self._adapters() if l2 is None else [one.adapter for one in l2.adapters]
         support = await server_support(self.admin, module, self._arena_folder, adapters, self.tenants, update)
         if policies is not None and l2 is not None:
             support = {**support, **policies.support(update or CacheConfig(), l2.adapters)}
+        with self._answers.understood("/status"):
+            several = len(status["storage_manager"]["l1_managers"]) > 1
+        support = {**support, **SEVERAL_POOLS} if several else support
         return support if release.changes_live else on_older(release, support, update)
 
-    async def restart_command(self, update: ConfigUpdate) -> str | None:
+    async def restart_command(self, update: ConfigUpdate | None) -> str | None:
         """Return the command line with the update. Settings that ``/config`` does not report get LMCache's defaults."""
-        return command_line(with_update(await self._flags_now(), update))
+        flags = await self._flags_now()
+        return command_line(flags if update is None else with_update(flags, update))
 
     async def apply(self, update: ConfigUpdate, progress: Progress) -> None:
         """Change settings live, all or none. Other settings of a server that we do not own need a restart by the operator."""
@@ -418,9 +441,11 @@ class ServerDeployment:
         with self._answers.understood("/config"):
             return flags_of(boot, config)
 
-    async def _adapters(self) -> Sequence[L2Adapter]:
-        """Return the L2 adapters with the settings of their start."""
-        boot, live = await asyncio.gather(self._answers.boot(), self._answers.adapters())
+    async def _adapters(self) -> tuple[L2Adapter, ...]:
+        """Return the L2 adapters with the settings of their start, which are unknown where the server does not show them."""
+        boot, live = await asyncio.gather(_or_none(self._answers.boot()), _or_none(self._answers.adapters()))
+        if boot is None or live is None:
+            return await self._answers.adapters_of_status()
         with self._answers.understood("/config, /config/adapters"):
             return adapters_of(boot, live)
 

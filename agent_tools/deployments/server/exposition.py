@@ -27,6 +27,8 @@ class Exposition:
     """Objects loaded from L2."""
     absent: frozenset[str]
     """The fields of `Counters`, and ``tokens``, of which there is no series. LMCache exports a series from its first event on."""
+    names: frozenset[str]
+    """The names of the series that are there, as far as we read them."""
     has_cache_metrics: bool
     """False when the server exports none (``--otlp-endpoint``, ``--disable-metrics`` or ``--disable-observability``)."""
 
@@ -102,7 +104,7 @@ def parse_exposition(page: Page, *, splits_hits: bool = True) -> Exposition:
     l2_loaded = 0.0
     unregistered: dict[str, float] = {}
     present: set[str] = set()
-    has_cache_metrics = False  # the event bus's counter is exported from the first second, long before the first lookup
+    names: set[str] = set()
     process: list[SeriesTable] = []
     for table in tables_of(page, _wanted):
         name, values, models = table.name, table.values, table.column("model_name")
@@ -125,7 +127,7 @@ def parse_exposition(page: Page, *, splits_hits: bool = True) -> Exposition:
             present.add(field)
             if field == _UNREGISTERED:
                 _add(unregistered, rows.column("model_name"), rows.values)
-        has_cache_metrics = has_cache_metrics or name == "lmcache_mp_event_bus_dropped_events_total"
+        names.add(name)
     seconds, speeds = totals.pop("lookup_seconds"), totals.pop("l2_load_speeds")
     counts = {name: int(value) for name, value in totals.items()}
     return Exposition(
@@ -138,7 +140,9 @@ def parse_exposition(page: Page, *, splits_hits: bool = True) -> Exposition:
         l2_loaded_objects=int(l2_loaded),
         absent=frozenset({*totals, "tokens"} - present),
         objects_per_token={model: keys_hit.get(model, 0.0) / hit for model, hit in tokens_hit.items() if hit},
-        has_cache_metrics=has_cache_metrics,
+        names=frozenset(names),
+        # The event bus's counter is there from the first second, long before the first lookup.
+        has_cache_metrics=any(name.startswith("lmcache_mp_") for name in names),
     )
 
 

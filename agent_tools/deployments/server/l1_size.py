@@ -3,13 +3,15 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
+
 from agent_tools.arena_file import page_aligned
 from agent_tools.deployments.base import Progress
-from agent_tools.errors import UnsupportedError
+from agent_tools.errors import RefusedError, UnsupportedError
 from agent_tools.models import MB, Support, SupportLevel
 from agent_tools.wire.http_client import AdminClient
 
-from .arenas import arenas_of, resize
+from .arenas import Arenas, arenas_of, resize
 from .module_client import ServerModule
 from .settable import ABOVE_LIMIT, ARENAS, BELOW_PRIMARY, DRAM, MODULE_ARENAS, NO_FOLDER
 
@@ -23,9 +25,16 @@ async def size_support(admin: AdminClient, module: ServerModule | None, folder: 
         folder: A folder on the server's host in which we create arenas. Without it, the module creates them, if allowed.
         wanted_mb: The wanted size, MB. ``None`` means any size.
     """
-    now = await arenas_of(admin)
-    if now is None:
-        return Support(level=SupportLevel.RESTART, reason=DRAM)
+    try:
+        now = await arenas_of(admin)
+    except RefusedError as error:
+        if error.status not in {httpx.codes.FORBIDDEN, httpx.codes.NOT_IMPLEMENTED}:
+            raise
+        return Support(level=SupportLevel.RESTART, reason=f"whether L1 can grow while the server runs is not known: {error}")
+    return Support(level=SupportLevel.RESTART, reason=DRAM) if now is None else await _with_arenas(now, module, folder, wanted_mb)
+
+
+async def _with_arenas(now: Arenas, module: ServerModule | None, folder: Path | None, wanted_mb: float | None) -> Support:
     most = await module.max_l1_bytes() if module is not None and folder is None else None
     if folder is None and most is None:
         return Support(level=SupportLevel.RESTART, reason=NO_FOLDER)

@@ -9,7 +9,7 @@ from agent_tools.errors import RefusedError
 from agent_tools.models import MB, L2Adapter
 from agent_tools.wire.http_client import AdminClient
 
-from .command_line import adapter_of
+from .reported_adapter import adapter_of
 
 ROUTE = "/agent-tools"
 INTERFACE = 1

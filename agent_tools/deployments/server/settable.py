@@ -59,6 +59,15 @@ LIVE_PARTS: dict[str, dict[str, Support]] = {
     "l2": {"l2_adapters": L2_ADAPTERS, "l2_store_policy": L2_POLICY, "l2_prefetch_policy": L2_POLICY},
 }
 """The settings that each part of the server's module makes live."""
+SEVERAL_POOLS = dict.fromkeys(
+    ("max_size_mb", *LIVE_PARTS["eviction"]),
+    Support(
+        level=SupportLevel.RESTART,
+        reason="this server has several L1 pools, each with a size and an eviction of its own; a restart empties them and may"
+        " end a vLLM in front",
+    ),
+)
+"""Settings that are not changed live where there are several pools, since nothing says which pool is meant."""
 MODULE_ARENAS = "the server's module adds and drains L1 arenas, up to {:g} MB in total; L1 keeps its contents"
 ABOVE_LIMIT = "the server's module may not make L1 larger than {:g} MB (max_l1_mb in its config)"
 SECRETS_NOT_KEPT = "we show secrets of an L2 adapter as *** and never store them; give the adapters with their secrets"

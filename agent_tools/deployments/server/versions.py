@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from agent_tools.errors import MissingRouteError, NotLMCacheError, RefusedError, UnsupportedError
+from agent_tools.models import L2Adapter
 from agent_tools.models.config import UNKNOWN_SETTINGS
 from agent_tools.plain import plain
 from agent_tools.wire.http_client import AdminClient
@@ -33,6 +34,7 @@ _SINGULAR = {
     "store_controllers": "store_controller",
 }
 """Fields of ``storage_manager`` in ``/status``, and the single one that 0.5.5 and older have instead."""
+NOT_SHOWN = {"***": "unknown: the server does not show its configuration"}
 _ADAPTER = re.compile(r"\.(\w+?)_l2_adapter\.")
 """The type of an L2 adapter in its Python repr, which is all that 0.5.5 and older report of its settings."""
 
@@ -90,12 +92,18 @@ class Release:
         return self.number is None or self.number >= number
 
 
+VERSION_UNKNOWN = Release("of an unknown version", None)
+"""What we say of a server that does not tell its version."""
+
+
 def release_of(version: object) -> Release:
     """Return the release of an answer of ``/lmc_version``, e.g. ``0.5.6`` or ``0.5.7.dev12+gabc``.
 
     Raises:
         UnsupportedError: The version is older than 0.4.7.
     """
+    if version is None or version == "":
+        return VERSION_UNKNOWN
     text = plain(version)
     found = re.match(r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})", text)
     number = (int(found[1]), int(found[2]), int(found[3])) if found else None
@@ -124,7 +132,9 @@ class ServerAnswers:
         if self._release is None:
             try:
                 self._release = release_of(await self._admin.read("/lmc_version"))
-            except MissingRouteError:
+            except (NotLMCacheError, RefusedError):
+                if await self._is_lmcache():
+                    return VERSION_UNKNOWN  # asked for again next time
                 await self._refuse_the_oldest()
                 raise
         return self._release
@@ -179,6 +189,13 @@ class ServerAnswers:
         with self.understood("/config/adapters"):
             return {"adapters": [{"tier": "l2", **one} for one in answer["adapters"]]}
 
+    async def adapters_of_status(self) -> tuple[L2Adapter, ...]:
+        """Return the L2 adapters as ``/status`` lists them, for a server that does not show its configuration."""
+        status = await self.status()
+        with self.understood("/status"):
+            names = [str(one.get("type")).removesuffix("L2Adapter").lower() for one in status["storage_manager"]["l2_adapters"]]
+            return tuple(L2Adapter(type=plain(name or "unknown"), settings=NOT_SHOWN) for name in names)
+
     @contextlib.contextmanager
     def understood(self, path: str) -> Iterator[None]:
         """Wrap the taking apart of an answer. The error names the version if it is one that we do not know."""
@@ -198,6 +215,13 @@ class ServerAnswers:
             return await self._admin.read(path)
         except MissingRouteError:
             return await self._admin.read(older)
+
+    async def _is_lmcache(self) -> bool:
+        """Return whether ``/status`` is LMCache's: a proxy may pass it on, and not ``/lmc_version``."""
+        with contextlib.suppress(NotLMCacheError, RefusedError):
+            status = await self._admin.read("/status")
+            return isinstance(status, Mapping) and isinstance(status.get("storage_manager"), Mapping)
+        return False
 
     async def _refuse_the_oldest(self) -> None:
         """Raise `UnsupportedError` if LMCache up to 0.4.4 answers: it has ``/api/status`` in place of ``/status``."""

@@ -143,7 +143,7 @@ class SimulatedDeployment:
         progress("restarting the simulated server; L1 starts empty" if restarts else "changing the simulated server")
         await self._asked(lambda server: self._change(server, updated(self._config, update), restarts=restarts))
 
-    async def restart_command(self, update: ConfigUpdate) -> str | None:  # noqa: ARG002
+    async def restart_command(self, update: ConfigUpdate | None) -> str | None:  # noqa: ARG002
         """Return ``None``, because there is no process."""
         return None
 
