@@ -184,6 +184,13 @@ def two_tenants(*, again: bool = False) -> AccessLog:
         (owners.crowded_out, as_served(two_tenants()), SymptomCode.CROWDED_OUT, Severity.MEDIUM, [0.5, 0.0, 0.9375]),
         (traffic.no_data, observation(tokens=TokenCounts()), SymptomCode.NO_DATA, Severity.INFO, [1000.0]),
         (
+            traffic.no_data,
+            observation(tokens=TokenCounts(), unavailable={"tokens.requested": "a proxy dropped it"}),
+            SymptomCode.NO_DATA,
+            Severity.MEDIUM,
+            [1000.0],
+        ),
+        (
             traffic.short_prompts,
             observation(total_requests=20, short_prompts=10),
             SymptomCode.SHORT_PROMPTS,

@@ -19,8 +19,16 @@ MOST = 0.9
 
 
 def no_data(seen: Observation) -> Symptom | None:
-    """Report that there were too few lookups to judge the cache."""
+    """Report that there were too few lookups to judge the cache, or that nothing counts what they asked for."""
     metrics, lookups = seen.metrics, seen.lookups
+    uncounted = metrics.unavailable.get("tokens.requested")
+    if uncounted is not None and not metrics.tokens.requested and lookups:
+        return Symptom(
+            code=SymptomCode.NO_DATA,
+            severity=Severity.MEDIUM,
+            summary=f"Nothing says how many tokens the {lookups:,} lookups asked for, so no hit rate is known: {uncounted}",
+            evidence=(figure("lookups (lookups_requests)", lookups, "lookups"),),
+        )
     of_use = metrics.tokens.requested or metrics.short_prompts or metrics.unregistered_lookups or metrics.layoutless_lookups
     if enough(lookups, metrics, seen.config.chunk_size) and of_use:
         return None
