@@ -22,6 +22,8 @@ class Proxy:
     upstream: str
     answers: Response | None = None
     """What every request is answered with in place of passing it on."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Routes that are not passed on, with the status they are answered with."""
     headers: list[dict[str, str]] = field(default_factory=list)
     """Headers of every request that came."""
 
@@ -41,6 +43,8 @@ class Proxy:
         path = request.scope["raw_path"].decode()
         if not path.startswith(f"{PREFIX}/"):
             return HTMLResponse("<h1>404</h1>", 404)
+        if (status := self.refused.get(path.removeprefix(PREFIX))) is not None:
+            return JSONResponse({"error": "not for you"}, status) if status == 403 else HTMLResponse(f"<h1>{status}</h1>", status)
         passed = {name: value for name, value in request.headers.items() if name not in {"host", "authorization"}}
         async with httpx.AsyncClient(trust_env=False) as client:
             url = f"{self.upstream}{path.removeprefix(PREFIX)}?{request.url.query}"

@@ -8,6 +8,7 @@ import anyio
 
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.deployments.snapshot import Snapshot, metrics_between
+from agent_tools.errors import MissingRouteError, RefusedError
 from agent_tools.models import Bounds, CacheMetrics
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.cost import kv_size, measured_economics
@@ -121,6 +122,14 @@ async def _settings_read(cache: Cache) -> bool:
     return cache.history.settings_read(config, time.time())
 
 
+async def log_or_why(cache: Cache, since: float | None) -> tuple[AccessLog | None, str | None]:
+    """Return the access log since a Unix time, and why there is none if the cache has one and does not give it."""
+    try:
+        return await cache.deployment.access_log(since=since), None
+    except (MissingRouteError, RefusedError) as error:
+        return None, str(error)
+
+
 async def observe(
     cache: Cache,
     emptied: float | None = None,
@@ -142,10 +151,10 @@ async def observe(
     async def given() -> Readings:
         return readings or (None, await read(cache))
 
-    async def logged() -> AccessLog | None:
-        return await cache.deployment.access_log(since=emptied) if read_log else None
+    async def logged() -> tuple[AccessLog | None, str | None]:
+        return await log_or_why(cache, emptied) if read_log else (None, None)
 
-    log, (before, after), config, support = await asyncio.gather(
+    (log, no_log), (before, after), config, support = await asyncio.gather(
         logged(), given(), cache.deployment.config(), cache.deployment.support()
     )
     cache.history.settings_read(config, time.time())
@@ -165,6 +174,7 @@ async def observe(
         own_cache_tokens=cache.settings.engine_cache_tokens,
         admissions=admissions_of(engines),
         log=log,
+        no_log=no_log,
         recent=_recent(cache, after) if metrics.window.seconds > RECENT or metrics.window.lifetime else None,
         version=after.version,
         age_seconds=None if after.process_start is None else max(after.taken_at - after.process_start, 0.0),

@@ -287,6 +287,8 @@ class Tenants(Frozen):
     """The models with traffic in the window, by name; several world sizes of one model are told apart where the log does."""
     no_prompts: str | None = None
     """Why nothing is known of prompts; ``None`` if it is."""
+    no_usage: str | None = None
+    """Why nothing is known of quotas and of what tenants occupy; ``None`` if it is."""
 
 
 class Health(Frozen):

@@ -176,6 +176,10 @@ class Advise(Read):
             UnsupportedError: There is no access log.
         """
         seen = await self._observe(await self.registry.find(cache))
+        if seen.no_log is not None:
+            raise UnsupportedError(
+                f"nothing can be predicted for {cache}, because it does not give its access log: {seen.no_log}"
+            )
         if seen.log is None:
             module = " --server-module agent_tools.server_module, or with" if seen.loads_modules else ""
             raise UnsupportedError(

@@ -15,7 +15,7 @@ from agent_tools.caches.registry import DEFAULT, Cache
 from agent_tools.caches.settings import CacheSettings
 from agent_tools.deployments.base import Progress, silent
 from agent_tools.deployments.snapshot import metrics_between
-from agent_tools.errors import SettingsError, UnreachableError, UnsupportedError
+from agent_tools.errors import MissingRouteError, RefusedError, SettingsError, UnreachableError, UnsupportedError
 from agent_tools.models import (
     CacheConfig,
     CacheEntry,
@@ -117,7 +117,8 @@ class Read(Core):
             notes=({} if named.history.latest is None else dict(named.history.latest.notes))
             | await _drift_note(named, seen.config)
             | ({} if no_entries is None else {"top_entries": no_entries})
-            | ({} if read_log else {"symptoms": NO_LOG_READ}),
+            | ({} if read_log else {"symptoms": NO_LOG_READ})
+            | ({} if seen.no_log is None else {"access_log": seen.no_log}),
         )
 
     async def metrics(
@@ -133,7 +134,7 @@ class Read(Core):
         For tenants also what they occupy, and their quotas.
         """
         named = await self.registry.find(cache)
-        readings, usage = await asyncio.gather(self._figures(named, window_seconds, progress), named.deployment.tenants())
+        readings, (usage, why) = await asyncio.gather(self._figures(named, window_seconds, progress), _usage(named))
         metrics, seen = metrics_between(*readings), await self._observe(named, readings)
         by_tenant, by_model = await anyio.to_thread.run_sync(prompts_of, seen)
         return Tenants(
@@ -151,7 +152,8 @@ class Read(Core):
                 model: Tenant(tokens=metrics.by_model.get(model, TokenCounts()), prompts=by_model.get(model))
                 for model in sorted({*metrics.by_model, *by_model})
             },
-            no_prompts=None if seen.log is not None else NO_PROMPTS,
+            no_prompts=None if seen.log is not None else seen.no_log or NO_PROMPTS,
+            no_usage=why,
         )
 
     async def entries(self, cache: str = DEFAULT, limit: int = 20) -> Sequence[CacheEntry]:
@@ -198,6 +200,14 @@ class Read(Core):
             seen = f"{metrics.tokens.requested} tokens" if lookups is None else f"{lookups} lookups"
             progress(f"observing {cache}: {seen} in {seconds:.0f} s (at least {ENOUGH_LOOKUPS} lookups and {least_seconds:g} s)")
             await anyio.sleep(READ_EVERY)
+
+
+async def _usage(cache: Cache) -> tuple[Mapping[str, TenantUsage], str | None]:
+    """Return the quotas and the usage of tenants, or why nothing is known of them."""
+    try:
+        return await cache.deployment.tenants(), None
+    except (MissingRouteError, RefusedError, UnsupportedError) as error:
+        return {}, str(error)
 
 
 def _resource(cache: Cache) -> "Resource | None":

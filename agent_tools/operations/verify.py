@@ -35,7 +35,7 @@ class Verify(Read):
         named = await self.registry.find(cache)
         readings = await self._window(named, window_seconds, progress)
         since = metrics_between(*readings).window.start.timestamp()
-        return observer.baseline(named, readings, await named.deployment.access_log(since=since))
+        return observer.baseline(named, readings, (await observer.log_or_why(named, since))[0])
 
     async def verify(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:
         """Watch the cache until it has been asked for as many tokens as before the change, and compare.

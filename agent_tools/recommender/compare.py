@@ -90,6 +90,8 @@ class _Part:
 
 def why_unknown(seen: Observation) -> str | None:
     """Return why a cache cannot be compared, or ``None``."""
+    if seen.no_log is not None:
+        return seen.no_log
     if seen.log is None or not seen.in_window.any():
         return "no access log with a request in the window; start the server with --server-module agent_tools.server_module"
     if seen.chunk_bytes is None or seen.config.max_size_mb is None:

@@ -98,6 +98,8 @@ class Observation:
     health: Health
     log: AccessLog | None
     """All lookups since L1 was last empty; lookups before the window warm the model. ``None`` without a log."""
+    no_log: str | None = None
+    """Why there is no log, if the cache has one and did not give it."""
     polls: Sequence[Poll] = ()
     """Readings of the server's eviction tick counter. They show when the server evicts."""
     economics: Economics | None = None

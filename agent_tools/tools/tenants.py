@@ -62,9 +62,9 @@ def describe_tenants(report: Tenants) -> str:
         tokens = report.more.tokens
         lines.append(f"... and {report.more.count:,} more tenants together: {tokens.hit} of {tokens.requested} tokens hit")
     if not lines:
-        return "no tenant has sent a request or has a quota"
+        lines = ["no tenant has sent a request" + ("" if report.no_usage else " or has a quota")]
     models = ["models:", *_lines(report.models, "(no name)")] if report.models else []
-    notes = [] if report.no_prompts is None else [f"note: {report.no_prompts}"]
+    notes = [f"note: {why}" for why in (report.no_prompts, report.no_usage) if why is not None]
     return "\n".join([f"window: {report.window.span}", *lines, *models, *notes])
 
 

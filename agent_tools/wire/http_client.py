@@ -254,7 +254,7 @@ class AdminClient:
         if response.is_success:
             return response
         self._refuse_for_proxy(response, asked)
-        if response.status_code in {404, 405} and not _says_why(response):
+        if response.status_code in {404, 405, 501} and not _says_why(response):
             behind = " and the proxy's path prefix" if self._prefix else ""
             raise MissingRouteError(
                 f"{self.base_url} answered {response.status_code} to {asked}: something else than an LMCache admin API listens"
@@ -396,7 +396,7 @@ def _gave_up(response: httpx.Response) -> bool:
     """Return whether a proxy answered because it got no answer from LMCache, or none that it liked."""
     if response.status_code in _NOT_PASSED_ON:
         return _says_why(response) is None
-    return response.status_code >= 500 and _is_html(response)
+    return response.status_code >= 500 and response.status_code != httpx.codes.NOT_IMPLEMENTED and _is_html(response)
 
 
 def _says_why(response: httpx.Response) -> str | None:

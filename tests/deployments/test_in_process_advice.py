@@ -159,6 +159,9 @@ def test_a_disk_that_is_there_is_predicted_and_is_no_fault(
     assert found.second_tier == "a local disk of 64 chunks"
     assert found.rows[0].server == pytest.approx(served, abs=0.01)
     assert found.rows[0].from_l2 > 0.05
+    tenants = io_loop.run(operations.tenants, "inside")
+    assert "in-process LMCache does not count by tenant" in (tenants.no_usage or "")
+    assert [one.prompts.count for one in tenants.models.values() if one.prompts] == [len(PROMPTS)]
     codes = {symptom.code for symptom in io_loop.run(operations.recommend, "inside").symptoms}
     assert SymptomCode.L2_UNBOUNDED not in codes
     told = migration(given | {"max_local_cpu_size": SMALL_MB / 1024, "chunk_size": CHUNK}, log_in(record), model_kv(MODEL))

@@ -92,6 +92,22 @@ def test_a_server_is_read_and_changed_through_the_proxy(
     assert io_loop.run(there.settings, "prod").eviction_watermark == 0.7
 
 
+@pytest.mark.parametrize("status", [403, 404, 501])
+@pytest.mark.parametrize("route", ["/lmc_version", "/config", "/config/adapters", "/quota", "/metrics", "/agent-tools/window"])
+def test_a_route_that_the_proxy_does_not_pass_on_costs_what_it_tells_and_no_more(
+    route: str, status: int, proxy: tuple[str, Proxy], operations: Any
+) -> None:
+    proxy[1].refused[route] = status
+    there = operations(target=proxy[0], headers={"Authorization": f"Bearer {TOKEN}"}, module_token=MODULE)
+    told = io_loop.run(there.status, "prod")
+    assert told.metrics.total_size_mb
+    assert ("access_log" in told.notes) == (route == "/agent-tools/window")
+    assert io_loop.run(there.recommend, "prod").recommendations == ()
+    assert io_loop.run(there.diagnosis, "prod")[0]
+    tenants = io_loop.run(there.tenants, "prod")
+    assert (tenants.no_usage is not None) == (route == "/quota")
+
+
 def test_without_the_header_the_401_is_the_proxys(proxy: tuple[str, Proxy]) -> None:
     error = failure(proxy[0], access=Access())
     assert isinstance(error, RefusedError)
@@ -120,7 +136,7 @@ def test_a_proxy_that_reaches_no_server_says_so(status: int, proxy: tuple[str, P
     assert "reaches no LMCache" in str(error)
 
 
-@pytest.mark.parametrize("status", [500, 501, 520])
+@pytest.mark.parametrize("status", [500, 520])
 def test_a_page_in_place_of_an_answer_is_the_proxys(status: int, proxy: tuple[str, Proxy]) -> None:
     """LMCache's admin API never answers with a page."""
     proxy[1].answers = HTMLResponse("<h1>Oops</h1>", status)
@@ -128,6 +144,12 @@ def test_a_page_in_place_of_an_answer_is_the_proxys(status: int, proxy: tuple[st
     assert isinstance(error, UnreachableError)
     assert f"the proxy in front of {proxy[0]} answered GET /status with {status}" in str(error)
     assert may_still_happen(changing(proxy[0])), "the proxy may have passed it on"
+
+
+def test_a_page_that_says_not_implemented_is_a_route_that_is_not_there(proxy: tuple[str, Proxy]) -> None:
+    proxy[1].answers = HTMLResponse("<h1>Not implemented</h1>", 501)
+    assert isinstance(failure(proxy[0]), MissingRouteError)
+    assert isinstance(changing(proxy[0]), MissingRouteError)
 
 
 @pytest.mark.parametrize("status", [400, 413, 429])

@@ -400,15 +400,20 @@ class ServerDeployment:
 
         The window comes first if it reaches back to `since`, then the lookup-hash log, then the part that the window holds.
         ``None`` before the first lookup, or if the server has no module and caches.toml has no access_log.
+
+        Raises:
+            RefusedError, MissingRouteError: The server has the window and does not give it, and there is no lookup-hash log.
         """
         module = await self.module()
         if module is None or "window" not in module.parts:
             return await self._logged(since)
-        window = await self._window.log()
-        if not self._window.reaches(since):
+        window = await _or_why(self._window.log())
+        if isinstance(window, LMCacheToolError) or not self._window.reaches(since):
             logged = await self._logged(since)
             if logged is not None:
                 return logged
+        if isinstance(window, LMCacheToolError):
+            raise window
         return await lookups_since(window, since)
 
     async def _logged(self, since: float | None) -> AccessLog | None:
