@@ -28,8 +28,8 @@ ADD = ("POST /reconfigure/dax/l1/add", 1)
 POLICIES = ("PUT /agent-tools/l2/policies", 1)
 LATE_IN_THE_CHANGE = 30
 ATTACH = ("POST /agent-tools/l2/adapters", 1)
-READ_BACK = ("GET /config/adapters", 4)
-"""The reading after the change: two are before it, one is in its middle."""
+READ_BACK = ("GET /agent-tools/l2", 11)
+"""The reading after the change: seven are before it, three are in its middle."""
 DRAIN = ("POST /reconfigure/dax/l1/remove", 1)
 DETACH = ("DELETE /agent-tools/l2/adapters", 1)
 

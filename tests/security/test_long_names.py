@@ -167,6 +167,7 @@ def test_in_process_lmcache_shows_no_more_of_the_names_of_its_backends() -> None
         disk_used_bytes=0,
         resident_keys=0,
         healthy=True,
+        ranks=1,
     )
     said = [*_health_of(state, seen).problems]
     with pytest.raises(LMCacheToolError) as refused:
