@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/recipes.md from real runs: ``python docs/recipe_pictures.py [NAME ...]``, five minutes for all.
+"""Draws the pictures of docs/recipes.md from real runs: ``python docs/recipe_pictures.py [NAME ...]``, ten minutes for all.
 
 Each runs what its recipe says, on real processes of this machine with small caches and traffic of its own, and keeps what the
 terminal showed as docs/recipes/NAME.svg. The alerts page of Prometheus needs Debian's `prometheus` and `chromium`.
@@ -33,6 +33,8 @@ from agent_tools.workload.replay import ReplaySettings, replay
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "tests"
 WIDTH, SECONDS = 110, 20
+BUDGET_MS = "2500"
+"""A budget that a slow machine misses with a small L1, and keeps with a larger one."""
 TRAFFIC = AgentTraffic(requests=300, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
 WITHOUT_WEB_FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 SHOWN = {"server": "http://127.0.0.1:8080", "coordinator": "http://127.0.0.1:9300"}
@@ -137,6 +139,17 @@ def nightly(folder: Path) -> None:
         terminal.run("tune", "-c", "prod", "--mode", "auto", "--window", "20", "--verify-seconds", "30")
         terminal.run("changes", "-c", "prod")
         terminal.save()
+
+
+def latency(folder: Path) -> None:
+    """An agent with a real vLLM on the CPU that has its cache tuned. It needs the environment of `make demo-engine`."""
+    terminal = Terminal("latency", folder / "caches.toml", {})
+    words = ("examples/own_customer.py", "--budget-ms", BUDGET_MS)
+    command = [str(HERE.parent / ".venv-engine" / "bin" / "python"), *words]
+    ran = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)  # noqa: S603
+    told = [line for line in ran.stdout.splitlines() if "; log: " not in line]
+    terminal.show(f"$ .venv-engine/bin/python {' '.join(words)}", "\n".join(told))
+    terminal.save()
 
 
 def bill(folder: Path) -> None:
@@ -267,7 +280,9 @@ def alerts(folder: Path) -> None:
         io_loop.run(server.stop)
 
 
-PICTURES: dict[str, Callable[[Path], None]] = {one.__name__: one for one in (nightly, slack, approve, fleet, bill, alerts)}
+PICTURES: dict[str, Callable[[Path], None]] = {
+    one.__name__: one for one in (nightly, latency, slack, approve, fleet, bill, alerts)
+}
 
 
 def main() -> None:
