@@ -329,8 +329,11 @@ class Observation:
         """Return the L1 bytes of one chunk of the log, or ``None``.
 
         They are those of an average chunk if the log knows what chunks are made of, else the measured size, else the size in the
-        log. A chunk of a sampled log also stands for chunks that were not recorded.
+        log. A chunk of a sampled log also stands for chunks that were not recorded. Of in-process LMCache they are those on one
+        worker, like its sizes: the measured ones are of all ranks together.
         """
+        if self.in_process and self.log is not None and self.log.chunk_bytes:
+            return float(self.log.chunk_bytes)
         if self.log is not None and self.log.layouts and self.log.chunk_bytes:
             return self.log.chunk_bytes / self.log.sampling_rate
         if self.metrics.kv_bytes_per_token and self.config.chunk_size:
