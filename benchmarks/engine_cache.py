@@ -18,7 +18,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,7 @@ ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 """For a machine that does other things too: threads that wait for each other would stand still there."""
 Results = dict[str, Any]
 Save = Callable[[], None]
+Part = Callable[[Results, Save], Coroutine[Any, Any, None]]
 
 
 def footprint_mb(traffic: ChatTraffic) -> float:
@@ -274,23 +275,22 @@ def _two_lines(engines: list[Results], split: str) -> list[str]:
 PARTS = {"tokens": tokens, "two_engines": two_engines}
 
 
-def main() -> None:
-    """Measure the parts, and write the results and the page."""
+def measure(parts: Mapping[str, Part], store: Path, page: Callable[[Results], str]) -> None:
+    """Measure the parts that the command line asks for, and write the results and their page after each step."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--only", choices=parts)
+    parser.add_argument("--store", type=Path, default=store)
     given = parser.parse_args()
     results: Results = json.loads(given.store.read_text()) if given.store.exists() else {}
 
     def save() -> None:
         given.store.write_text(json.dumps(results, indent=1) + "\n")
-        given.store.with_suffix(".md").write_text(report(results))
+        given.store.with_suffix(".md").write_text(page(results))
 
-    for name, part in PARTS.items():
+    for name, part in parts.items():
         if given.only in {None, name}:
-            kept = results.setdefault(name, {})
-            asyncio.run(part(kept, save))
+            asyncio.run(part(results.setdefault(name, {}), save))
 
 
 if __name__ == "__main__":
-    main()
+    measure(PARTS, STORE, report)

@@ -11,18 +11,14 @@ Run from the repository root (about 50 minutes; nothing else should run on the m
 The results are merged into one file. What is already in it is not measured again; delete the file to start over.
 """
 
-import argparse
-import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from engine import observed, prediction, set_to
-from engine_cache import LIGHT, ONE_THREAD, PAUSE, engine, footprint_mb, one_pass
+from engine_cache import LIGHT, ONE_THREAD, PAUSE, Results, Save, engine, footprint_mb, measure, one_pass
 from prediction import machine
 
 from agent_tools.caches.registry import DEFAULT
@@ -48,8 +44,6 @@ CLIENTS = (1,)
 RUNS = 10
 EVERYTHING = 1.5
 """Size of an L0 that holds the whole workload."""
-Results = dict[str, Any]
-Save = Callable[[], None]
 
 
 def _own_tokens(traffic: ChatTraffic, share: float) -> int:
@@ -234,22 +228,5 @@ def _no_claim_lines(runs: list[Results]) -> list[str]:
 PARTS = {"times": times, "no_claim": no_claim}
 
 
-def main() -> None:
-    """Measure the parts, and write the results and the page."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--store", type=Path, default=STORE)
-    given = parser.parse_args()
-    results: Results = json.loads(given.store.read_text()) if given.store.exists() else {}
-
-    def save() -> None:
-        given.store.write_text(json.dumps(results, indent=1) + "\n")
-        given.store.with_suffix(".md").write_text(report(results))
-
-    for name, part in PARTS.items():
-        if given.only in {None, name}:
-            asyncio.run(part(results.setdefault(name, {}), save))
-
-
 if __name__ == "__main__":
-    main()
+    measure(PARTS, STORE, report)
