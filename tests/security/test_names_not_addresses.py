@@ -106,7 +106,7 @@ def test_redirects_are_not_followed_whoever_asks(meet: Meet, outside: Outside, s
     )
     for place in places:
         server.redirects = RedirectResponse(place, status)
-        with pytest.raises(NotLMCacheError, match="with a redirect to .*, which LMCache never does"):
+        with pytest.raises(NotLMCacheError, match=r"with a redirect to .*, which LMCache never does"):
             io_loop.run(operations.status, "prod")
         with pytest.raises(LMCacheToolError):
             io_loop.run(operations.clear, "prod", "tester", "a test")
