@@ -7,7 +7,7 @@ The main agent hands questions about the cache to the sub-agent. A tool that cha
 LangChain's `HumanInTheLoopMiddleware`, which deepagents adds for `interrupt_on`.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,16 @@ def main() -> None:
     from langgraph.checkpoint.memory import InMemorySaver  # noqa: PLC0415
     from langgraph.types import Command  # noqa: PLC0415
 
-    model, question = sys.argv[1:]
-    agent = create_deep_agent(model=model, subagents=[cache_subagent()], checkpointer=InMemorySaver())
+    parser = argparse.ArgumentParser(description="Ask a deep agent about a cache.")
+    parser.add_argument("model", help="a name for init_chat_model, e.g. openai:gpt-5.5; its provider's package is installed")
+    parser.add_argument("question")
+    given = parser.parse_args()
+    try:
+        agent = create_deep_agent(model=given.model, subagents=[cache_subagent()], checkpointer=InMemorySaver())
+    except (ImportError, ValueError) as error:
+        parser.error(f"the chat model {given.model!r} cannot be used: {str(error).splitlines()[0]}")
     config: Any = {"configurable": {"thread_id": "1"}}
-    answer = agent.invoke({"messages": [("user", question)]}, config)
+    answer = agent.invoke({"messages": [("user", given.question)]}, config)
     while "__interrupt__" in answer:
         asked = answer["__interrupt__"][0].value["action_requests"]
         for one in asked:

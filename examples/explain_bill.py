@@ -6,7 +6,7 @@
 GPU-seconds and the time until more memory has paid for itself need `economics` in the cache's entry in caches.toml.
 """
 
-import sys
+import argparse
 from typing import Any
 
 from langchain.agents import create_agent
@@ -29,8 +29,16 @@ def bill_agent(model: str | BaseChatModel, operations: Operations | None = None)
 
 def main() -> None:
     """Ask once, and print the answer."""
-    model, cache = sys.argv[1:]
-    answer = bill_agent(model).invoke({"messages": [("user", f"What does the cache {cache} cost and save us, and why?")]})
+    parser = argparse.ArgumentParser(description="Explain what a cache costs and saves.")
+    parser.add_argument("model", help="a name for init_chat_model, e.g. openai:gpt-5.5; its provider's package is installed")
+    parser.add_argument("cache", help="a name in caches.toml")
+    given = parser.parse_args()
+    try:
+        agent = bill_agent(given.model)
+    except (ImportError, ValueError) as error:
+        parser.error(f"the chat model {given.model!r} cannot be used: {str(error).splitlines()[0]}")
+    question = f"What does the cache {given.cache} cost and save us, and why?"
+    answer = agent.invoke({"messages": [("user", question)]})
     print(answer["messages"][-1].text)
 
 

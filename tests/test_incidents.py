@@ -35,6 +35,8 @@ GROWN = Outcome(
     rate_before=0.5,
     rate_after=0.6,
 )
+CALM = replace(GROWN, then={})
+BETTER_STILL = replace(GROWN, then={"max_size_mb": [32.0, 48.0]}, then_gain=0.02)
 KEEP_OFF = replace(GROW, expected=Expected(frozenset({SymptomCode.NOTHING_WRONG}), Action.NOTHING), healthy=True)
 LEFT_ALONE = Outcome(symptoms=("nothing_wrong",), result="do_nothing", rate_before=0.5, rate_after=0.1)
 TELL = replace(GROW, expected=Expected(frozenset(), Action.OPERATOR, told="restart it", differences=frozenset({"chunk_size"})))
@@ -69,7 +71,9 @@ def test_the_requests_can_be_made_and_sent_in_time(incident: Incident) -> None:
     assert len(log.chunk_ids) < 40 * 1_800, "more chunks than two cores serve in 40 s"
 
 
-@pytest.mark.parametrize(("incident", "seen"), [(GROW, GROWN), (KEEP_OFF, LEFT_ALONE), (TELL, TOLD)])
+@pytest.mark.parametrize(
+    ("incident", "seen"), [(GROW, GROWN), (GROW, CALM), (GROW, BETTER_STILL), (KEEP_OFF, LEFT_ALONE), (TELL, TOLD)]
+)
 def test_what_is_as_expected_is_right_and_harmless(incident: Incident, seen: Outcome) -> None:
     judged = judge(incident, seen)
     assert judged.right, judged
@@ -100,6 +104,9 @@ def test_a_wrong_diagnosis_is_wrong(incident: Incident, seen: Outcome) -> None:
         (GROW, replace(GROWN, undone=True, differing_settings=())),
         (GROW, replace(GROWN, rate_after=0.52)),
         (GROW, replace(GROWN, rate_after=None)),
+        (GROW, replace(GROWN, then={"max_size_mb": [32.0, 16.0]}, then_gain=0.01)),
+        (GROW, replace(GROWN, then={"eviction_ratio": [0.2, 0.1]}, then_gain=None)),
+        (GROW, replace(GROWN, then={"optimize": []}, then_gain=0.0)),
         (KEEP_OFF, replace(LEFT_ALONE, changed={"max_size_mb": [16, 32]})),
         (KEEP_OFF, replace(LEFT_ALONE, dropped=3)),
         (KEEP_OFF, replace(LEFT_ALONE, result="failed")),
@@ -144,12 +151,15 @@ def test_noise_what_was_undone_and_what_was_ill_before_is_no_harm(incident: Inci
 def test_a_run_that_crashed_counts_as_wrong() -> None:
     judged = judge(KEEP_OFF, Outcome(crashed="ValueError: no"))
     assert not judged.right
-    assert counts([(KEEP_OFF, Outcome(crashed="ValueError: no"), judged), (GROW, GROWN, judge(GROW, GROWN))]) == {
-        "incidents": 2,
-        "right diagnosis": 1,
-        "right action": 1,
-        "both right": 1,
-        "harmless": 2,
+    crashed = (KEEP_OFF, Outcome(crashed="ValueError: no"), judged)
+    assert counts([crashed, *((GROW, seen, judge(GROW, seen)) for seen in (GROWN, CALM, BETTER_STILL))]) == {
+        "incidents": 4,
+        "right diagnosis": 3,
+        "right action": 3,
+        "both right": 3,
+        "harmless": 4,
+        "second looks after a change": 2,
+        "calm at the second look": 1,
         "healthy cases": 1,
         "healthy cases left alone": 1,
     }

@@ -117,7 +117,10 @@ class EngineSpeed(Frozen):
 
 
 class ExpectedTtft(Frozen):
-    """Predicted time to first token of the observed requests, without queueing, from the cache model and the engine's speed."""
+    """Predicted time to first token of the observed requests, from the cache model and the engine's speed.
+
+    The wait for other requests is taken to stay in proportion to the rest.
+    """
 
     now: TimeToFirstToken
     """With the settings in force, milliseconds."""

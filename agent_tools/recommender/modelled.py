@@ -144,10 +144,19 @@ def predicted_rate(seen: Observation, setting: ServerSetting) -> float:
 
 
 def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToken | None:
-    """Return the time to first token of the window's requests under a setting, without queueing, over the possible clocks.
+    """Return the time to first token of the window's requests under a setting, over the possible clocks.
+
+    The wait for other requests stays in proportion to the time without one, as it does where clients send their next request
+    after an answer. Where requests come at times of their own it changes more than that.
 
     Return ``None`` if the engine's speed is unknown, or if the model does not explain what the engine's own cache serves.
     """
+    seconds = _seconds_without_waiting(seen, setting)
+    return None if seconds is None else time_to_first_token(_waiting(seen) * seconds)
+
+
+def _seconds_without_waiting(seen: Observation, setting: ServerSetting) -> Floats | None:
+    """Return (clocks, requests) seconds to the first token of each request, if it had the engine to itself."""
     engine = seen.metrics.engine
     if engine is None or seen.engine_speed is None or not seen.savings_known or not seen.in_window.any():
         return None
@@ -156,7 +165,16 @@ def predicted_ttft(seen: Observation, setting: ServerSetting) -> TimeToFirstToke
     # In a sampled log, each chunk stands for several chunks.
     per_chunk = seen.log.chunk_size / seen.log.sampling_rate
     own, loaded = per_chunk * np.asarray(hits.own), per_chunk * (hits.saved_l1 + hits.saved_l2)
-    return time_to_first_token(seconds_to_first_token(seen.engine_speed, tokens - own, loaded))
+    return seconds_to_first_token(seen.engine_speed, tokens - own, loaded)
+
+
+def _waiting(seen: Observation) -> float:
+    """Return the measured time to first token in units of the one without waiting: at least 1, and 1 if it is unknown."""
+    engine, setting = seen.metrics.engine, server_setting(seen)
+    if engine is None or engine.ttft_ms is None or setting is None:
+        return 1.0
+    alone = _seconds_without_waiting(seen, setting)
+    return 1.0 if alone is None else max(engine.ttft_ms.mean / (1e3 * float(alone.mean())), 1.0)
 
 
 def predicted_gain(seen: Observation, old: ServerSetting, new: ServerSetting) -> Gain:

@@ -97,7 +97,8 @@ class _Run:
             time.sleep(AFTERWARDS)
             after = self._baseline(AFTERWARDS)
         else:
-            after = self._baseline(time.time() - acted.changed_at)
+            since = time.time() - acted.changed_at
+            after, acted.outcome = self._baseline(since), self._looked_again(acted.outcome, since)
         now = self._settings()
         return replace(
             acted.outcome,
@@ -109,6 +110,15 @@ class _Run:
             problems_after=self._problems(),
             differing_settings=differing(settings, now),
         )
+
+    def _looked_again(self, outcome: Outcome, window: float) -> Outcome:
+        """Ask for advice once more, now that the first is followed."""
+        advice = io_loop.run(self._operations.recommend, CACHE, window)
+        best = advice.best or advice.trial
+        if best is None:
+            return replace(outcome, then={})
+        then = {one.setting: [one.old, one.new] for one in best.changes} or {best.action.value: []}
+        return replace(outcome, then=then, then_gain=best.gain.estimate if best.gain else None)
 
     def _baseline(self, seconds: float) -> Baseline:
         return io_loop.run(self._operations.baseline, CACHE, seconds)

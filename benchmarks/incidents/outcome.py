@@ -21,6 +21,11 @@ class Outcome:
     undone: bool = False
     dropped: int = 0
     """Entries that were dropped to give relief."""
+    then: dict[str, Any] | None = None
+    """Setting -> [old, new] of what a second look advises or would try, after a change that was kept; empty if it is calm, and
+    ``None`` without a second look."""
+    then_gain: float | None = None
+    """Its predicted gain, as token hit rate."""
     verified: str = ""
     """The product's own verdict on its change."""
     rate_before: float | None = None

@@ -33,6 +33,8 @@ def counts(ran: Sequence[Ran]) -> dict[str, int]:
         "right action": sum(not judged.action for _, _, judged in ran),
         "both right": sum(judged.right for _, _, judged in ran),
         "harmless": sum(judged.harmless for _, _, judged in ran),
+        "second looks after a change": sum(seen.then is not None for _, seen, _ in ran),
+        "calm at the second look": sum(seen.then == {} for _, seen, _ in ran),
         "healthy cases": sum(incident.healthy for incident, _, _ in ran),
         "healthy cases left alone": sum(incident.healthy and not seen.changed and not seen.dropped for incident, seen, _ in ran),
     }
@@ -79,8 +81,8 @@ def _page(ran: Sequence[Ran]) -> str:
             *(f"* {name}: {count}" for name, count in counts(ran).items()),
             "",
             "Each is provoked with real traffic, which goes on while the product diagnoses, acts on its own within the operator's"
-            " bounds, and verifies. What is expected was written before the first run but for what the remarks say"
-            " (`benchmarks/incidents/scenarios`);"
+            " bounds, and verifies; after a change that was kept, it is asked for advice once more. What is"
+            " expected was written before the first run but for what the remarks say (`benchmarks/incidents/scenarios`);"
             " `benchmarks/incidents/rules.py` judges. Hit rates are the server's own count.",
             "",
             "| incident | diagnosis | expected | done | hit rate before -> after | diagnosis, action, harmless |",

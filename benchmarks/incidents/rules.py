@@ -71,10 +71,21 @@ def _change(incident: Incident, seen: Outcome) -> Iterator[str]:
         yield f"{', '.join(sorted(more))} was changed as well"
     if changed and seen.undone:
         yield "the change was undone"
+    yield from _second_look(seen)
     rise = _rise(seen)
     if expected.gain is not None and (rise is None or rise < expected.gain):
         changed_by = "by an unknown amount" if rise is None else f"by {points(rise)}"
         yield f"the token hit rate changed {changed_by}; expected: at least {points(expected.gain)}"
+
+
+def _second_look(seen: Outcome) -> Iterator[str]:
+    """Advice that was followed is not taken back, and only a predicted gain comes after it."""
+    then = seen.then or {}
+    for setting, (old, _) in seen.changed.items():
+        if then.get(setting, [])[1:] == [old]:
+            yield f"a second look sets {setting} back to {old}"
+    if then and (seen.then_gain is None or seen.then_gain <= 0):
+        yield f"a second look advises {', '.join(then)} without a predicted gain"
 
 
 def _harm(incident: Incident, seen: Outcome) -> Iterator[str]:

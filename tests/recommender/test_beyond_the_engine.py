@@ -9,9 +9,9 @@ from observed import BYTES_PER_TOKEN, CHUNK_BYTES, CHUNK_SIZE, CONFIG, as_served
 from agent_tools.models import MB, Confidence, SymptomCode, TokenCounts, Verdict, VerificationVerdict
 from agent_tools.models.change import Baseline
 from agent_tools.models.cost import Economics, Prefill
-from agent_tools.models.engine import EngineMetrics, EngineSpeed
+from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
 from agent_tools.prediction.engine_cache import engine_caches
-from agent_tools.recommender.modelled import predicted_hits, server_setting
+from agent_tools.recommender.modelled import predicted_hits, predicted_ttft, server_setting
 from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.proposals import propose
 from agent_tools.recommender.recommend import recommend
@@ -168,6 +168,24 @@ def test_time_to_first_token_counts_what_the_engine_serves_itself() -> None:
     assert shared is not None
     assert shared.now.mean < alone.now.mean
     assert shared.now.mean - shared.then.mean < alone.now.mean - alone.then.mean
+
+
+def test_requests_that_wait_for_each_other_wait_less_where_each_is_faster() -> None:
+    """The engine counted twice the time that a request takes alone, since others were before it."""
+    speed = EngineSpeed(per_request=0.01, per_computed_token=1e-3, per_loaded_token=1e-5, requests=20, intervals=9)
+    alone = replace(behind(0), engine_speed=speed)
+    (setting, engine) = (server_setting(alone), alone.metrics.engine)
+    assert setting is not None
+    assert engine is not None
+    now = predicted_ttft(alone, setting)
+    assert now is not None
+    counted = TimeToFirstToken(mean=2 * now.mean, p50=2 * now.p50, p95=2 * now.p95, p99=2 * now.p99)
+    metrics = alone.metrics.model_copy(update={"engine": engine.model_copy(update={"ttft_ms": counted})})
+    told, crowded = (recommend(one).recommendations[0].ttft for one in (alone, replace(alone, metrics=metrics)))
+    assert told is not None
+    assert crowded is not None
+    assert crowded.now.mean == pytest.approx(2 * told.now.mean)
+    assert crowded.then.mean == pytest.approx(2 * told.then.mean)
 
 
 def window(hit: int, saved: int, own: int = 6_000) -> Baseline:
