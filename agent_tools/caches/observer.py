@@ -21,7 +21,7 @@ from agent_tools.workload.access_log import AccessLog, lookups_since
 from .history import History, merged, requests_digest
 from .registry import Cache
 
-RECENT = 60.0
+LAST_MINUTE = 60.0
 """Seconds of the latest figures that a longer window must not hide."""
 READ_EVERY = 0.45
 """Seconds between readings while a window is observed. It does not divide the server's one-second tick, so the readings reveal
@@ -175,7 +175,7 @@ async def observe(
         admissions=admissions_of(engines),
         log=log,
         no_log=no_log,
-        recent=_recent(cache, after) if metrics.window.seconds > RECENT or metrics.window.lifetime else None,
+        recent=_recent(cache, after) if metrics.window.seconds > LAST_MINUTE or metrics.window.lifetime else None,
         version=after.version,
         age_seconds=None if after.process_start is None else max(after.taken_at - after.process_start, 0.0),
     )
@@ -183,7 +183,7 @@ async def observe(
 
 def _recent(cache: Cache, after: Snapshot) -> CacheMetrics | None:
     """Return the figures of the last minute, or of as much of it as this process has seen; ``None`` before a second reading."""
-    before = cache.history.at_or_before(after.taken_at - RECENT) or cache.history.first_of_process(after)
+    before = cache.history.at_or_before(after.taken_at - LAST_MINUTE) or cache.history.first_of_process(after)
     return metrics_between(before, after) if before.taken_at < after.taken_at and after.follows(before) else None
 
 

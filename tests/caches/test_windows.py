@@ -1,6 +1,7 @@
 """Claims about windows: none spans a change of settings, whoever made it, and each says how long it really is."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from real_cache import Play
@@ -52,6 +53,16 @@ def test_a_window_starts_where_a_change_by_somebody_else_was_noticed(operations:
     assert noticed.total_requests == 0
     play(log_of(*conversations(3, 8)), clients=1)
     assert metrics(operations, 0.01).tokens.hit_rate == 1
+
+
+def test_a_long_window_does_not_hide_the_last_minute(cache: Cache) -> None:
+    first = io_loop.run(observer.read, cache)
+    later = [replace(first, asked_at=first.asked_at + after, taken_at=first.taken_at + after) for after in (100, 235, 240, 300)]
+    for reading in later:
+        cache.history.add(reading)
+    recent = io_loop.run(lambda: observer.observe(cache, readings=(first, later[-1]), read_log=False)).recent
+    assert recent is not None
+    assert recent.window.seconds == pytest.approx(60)
 
 
 def test_a_change_while_we_wait_begins_the_window_anew(operations: Operations, cache: Cache) -> None:
