@@ -201,6 +201,12 @@ class Read(Core):
             progress(f"observing {cache}: {seen} in {seconds:.0f} s (at least {ENOUGH_LOOKUPS} lookups and {least_seconds:g} s)")
             await anyio.sleep(READ_EVERY)
 
+    async def steady_seconds(self, cache: str) -> float:
+        """Return how many of the last minutes were observed since the last change of settings, in seconds; 0 if too few."""
+        named = await self.registry.find(cache)
+        start, after = await observer.recent(named, await self._changed(named))
+        return 0.0 if start is None else after.taken_at - start.taken_at
+
 
 async def _usage(cache: Cache) -> tuple[Mapping[str, TenantUsage], str | None]:
     """Return the quotas and the usage of tenants, or why nothing is known of them."""

@@ -13,7 +13,7 @@ from agent_tools.changes.log import stories
 from agent_tools.errors import BusyError, CooldownError, LMCacheToolError, UnknownChangeError
 from agent_tools.models import (
     Advice,
-    Baseline,
+    CacheMetrics,
     ChangeOutcome,
     ChangeResult,
     ConfigUpdate,
@@ -201,19 +201,22 @@ class CacheWatch:
         return "set again what a restart lost"
 
     async def _tune(self, seconds: float, found: Findings) -> str:
-        """Run `tune_cache` in the mode of this watch. Approve becomes recommend: the person is told, and asked elsewhere."""
+        """Run `tune_cache` in the mode of this watch. Approve becomes recommend: the person is told, and asked elsewhere.
+
+        Advice rests on all that was observed since the last change, minutes at most: more requests make it surer.
+        """
+        self._compare(await self._operations.metrics(self.cache, seconds))
         if self.mode is Mode.AUTO:
             try:
                 await self._operations.check_cooldown(self.cache)
             except CooldownError:
                 return "cooling down after the last change"
         mode = Mode.RECOMMEND if self.mode is Mode.APPROVE else self.mode
-        context = TuneContext(cache=self.cache, mode=mode, window_seconds=seconds, verify_seconds=self._verify_seconds)
+        window = max(seconds, await self._operations.steady_seconds(self.cache))
+        context = TuneContext(cache=self.cache, mode=mode, window_seconds=window, verify_seconds=self._verify_seconds)
         report: TuneReport | None = None
         async for step in self._graph.astream({}, context=context, stream_mode="updates"):
-            for node, update in step.items():
-                if node == "read_metrics" and update and "tune_baseline" in update:
-                    self._compare(Baseline.model_validate(update["tune_baseline"]))
+            for update in step.values():
                 if update and "tune_advice" in update:
                     found.add(*_of_symptoms(Advice.model_validate(update["tune_advice"]).symptoms))
                 if update and "tune_change" in update:
@@ -227,9 +230,9 @@ class CacheWatch:
         found.add(*self._told_of(report))
         return report.outcome.value.replace("_", " ")
 
-    def _compare(self, before: Baseline) -> None:
+    def _compare(self, metrics: CacheMetrics) -> None:
         """Tell a fall of the hit rate that no change of settings explains."""
-        rate, lookups = before.metrics.tokens.hit_rate, before.metrics.total_requests
+        rate, lookups = metrics.tokens.hit_rate, metrics.total_requests
         if rate is None or (lookups is not None and lookups < ENOUGH_LOOKUPS):
             return
         if self._rate is not None and self._rate - rate >= FALL:

@@ -1,5 +1,6 @@
 """Claims about one look: what others did is noticed, what a restart lost is set again or offered, what was begun is finished."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from agent_tools.changes.log import stories
 from agent_tools.io_loop import io_loop
 from agent_tools.models import ChangeOutcome, ConfigUpdate, Mode
 from agent_tools.operations import Operations
+from agent_tools.tuning.state import TuneContext
 from agent_tools.watching.look import CacheWatch, mode_of
 
 SET = ConfigUpdate(eviction_watermark=0.6)
@@ -55,6 +57,25 @@ def test_a_live_change_that_a_restart_lost_is_set_again_once(prod: Restartable, 
     assert other.look()[1] == []
     assert of_the_watch(operations) == [[ChangeOutcome.STARTED, ChangeOutcome.APPLIED]]
     other.leave()
+
+
+def test_advice_rests_on_all_that_was_seen_since_the_last_change(
+    prod: Restartable, on: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations, windows = on(prod.url), []
+
+    def noted(**given: object) -> TuneContext:
+        windows.append(given["window_seconds"])
+        return TuneContext.model_validate(given)
+
+    monkeypatch.setattr("agent_tools.watching.look.TuneContext", noted)
+    cache = operations.registry.get("prod")
+    now = io_loop.run(cache.deployment.snapshot)
+    cache.history.add(replace(now, asked_at=now.asked_at - 200, taken_at=now.taken_at - 200))
+    looks = Looks(operations)
+    looks.look()
+    looks.leave()
+    assert windows == [pytest.approx(200, abs=30)]
 
 
 def test_after_a_restart_with_other_settings_nothing_is_set_again(prod: Restartable, on: Caches) -> None:
