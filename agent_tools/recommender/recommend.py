@@ -25,7 +25,7 @@ from .refusals import refusals
 from .spare import spare_memory
 from .symptoms import diagnose
 from .symptoms.rule import NOTICEABLE
-from .trial import worth_a_trial
+from .trial import WORTH_TRYING, worth_a_trial
 
 WORTH_ACTING = 0.01
 """Smallest lower bound of a benefit, as token hit rate, that is worth a change."""
@@ -60,7 +60,8 @@ def recommend(seen: Observation) -> Advice:
     symptoms = diagnose(seen)
     recommendations = sorted(_recommendations(seen, symptoms), key=_rank)
     verdict, why = _decide(seen, symptoms, recommendations)
-    trial = worth_a_trial(recommendations, seen.bounds, seen.config) if verdict is Verdict.DO_NOTHING else None
+    small = recommendations or _small_gains(seen, symptoms)
+    trial = worth_a_trial(small, seen.bounds, seen.config) if verdict is Verdict.DO_NOTHING else None
     if trial is not None:
         why = f"{why}. Worth a trial: {trial.title}"
     if recommendations:
@@ -91,6 +92,14 @@ def _recommendations(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[O
     if SymptomCode.WATERMARK_TOO_HIGH in codes and seen.log is not None:
         found += _thaw(seen, next(s for s in symptoms if s.code is SymptomCode.WATERMARK_TOO_HIGH))
     return found
+
+
+def _small_gains(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[OptimizationRecommendation]:
+    """Return changes that may be tried although no symptom asks for any: what is lost is too little for one."""
+    saved, ceiling = seen.saved_rate, seen.ceiling
+    if saved is None or ceiling is None or ceiling - saved < WORTH_TRYING or UNTREATABLE & {one.code for one in symptoms}:
+        return []
+    return [_reconfigure(seen, symptoms[0], proposal) for proposal in propose(seen)]
 
 
 def _decide(seen: Observation, symptoms: tuple[Symptom, ...], ranked: list[OptimizationRecommendation]) -> tuple[Verdict, str]:

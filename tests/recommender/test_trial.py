@@ -4,10 +4,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from observed import CONFIG, as_served
+from observed import CHUNK_BYTES, CONFIG, LIVE, as_served
 
 from agent_tools.deployments.snapshot import Served
-from agent_tools.models import Advice, Bounds, Gain, OptimizationRecommendation, SupportLevel, Verdict, VerificationVerdict
+from agent_tools.models import (
+    MB,
+    Advice,
+    Bounds,
+    Gain,
+    OptimizationRecommendation,
+    SupportLevel,
+    SymptomCode,
+    Verdict,
+    VerificationVerdict,
+)
 from agent_tools.recommender.recommend import WORTH_ACTING, recommend
 from agent_tools.recommender.sequential import LEAST, radius
 from agent_tools.recommender.trial import cut, judge, worth_a_trial
@@ -89,6 +99,19 @@ def test_a_trial_is_offered_only_where_nothing_is_worth_a_change() -> None:
             assert one.trial.benefit is not None
             assert one.trial.benefit.lower < WORTH_ACTING
             assert "Worth a trial" in one.why
+
+
+@pytest.mark.parametrize(("share", "tried"), [(0.25, {"eviction_watermark": 0.9, "eviction_ratio": 0.05}), (0.5, None)])
+def test_a_small_gain_is_tried_though_nothing_is_wrong(share: float, tried: dict[str, float] | None) -> None:
+    """An L1 of a quarter of all chunks loses a point and a half, which is no symptom; one of half of them loses nothing."""
+    log = AgentTraffic(requests=1500, seed=2, tenants=1).generate()
+    config = CONFIG.model_copy(update={"max_size_mb": share * log.unique_chunks * CHUNK_BYTES / MB})
+    support = LIVE | dict.fromkeys(SHAPE, LIVE["max_size_mb"])
+    one = recommend(as_served(log, config=config, support=support))
+    assert [symptom.code for symptom in one.symptoms] == [SymptomCode.NOTHING_WRONG]
+    assert (one.verdict, one.recommendations) == (Verdict.DO_NOTHING, ())
+    assert (one.trial and one.trial.update and one.trial.update.known()) == tried
+    assert ("Worth a trial" in one.why) == (tried is not None)
 
 
 def test_the_bound_for_trials_can_only_be_narrowed() -> None:
