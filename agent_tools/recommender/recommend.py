@@ -63,7 +63,7 @@ def recommend(seen: Observation) -> Advice:
     small = recommendations or _small_gains(seen, symptoms)
     trial = worth_a_trial(small, seen.bounds, seen.config) if verdict is Verdict.DO_NOTHING else None
     if trial is not None:
-        why = f"{why}. Worth a trial: {trial.title}"
+        why = f"{why}. Worth a trial: {trial.title}" + ("" if recommendations else f" ({trial.expected_impact})")
     if recommendations:
         why += _beyond(seen, recommendations)
     calm = verdict is Verdict.DO_NOTHING and trial is None and not any(map(_is_worth_it, recommendations))

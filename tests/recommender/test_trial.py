@@ -111,7 +111,8 @@ def test_a_small_gain_is_tried_though_nothing_is_wrong(share: float, tried: dict
     assert [symptom.code for symptom in one.symptoms] == [SymptomCode.NOTHING_WRONG]
     assert (one.verdict, one.recommendations) == (Verdict.DO_NOTHING, ())
     assert (one.trial and one.trial.update and one.trial.update.known()) == tried
-    assert ("Worth a trial" in one.why) == (tried is not None)
+    assert ("Worth a trial: change eviction_watermark from 0.8 to 0.9" in one.why) == (tried is not None)
+    assert ("+1.3 points (90 % interval" in one.why) == (tried is not None), "nothing else says what it is expected to bring"
 
 
 def test_the_bound_for_trials_can_only_be_narrowed() -> None:
