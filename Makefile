@@ -73,7 +73,7 @@ bench: $(READY)  ## Speed against LMCache's own sweep and raw HTTP, in one run; 
 	$(BIN)/python benchmarks/sampling.py
 	PYTHONPATH=. $(BIN)/python benchmarks/series.py
 
-bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about three hours; goes on where it stopped
+bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about four hours; goes on where it stopped
 	$(BIN)/python benchmarks/prediction_live.py
 	$(BIN)/python benchmarks/prediction_live.py --l2
 	PYTHONPATH=. $(BIN)/python benchmarks/shapes.py

@@ -10,7 +10,8 @@ Each is asked two questions: what may be gained within the present memory, and w
 * The answer: `tune_cache` runs against a live server with LMCache's default eviction settings, under traffic that goes on. It may
   act, try a small gain, or leave things alone; the settings in force at its end are its answer.
 * The search: the workload is replayed into a fresh server for each setting of a grid. The first setting, the best two of the grid
-  and the answer are replayed `REPEATS` times, because the moment of eviction changes the result of a single replay.
+  and the answer are replayed several times, because the moment of eviction changes the result of a single replay. Each begins at
+  a random moment between two looks of the eviction thread.
 
 Replays and answers that are already in the result file are not run again; delete the file to start over.
 """
@@ -18,6 +19,7 @@ Replays and answers that are already in the result file are not run again; delet
 import argparse
 import datetime as dt
 import json
+import random
 import tempfile
 import threading
 import time
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,8 @@ from agent_tools.prediction.engine_cache import engine_caches
 from agent_tools.tuning.state import Outcome, TuneContext, TuneReport
 from agent_tools.tuning.tune_cache import build_tune_cache
 from agent_tools.workload.access_log import AccessLog
-from agent_tools.workload.replay import ReplayedModel, ReplayResult, ReplaySettings, replay
+from agent_tools.workload.replay import ReplayResult, replay
+from agent_tools.workload.schedule import ReplayedModel, ReplaySettings
 
 SHARE = 0.25
 """The first L1, as a share of the bytes of the workload's distinct chunks."""
@@ -56,12 +59,11 @@ L2_SHARE = 0.5
 SHAPES = tuple((watermark, ratio) for watermark in (0.5, 0.65, 0.8, 0.9) for ratio in (0.05, 0.2))
 FACTORS = {"the same memory": 1.0, "twice the memory": 2.0}
 """The questions: the largest L1 allowed, as a multiple of the first."""
-REPEATS = 3
 SECONDS = 66.0
 """A replay takes so long: three times that of `prediction_live`, since each eviction tick moves the result of a short one."""
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Longest verification or trial, seconds."""
-AT_ONCE = 3
+AT_ONCE = 4
 """Replays side by side, each into a server of its own."""
 STORE = RESULTS / "advice_live.json"
 
@@ -96,6 +98,8 @@ class Case:
     own_share: float = 0.0
     """Size of the engine's own cache, as a share of the distinct tokens; 0 without one. The gain is then in saved tokens."""
     l2: bool = False
+    repeats: int = 3
+    """Replays of each setting that is compared. A small cache turns over between a few ticks, so its replays differ more."""
 
     @cached_property
     def log(self) -> AccessLog:
@@ -142,7 +146,7 @@ class Case:
 CASES = {
     "conversation": Case("conversation"),
     "agents": Case("agents", {"model": one_engine(1, 8 * CHUNK_BYTES)}),
-    "miniswe": Case("miniswe", {"model": one_engine(1, 32 * CHUNK_BYTES)}),
+    "miniswe": Case("miniswe", {"model": one_engine(1, 32 * CHUNK_BYTES)}, repeats=9),
     "agents, world size 4": Case("agents", {"model": one_engine(4, 8 * CHUNK_BYTES)}),
     "conversation, two models 8 : 1": Case("conversation", {"big": one_engine(2, 8 * CHUNK_BYTES), "small": one_engine()}),
     "conversation, with an L2": Case("conversation", l2=True),
@@ -207,6 +211,7 @@ def rate_of(case: Case, setting: Setting) -> float:
             with operations_of(process, case, Bounds()) as operations:
                 update = ConfigUpdate.model_validate({"eviction_policy": setting.policy})
                 io_loop.run(operations.configure, DEFAULT, update, "benchmark", "benchmark")
+        time.sleep(random.uniform(0, 1))  # noqa: S311  no secret
         return case.rate(replay(case.log, process.rpc_url, case.replay_settings()))
 
 
@@ -214,9 +219,13 @@ def answer(case: Case, factor: float) -> tuple[Setting, TuneReport]:
     """Return the settings in force after `tune_cache` in mode auto, under traffic, and its report."""
     most = factor * case.first.size_mb
     bounds = Bounds(max_size_mb=most, trial_mb=most - case.first.size_mb)
-    with server(case, case.first) as process, operations_of(process, case, bounds) as operations, traffic(case, process):
+    with (
+        server(case, case.first) as process,
+        operations_of(process, case, bounds) as operations,
+        beside(partial(send, case, process)),
+    ):
         io_loop.run(operations.metrics, DEFAULT)
-        with watched(operations):
+        with beside(partial(watch, operations)):
             time.sleep(SECONDS)
             graph = build_tune_cache(operations=operations).compile()
             context = TuneContext(mode=Mode.AUTO, window_seconds=SECONDS, verify_seconds=PATIENCE)
@@ -231,17 +240,22 @@ def answer(case: Case, factor: float) -> tuple[Setting, TuneReport]:
 
 
 @contextmanager
-def traffic(case: Case, process: ServerProcess) -> Iterator[None]:
-    """Send the workload again and again while a block runs, each time with other prompts."""
-    over, settings = threading.Event(), case.replay_settings()
-    copies = int((2 * SECONDS + PATIENCE) / SECONDS) + 2
-    thread = threading.Thread(target=lambda: replay(endless(case.log, copies), process.rpc_url, settings, stop=over))
+def beside(work: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Work in a thread while a block runs; the event tells when it is over."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,))
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+
+
+def send(case: Case, process: ServerProcess, over: threading.Event) -> None:
+    """Send the workload again and again, each time with other prompts."""
+    copies = int((2 * SECONDS + PATIENCE) / SECONDS) + 2
+    replay(endless(case.log, copies), process.rpc_url, case.replay_settings(), stop=over)
 
 
 def endless(log: AccessLog, copies: int) -> AccessLog:
@@ -261,23 +275,11 @@ def endless(log: AccessLog, copies: int) -> AccessLog:
     )
 
 
-@contextmanager
-def watched(operations: Operations) -> Iterator[None]:
-    """Read the cache while a block runs, as an agent does that looks after it."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(READ_EVERY):
-            with suppress(LMCacheToolError):
-                io_loop.run(operations.metrics, DEFAULT)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def watch(operations: Operations, over: threading.Event) -> None:
+    """Read the cache, as an agent does that looks after it."""
+    while not over.wait(READ_EVERY):
+        with suppress(LMCacheToolError):
+            io_loop.run(operations.metrics, DEFAULT)
 
 
 class Bench:
@@ -316,7 +318,7 @@ class Bench:
             often += sorted(allowed, key=lambda one: -self.rate(name, one))[:2]
             if question in self._of(name)["answers"]:
                 often.append(self.answered(name, question))
-        self._replays(name, case, often, REPEATS)
+        self._replays(name, case, often, case.repeats)
 
     def answered(self, name: str, question: str) -> Setting:
         """Return the answer to a question."""
@@ -361,7 +363,7 @@ class Bench:
             case = CASES[name]
             for question in kept.get("answers", {}):
                 answered, best = self.answered(name, question), self._best(name, question)
-                if best is None or len(self._rates(name).get(str(answered), [])) < REPEATS:
+                if best is None or len(self._rates(name).get(str(answered), [])) < case.repeats:
                     continue
                 now, then, most = (self.rate(name, one) for one in (case.first, answered, best))
                 taken, reachable = taken + then - now, reachable + most - now
@@ -369,6 +371,7 @@ class Bench:
                 outcome = kept["answers"][question]["outcome"]
                 gains = " | ".join(f"{100 * (rate - now):+.1f}" for rate in (then, most))
                 rows.append(f"| {name} | {question} | {shown} | {gains} | {outcome} |")
+        remarks = [f"* `{name}`: {kept['remark']}" for name, kept in self.kept.items() if "remark" in kept]
         share = f" Taken: {taken / reachable:.0%} of the reachable gain of {len(rows)} questions." if reachable else ""
         return (
             "\n".join(
@@ -376,7 +379,7 @@ class Bench:
                     "# What `tune_cache` takes of the reachable gain",
                     "",
                     f"{machine()}, {dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}. Token hit rates of live servers (behind an"
-                    f" engine's cache: tokens saved beyond it), means of {REPEATS} replays of {SECONDS:.0f} s, with the largest"
+                    f" engine's cache: tokens saved beyond it), means of several replays of {SECONDS:.0f} s, with the largest"
                     f" minus the smallest. The grid: {len(SHAPES)} pairs of watermark and ratio at each size. The answer is what"
                     f" is in force after one run of `tune_cache` in mode auto, trials included.{share}",
                     "",
@@ -384,6 +387,8 @@ class Bench:
                     " its rate | taken, points | reachable | outcome |",
                     "|---|---|---|--:|---|--:|---|--:|--:|--:|---|",
                     *rows,
+                    "",
+                    *remarks,
                 ]
             )
             + "\n"
@@ -394,7 +399,7 @@ class Bench:
         case = CASES[name]
         every = [*case.grid(), *(self.answered(name, one) for one in self.kept[name]["answers"])]
         allowed = [one for one in every if one.size_mb <= FACTORS[question] * case.first.size_mb + 0.01]
-        often = [one for one in allowed if len(self._rates(name).get(str(one), [])) >= REPEATS]
+        often = [one for one in allowed if len(self._rates(name).get(str(one), [])) >= case.repeats]
         return max(often, key=lambda one: self.rate(name, one), default=None)
 
 

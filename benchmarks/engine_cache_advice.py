@@ -1,6 +1,6 @@
 """What advice is worth on a real vLLM whose own prefix cache (L0) is on, in time to first token.
 
-Run from the repository root (about 50 minutes; nothing else should run on the machine)::
+Run from the repository root (about 80 minutes; nothing else should run on the machine)::
 
     PYTHONPATH=. .venv-engine/bin/python benchmarks/engine_cache_advice.py [--only times|no_claim]
 
@@ -39,8 +39,8 @@ OWN = (0.25, 0.6)
 """Sizes of L0, as shares of the distinct tokens of the workload. One of 150 % leaves nothing for LMCache to save."""
 L1 = (0.25, 0.6, 1.0, 1.5)
 """Sizes of L1, likewise."""
-CLIENTS = (1,)
-"""Predictions leave out the wait for other requests, so more clients than one measure something else."""
+CLIENTS = (1, 3)
+"""Of several, each sends its next request after an answer, and waits for the others' requests."""
 RUNS = 10
 EVERYTHING = 1.5
 """Size of an L0 that holds the whole workload."""
@@ -198,7 +198,7 @@ def _times_lines(kept: Results) -> list[str]:
         f"{_in_words(TIMED)}.",
         "",
         "Means, ms. Each is predicted from an observation of the smallest L1 right before it was measured, since the machine's"
-        " speed drifts. Predictions leave out the wait for other requests.",
+        " speed drifts.",
         "",
         "| L0, share of the distinct tokens | clients | L1 | own cache | saved by LMCache | mean | predicted | error |",
         "|--:|---|--:|--:|--:|--:|--:|--:|",
