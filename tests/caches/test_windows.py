@@ -68,7 +68,6 @@ def test_a_long_window_does_not_hide_the_last_minute(cache: Cache) -> None:
 def test_only_what_was_seen_since_the_last_change_is_steady(operations: Operations, cache: Cache) -> None:
     now = io_loop.run(cache.deployment.snapshot)
     cache.history.add(replace(now, asked_at=now.asked_at - 200, taken_at=now.taken_at - 200))
-    assert io_loop.run(operations.steady_seconds, "default") == pytest.approx(200, abs=30)
     change(operations, eviction_watermark=0.7)
     assert io_loop.run(operations.steady_seconds, "default") < 30
 
