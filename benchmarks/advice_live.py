@@ -23,7 +23,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -84,7 +84,7 @@ class Setting:
 
 
 def one_engine(ranks: int = 1, chunk_bytes: int = CHUNK_BYTES) -> ReplayedModel:
-    """Return an engine whose chunks have so many bytes over all ranks."""
+    """Return an engine whose chunks take `chunk_bytes` bytes over all ranks."""
     return ReplayedModel(world_size=ranks, kv_bytes_per_token=chunk_bytes // CHUNK_TOKENS)
 
 
@@ -125,6 +125,10 @@ class Case:
     def grid(self) -> list[Setting]:
         """Return every setting of the exhaustive search."""
         return [Setting(factor * self.first.size_mb, *shape) for factor in FACTORS.values() for shape in SHAPES]
+
+    def allowed(self, question: str, settings: Iterable[Setting]) -> list[Setting]:
+        """Return the settings within the memory of a question; a rounded size may exceed it a little."""
+        return [one for one in settings if one.size_mb <= FACTORS[question] * self.first.size_mb + 0.01]
 
     @property
     def own_tokens(self) -> int | None:
@@ -259,7 +263,7 @@ def send(case: Case, process: ServerProcess, over: threading.Event) -> None:
 
 
 def endless(log: AccessLog, copies: int) -> AccessLog:
-    """Return a log so many times in a row. Each copy has chunks of its own."""
+    """Return copies of a log, one after the other. Each has chunks of its own."""
     step, period = log.unique_chunks, log.duration + float(np.diff(log.timestamps).mean())
     lengths = np.tile(log.chunks_per_request, copies)
     return replace(
@@ -313,9 +317,8 @@ class Bench:
         grid, first = case.grid(), case.first
         self._replays(name, case, grid, 1)
         often = [first]
-        for question, factor in FACTORS.items():
-            allowed = [one for one in grid if one.size_mb <= factor * first.size_mb + 0.01]
-            often += sorted(allowed, key=lambda one: -self.rate(name, one))[:2]
+        for question in FACTORS:
+            often += sorted(case.allowed(question, grid), key=lambda one: -self.rate(name, one))[:2]
             if question in self._of(name)["answers"]:
                 often.append(self.answered(name, question))
         self._replays(name, case, often, case.repeats)
@@ -337,9 +340,7 @@ class Bench:
             self._keep(lambda: self._rates(name)[str(setting)].append(rate))
 
         rates, distinct = self._rates(name), {str(one): one for one in settings}
-        missing = [
-            setting for key, setting in distinct.items() for _ in range(times - len(rates.setdefault(key, [])))
-        ]  # fmt: skip
+        missing = [setting for key, setting in distinct.items() for _ in range(times - len(rates.setdefault(key, [])))]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(one, missing))
 
@@ -398,8 +399,7 @@ class Bench:
         """Return the best setting within the question's memory that was measured often enough."""
         case = CASES[name]
         every = [*case.grid(), *(self.answered(name, one) for one in self.kept[name]["answers"])]
-        allowed = [one for one in every if one.size_mb <= FACTORS[question] * case.first.size_mb + 0.01]
-        often = [one for one in allowed if len(self._rates(name).get(str(one), [])) >= case.repeats]
+        often = [one for one in case.allowed(question, every) if len(self._rates(name).get(str(one), [])) >= case.repeats]
         return max(often, key=lambda one: self.rate(name, one), default=None)
 
 

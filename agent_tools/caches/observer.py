@@ -123,7 +123,7 @@ async def _settings_read(cache: Cache) -> bool:
 
 
 async def log_or_why(cache: Cache, since: float | None) -> tuple[AccessLog | None, str | None]:
-    """Return the access log since a Unix time, and why there is none if the cache has one and does not give it."""
+    """Return the access log since a Unix time, or why the cache does not give it. Both are ``None`` if it has none."""
     try:
         return await cache.deployment.access_log(since=since), None
     except (MissingRouteError, RefusedError) as error:

@@ -96,8 +96,10 @@ def _recommendations(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[O
 
 def _small_gains(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[OptimizationRecommendation]:
     """Return changes that may be tried although no symptom asks for any: what is lost is too little for one."""
+    if {one.code for one in symptoms} & {*TREATABLE, *UNTREATABLE}:
+        return []
     saved, ceiling = seen.saved_rate, seen.ceiling
-    if saved is None or ceiling is None or ceiling - saved < WORTH_TRYING or UNTREATABLE & {one.code for one in symptoms}:
+    if saved is None or ceiling is None or ceiling - saved < WORTH_TRYING:
         return []
     return [_reconfigure(seen, symptoms[0], proposal) for proposal in propose(seen)]
 
