@@ -17,7 +17,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ import numpy as np
 from prediction import machine
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent_tools.deployments.server.process import free_port
 from agent_tools.prediction.eviction_clock import Poll, clocks_near, observed_clock
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
@@ -155,7 +155,7 @@ class Cell:
 @contextmanager
 def server(setting: ServerSetting, log_folder: str, more: list[str]) -> Iterator[tuple[str, str]]:
     """A fresh `lmcache server` on loopback, set so; yields its RPC and HTTP addresses."""
-    rpc, http = _free_port(), _free_port()
+    rpc, http = free_port(), free_port()
     size = int(setting.capacity_chunks) * CHUNK_BYTES
     arena = Path(f"/dev/shm/lmcache-bench-{os.getpid()}-{rpc}")  # noqa: S108 - a devdax arena must be a named file
     arena.touch()
@@ -181,12 +181,6 @@ def server(setting: ServerSetting, log_folder: str, more: list[str]) -> Iterator
         except subprocess.TimeoutExpired:
             process.kill()
         arena.unlink(missing_ok=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:

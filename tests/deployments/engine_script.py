@@ -11,6 +11,7 @@ ends when its standard input closes.
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,8 @@ def started(port: int, role: str, worker_id: int, world_size: int, config: dict[
     manager.post_init()
     manager.start_services()
     while not manager.api_server.server.started:
+        if not any(thread.name == "api-server-thread" for thread in threading.enumerate()):
+            sys.exit("the internal API could not be started, see above: its port may be taken")
         time.sleep(0.01)
     return manager
 

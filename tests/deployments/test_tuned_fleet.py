@@ -147,7 +147,8 @@ def test_a_fleet_is_tuned_one_first_then_its_like_and_others_are_left_alone(
     for thread in later:
         thread.join()
     found = FleetReport.model_validate(report)
-    assert [group.servers for group in found.groups if group.update] == [("prod/node-a", "prod/node-b")], found
+    advised = [group.servers for group in found.groups if group.update]
+    assert advised == [("prod/node-a", "prod/node-b")], [(group.servers, group.advice.why) for group in found.groups]
     assert order == ["prod/node-a", "prod/node-b"], found
     assert {server: step.outcome for server, step in found.servers.items()} == {
         "prod/node-a": ServerOutcome.IMPROVED,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_server import CHUNK_SIZE, Server, eventually, free_port, running_server
+from real_server import CHUNK_SIZE, Server, eventually, running_server
 
+from agent_tools.deployments.server.process import free_port
 from agent_tools.errors import CacheDiedError, NotLMCacheError, UnreachableError, UnsupportedError, WorkloadError
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic

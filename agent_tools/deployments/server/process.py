@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from .command_line import Flags, argv
 
 GUARD = Path(__file__).with_name("guard.py")
 KEPT_LOGS = 10
+FIXED_PORTS = range(20_000, 30_000)
+"""Ports below those of outgoing connections (Linux: 32,768 and up), and below Kubernetes' node ports."""
 QUIET = {"LMCACHE_TRACK_USAGE": "false", "DO_NOT_TRACK": "1", "LMCACHE_DISABLE_BANNER": "1", "LMCACHE_LOG_LEVEL": "WARNING"}
 """Environment of the server: no telemetry, and warnings only, because it logs several lines per request."""
 
@@ -148,9 +151,14 @@ def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a loopback port on which nothing listens now."""
+    """Return a loopback port on which nothing listens now, and that no outgoing connection takes meanwhile."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", secrets.choice(FIXED_PORTS)))
+                break
+        else:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
