@@ -26,7 +26,7 @@ from agent_tools.workload.generate import AgentTraffic
 from agent_tools.workload.replay import ReplaySettings, replay
 from agent_tools.workload.tokens import prompt
 
-THRASHING = AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
+THRASHING = AgentTraffic(requests=360, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=1).generate()
 NO_REUSE = AgentTraffic(requests=80, conversations=80, turns=1, system_tokens=100, user_tokens=1500, seed=2).generate()
 LOG = log_of(range(4), tail=10)
 TOKENS = list(prompt(LOG.request(0), int(LOG.tokens[0]), CHUNK_SIZE))
