@@ -98,7 +98,10 @@ class EngineMetrics(Frozen):
 
 
 class EngineSpeed(Frozen):
-    """The time that an engine takes for each part of a time to first token, in seconds, fitted to its own metrics."""
+    """The time that an engine takes for each part of a time to first token, in seconds, fitted to its own metrics.
+
+    If requests wait for each other all the time, it is what each takes of the engine's time, with loads going on beside it.
+    """
 
     per_request: Annotated[float, Field(ge=0)]
     """Seconds for every request, whatever its length."""

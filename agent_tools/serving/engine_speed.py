@@ -14,6 +14,7 @@ from agent_tools.models.engine import EngineSpeed
 
 from .engine_reading import EngineCounters, EngineReading
 from .engine_window import difference
+from .shared_speed import shared_speed
 
 LEAST_REQUESTS = 10
 LEAST_INTERVALS = 5
@@ -25,16 +26,26 @@ _Floats = npt.NDArray[np.float64]
 
 
 def fitted_speed(readings: Sequence[EngineReading]) -> EngineSpeed | None:
-    """Return the speed over the intervals in which no request waited for room; ``None`` if there are too few.
+    """Return the speed that an engine showed; ``None`` if it served too little.
 
-    Several engines are taken to be equally fast.
+    Several engines are taken to be equally fast. If requests wait for each other, the times are what a request takes of the
+    engine's time: see `shared_speed`. Loads go on beside that, so they take none of it.
 
     Args:
         readings: The readings of the engines, oldest first. If a process restarted, only the readings since then count.
     """
     if readings and NEEDED & readings[-1].missing.keys():
         return None
-    pairs = [pair for together in _same_processes(readings) for pair in _each(*together)]
+    engines = _by_engine(_same_processes(readings))
+    shared = shared_speed(engines)
+    if shared is None:
+        return _of_own_times([pair for pairs in engines for pair in pairs])
+    loaded = readings[-1].counters.lmcache_tokens
+    return EngineSpeed(**shared._asdict(), per_loaded_token=0.0 if loaded else None)
+
+
+def _of_own_times(pairs: Sequence[tuple[EngineReading, EngineReading]]) -> EngineSpeed | None:
+    """Return the speed over the intervals in which no request waited for room; ``None`` if there are too few."""
     counted = [difference(a, b) for a, b in pairs if not a.waiting and not b.waiting]
     ended = [one for one in counted if one.requests]
     if len(ended) < LEAST_INTERVALS or sum(one.requests for one in ended) < LEAST_REQUESTS:
@@ -66,10 +77,14 @@ def _starts(reading: EngineReading) -> list[tuple[str, float | None]]:
     return [(one.name, one.process_start) for one in reading.each]
 
 
-def _each(before: EngineReading, after: EngineReading) -> list[tuple[EngineReading, EngineReading]]:
-    """Return the two readings of each engine."""
-    earlier = {one.name: one for one in before.each}
-    return [(earlier[one.name], one) for one in after.each]
+def _by_engine(pairs: Sequence[tuple[EngineReading, EngineReading]]) -> list[list[tuple[EngineReading, EngineReading]]]:
+    """Return the pairs of readings of each single engine."""
+    found: dict[str, list[tuple[EngineReading, EngineReading]]] = {}
+    for before, after in pairs:
+        earlier = {one.name: one for one in before.each}
+        for one in after.each:
+            found.setdefault(one.name, []).append((earlier[one.name], one))
+    return list(found.values())
 
 
 def _column(counted: Sequence[EngineCounters], name: str) -> _Floats:

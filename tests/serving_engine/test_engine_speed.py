@@ -1,6 +1,6 @@
 """Claims about the speed fitted to an engine's metrics, on metrics of an engine whose speed is known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -92,6 +92,69 @@ def test_requests_all_alike_still_give_the_time_they_take() -> None:
     assert speed is not None
     (took,) = seconds_to_first_token(speed, np.array([1512.0]), np.array([512.0]))
     assert took == pytest.approx(QUEUE + PREFILL + ELSEWHERE + 1000 * PER_COMPUTED + 512 * PER_LOADED, rel=0.01)
+
+
+def served(arrivals: Iterator[tuple[float, int]], clients: int, *, latency: float = 0.0) -> list[EngineReading]:
+    """Readings, two a second, of an engine that serves in turn; requests are (earliest arrival, computed tokens).
+
+    Each of the clients sends its next request after an answer. The first token comes `latency` after the work for it is done.
+    """
+    free, ready, ended = 0.0, [0.0] * clients, []
+    for earliest, tokens in arrivals:
+        client = ready.index(min(ready))
+        asked = max(earliest, ready[client])
+        begins = max(asked, free)
+        free = begins + PREFILL + PER_COMPUTED * tokens
+        ready[client] = free + latency
+        ended.append((ready[client], asked, begins, tokens))
+    found, one = [], EngineCounters()
+    for at in np.arange(0.0, ended[-1][0] + 1, 0.5):
+        while ended and ended[0][0] <= at:
+            told, asked, begins, tokens = ended.pop(0)
+            one = EngineCounters(
+                requests=one.requests + 1,
+                prompt_tokens=one.prompt_tokens + tokens,
+                computed_tokens=one.computed_tokens + tokens,
+                queue_seconds=one.queue_seconds + begins - asked,
+                prefill_seconds=one.prefill_seconds + told - begins,
+                first_tokens=one.first_tokens + 1,
+                ttft_seconds=one.ttft_seconds + told - asked,
+            )
+        found.append(EngineReading(float(at), 1.0, one, {}, 0, 0, 0.1))
+    return found
+
+
+def prompts(number: int, every: float = 0.0) -> Iterator[tuple[float, int]]:
+    """Agents' turns: prompts grow, and each conversation's first turns come when others end."""
+    draw = np.random.default_rng(3)
+    return ((every * n, int(draw.integers(200, 1200) * (1 + n % 30 / 15))) for n in range(number))
+
+
+def mean_ttft(found: list[EngineReading]) -> float:
+    return found[-1].counters.ttft_seconds / found[-1].counters.first_tokens
+
+
+@pytest.mark.parametrize("clients", [2, 3, 6])
+def test_requests_that_wait_for_each_other_show_what_each_takes_of_the_engines_time(clients: int) -> None:
+    readings = served(prompts(200), clients)
+    speed = fitted_speed(readings)
+    assert speed is not None
+    assert speed.per_computed_token == pytest.approx(PER_COMPUTED, rel=0.1)
+    # If the engine computed half of the tokens, all would wait for half as long.
+    work = [tokens for _, tokens in prompts(200)]
+    now, then = (speed.per_request + speed.per_computed_token * np.mean(work) * share for share in (1, 0.5))
+    fewer = served(((at, tokens // 2) for at, tokens in prompts(200)), clients)
+    assert mean_ttft(readings) * then / now == pytest.approx(mean_ttft(fewer), rel=0.05)
+
+
+def test_a_latency_beside_the_work_is_no_wait_for_others() -> None:
+    """Requests overlap, but come so slowly that none waits: what sets the pace of first tokens is when requests arrive."""
+    readings = served(prompts(200, every=1.5), clients=50, latency=3.0)
+    assert mean_ttft(readings) > 3.0
+    speed = fitted_speed(readings)
+    assert speed is not None
+    assert speed.per_computed_token == pytest.approx(PER_COMPUTED, rel=0.1)
+    assert speed.per_request == pytest.approx(3.0 + PREFILL, rel=0.1)
 
 
 def test_times_follow_from_hits() -> None:
