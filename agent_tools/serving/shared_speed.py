@@ -45,8 +45,10 @@ def shared_speed(engines: Iterable[Sequence[tuple[EngineReading, EngineReading]]
         return None
     seconds, requests, computed, ttft = np.concatenate(of_each).sum(axis=0)
     events = sum(map(len, of_each))
-    length = math.ceil(STRETCH * ttft / max(seconds, 1e-9) * events / requests)
-    if ttft < WAITING * seconds or events < 2 * length:
+    if ttft <= WAITING * seconds or seconds <= 0:
+        return None
+    length = math.ceil(STRETCH * ttft / seconds * events / requests)
+    if events < 2 * length:
         return None
     stretches = np.concatenate([_sums(found, length) for found in of_each])
     weight = 1 / np.sqrt(stretches[:, 1:2])

@@ -1,6 +1,7 @@
 """Claims about the speed fitted to an engine's metrics, on metrics of an engine whose speed is known."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,14 @@ def test_a_latency_beside_the_work_is_no_wait_for_others() -> None:
     assert speed is not None
     assert speed.per_computed_token == pytest.approx(PER_COMPUTED, rel=0.1)
     assert speed.per_request == pytest.approx(3.0 + PREFILL, rel=0.1)
+
+
+@pytest.mark.parametrize("odd", [{"ttft_seconds": 0.0}, {"computed_tokens": 0.0}], ids=["no times", "nothing computed"])
+def test_an_engine_that_does_not_tell_what_shared_work_took_is_read_by_its_requests_own_times(odd: dict[str, float]) -> None:
+    readings = [replace(one, counters=replace(one.counters, **odd)) for one in served(prompts(200), clients=3)]
+    backwards = [replace(one, taken_at=-one.taken_at) for one in readings]
+    assert fitted_speed(backwards) == fitted_speed(readings)
+    assert fitted_speed(readings) is not None
 
 
 def test_times_follow_from_hits() -> None:
