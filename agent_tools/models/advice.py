@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
 from agent_tools.plain import MESSAGE, names_cut, plain, points
 
-from .config import ConfigUpdate, Frozen, Line, Support, SupportLevel
+from .config import ConfigUpdate, Frozen, L2Adapter, Line, Support, SupportLevel
 from .cost import Range, Saving
 from .engine import ExpectedTtft
 from .metrics import Window
@@ -147,7 +147,14 @@ class SettingChange(Frozen):
     """What the change means on this deployment."""
 
     def __str__(self) -> str:
-        return f"{self.setting} {_short(self.old)} -> {_short(self.new)} ({self.how.value})"
+        return "{} {} -> {} ({})".format(self.setting, *self.in_words, self.how.value)
+
+    @property
+    def in_words(self) -> tuple[str, str]:
+        """Return both values as a sentence shows them. L2 adapters are told in few words, unless the words would be the same."""
+        if self.setting == "l2_adapters" and (words := (_l2_in_words(self.old), _l2_in_words(self.new)))[0] != words[1]:
+            return words
+        return _short(self.old), _short(self.new)
 
 
 class ActionKind(str, Enum):
@@ -295,6 +302,18 @@ def _short(value: Any) -> str:  # noqa: ANN401  settings have many types
     if isinstance(value, float):
         return f"{value:g}"
     return "unknown" if value is None else plain(names_cut(getattr(value, "value", value)), MESSAGE)
+
+
+_ADAPTERS = TypeAdapter(tuple[L2Adapter, ...])
+
+
+def _l2_in_words(adapters: Any) -> str:  # noqa: ANN401  as `SettingChange` has it
+    """Return L2 adapters in few words."""
+    try:
+        found = _ADAPTERS.validate_python(adapters)
+    except ValidationError:
+        return _short(adapters)
+    return " and ".join(one.in_words for one in found) or "none"
 
 
 def setting_changes(

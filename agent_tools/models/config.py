@@ -66,6 +66,8 @@ class EvictionPolicy(str, Enum):
     NOOP = "noop"
 
 
+EVICTION = ("eviction_policy", "trigger_watermark", "eviction_ratio")
+"""Fields of an adapter's ``eviction`` block, in the order in which they are shown."""
 UNKNOWN_SETTINGS = {"***": "unknown: LMCache up to 0.5.5 does not report the settings of its L2 adapters"}
 """Settings of an adapter that its server does not report. They are unknown, not empty."""
 
@@ -123,6 +125,13 @@ class L2Adapter(Frozen):
     def by_tenant(self) -> bool:
         """Whether the adapter evicts by tenant (cache salt): down to the tenant's quota, or everything if there is no quota."""
         return (self.eviction or {}).get("eviction_policy") == "IsolatedLRU"
+
+    @property
+    def in_words(self) -> str:
+        """Type, capacity and eviction in a few words, without where it stores: a model has no use for paths and hosts."""
+        size = "" if self.size_mb is None else f" of {self.size_mb:,.4g} MB"
+        how = [plain((self.eviction or {}).get(name, "?")) for name in EVICTION]
+        return plain(self.type) + size + (", {} {}/{}".format(*how) if self.eviction else "")
 
     def resized(self, size_mb: float) -> "L2Adapter":
         """Return the same adapter with another capacity."""

@@ -170,7 +170,7 @@ def _reconfigure(seen: Observation, symptom: Symptom, proposal: Proposal) -> Opt
     return OptimizationRecommendation(
         priority=symptom.severity,
         category=symptom.code,
-        title="change " + ", ".join(f"{c.setting} from {_value(c.old)} to {_value(c.new)}" for c in changes),
+        title="change " + ", ".join("{} from {} to {}".format(one.setting, *one.in_words) for one in changes),
         description=symptom.summary,
         expected_impact=_impact(proposal, ceiling, beyond_own=seen.own_cache is not None),
         implementation_effort=LIVE
@@ -296,7 +296,3 @@ def _cost(seen: Observation, proposal: Proposal) -> str:
     if proposal.level is not SupportLevel.LIVE:
         parts.append("a restart that empties L1")
     return ", ".join(parts)
-
-
-def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -80,3 +80,29 @@ def test_a_plan_changes_something_and_reads_as_one_line() -> None:
     assert not plan.needs_restart
     with pytest.raises(ValidationError, match="at least 1 item"):
         Plan(**known, changes=())
+
+
+def _l2(size_gb: float, path: str = "/nvme/kv") -> dict[str, object]:
+    eviction = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
+    return {"type": "fs_native", "settings": {"base_path": path, "max_capacity_gb": size_gb, "eviction": eviction}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ([_l2(1)], [_l2(4)], "fs_native of 1,024 MB, LRU 0.8/0.2 -> fs_native of 4,096 MB, LRU 0.8/0.2"),
+        ([], [{"type": "fs"}, _l2(1)], "none -> fs and fs_native of 1,024 MB, LRU 0.8/0.2"),
+        (None, [_l2(1)], "unknown -> fs_native of 1,024 MB, LRU 0.8/0.2"),
+        ([{"type": "mock", "settings": {"eviction": {"eviction_policy": "LRU"}}}], [], "mock, LRU ?/? -> none"),
+        ("no adapter", [], "no adapter -> none"),
+    ],
+)
+def test_a_change_of_l2_is_told_without_where_it_stores(old: object, new: object, said: str) -> None:
+    change = SettingChange(setting="l2_adapters", old=old, new=new, how=SupportLevel.LIVE)
+    assert str(change) == f"l2_adapters {said} (live)"
+
+
+def test_a_change_of_where_l2_stores_alone_is_told_whole() -> None:
+    change = SettingChange(setting="l2_adapters", old=[_l2(1)], new=[_l2(1, "/nvme/other")], how=SupportLevel.LIVE)
+    assert "/nvme/kv" in str(change)
+    assert "/nvme/other" in str(change)
