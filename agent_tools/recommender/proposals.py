@@ -80,9 +80,10 @@ class _Candidate:
 
 
 def propose(seen: Observation) -> list[Proposal]:
-    """Return at most six proposals: for the policy, the L1 size, watermark and ratio, L2, and all of them together.
+    """Return at most seven proposals: for the policy, the L1 size, watermark and ratio, L2, and all of them together.
 
-    Each proposal is the cheapest of the best of its kind, because the operator may allow one kind and not another.
+    Each proposal is the cheapest of the best of its kind, because the operator may allow one kind and not another. If the best
+    of all together is not allowed, the best of the allowed kinds together is proposed too.
     Return an empty list without an access log.
     """
     current = server_setting(seen)
@@ -94,14 +95,27 @@ def propose(seen: Observation) -> list[Proposal]:
     sized, shaped, tiered, ordered = (
         _cheapest_of_best(seen, [evicting, *kind(seen, evicting)]) for kind in (_resized, _reshaped, _retiered, _reordered)
     )
-    pairs = [*_resized(seen, tiered), *_reshaped(seen, tiered), *_resized(seen, ordered)]
-    both = _cheapest_of_best(seen, [sized, shaped, tiered, ordered, *pairs])
-    best = _cheapest_of_best(seen, [both, *_reshaped(seen, both)])
+    kinds = (sized, shaped, tiered, ordered)
+    found = [evicting, *kinds, _together(seen, *kinds)]
+    if not _allowed(seen, found[-1]):
+        found.append(_together(seen, *(kind if _allowed(seen, kind) else evicting for kind in kinds)))
     chosen: list[_Candidate] = []
-    for candidate in (evicting, sized, shaped, tiered, ordered, best):
+    for candidate in found:
         if candidate.update is not None and candidate not in chosen:
             chosen.append(candidate)
     return [_proposal(seen, here, candidate) for candidate in chosen]
+
+
+def _together(seen: Observation, sized: _Candidate, shaped: _Candidate, tiered: _Candidate, ordered: _Candidate) -> _Candidate:
+    """Return the cheapest of the best changes of several kinds at once, from the best change of each kind."""
+    pairs = [*_resized(seen, tiered), *_reshaped(seen, tiered), *_resized(seen, ordered)]
+    both = _cheapest_of_best(seen, [sized, shaped, tiered, ordered, *pairs])
+    return _cheapest_of_best(seen, [both, *_resized(seen, both), *_reshaped(seen, both)])
+
+
+def _allowed(seen: Observation, candidate: _Candidate) -> bool:
+    """Return whether the operator's bounds allow a candidate."""
+    return candidate.update is None or _level_and_violation(seen, candidate.update)[1] is None
 
 
 def _evicting(seen: Observation, base: _Candidate) -> Iterator[_Candidate]:
@@ -236,14 +250,20 @@ def _price(seen: Observation, added_mb: float) -> float:
     return memory_price(added_mb * seen.workers, prices) / (gpu_hours * prices.gpu_hour)
 
 
-def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Proposal:
-    assert candidate.update is not None  # noqa: S101  the present settings are no proposal
-    update, old, new = candidate.update, here.setting, candidate.setting
+def _level_and_violation(seen: Observation, update: ConfigUpdate) -> tuple[SupportLevel, str | None]:
+    """Return how a change is made, and why the operator's bounds forbid it, if they do."""
     levels = {seen.support[setting].level for setting in update.known()}
     level = SupportLevel.LIVE if levels == {SupportLevel.LIVE} else SupportLevel.RESTART
     violation = seen.bounds.violation(update, seen.config)
     if violation is None and level is SupportLevel.RESTART and not seen.bounds.allow_restart:
         violation = "the change needs a restart, which the operator's bounds do not allow"
+    return level, violation
+
+
+def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Proposal:
+    assert candidate.update is not None  # noqa: S101  the present settings are no proposal
+    update, old, new = candidate.update, here.setting, candidate.setting
+    level, violation = _level_and_violation(seen, update)
     error = _error_of_model(seen, old)
     gain = corrected(predicted_gain(seen, old, new), error)
     worth = predicted_worth(seen, old, new).shifted(error)

@@ -9,8 +9,9 @@ from real_logs import conversations, log_of
 from agent_tools.models import MB, Bounds, CacheConfig, L2Adapter, SymptomCode, Verdict
 from agent_tools.models.cost import Economics, Prefill, Prices
 from agent_tools.prediction.server_model import simulate_server
-from agent_tools.recommender.modelled import server_setting
+from agent_tools.recommender.modelled import predicted_gain, server_setting
 from agent_tools.recommender.observation import Observation
+from agent_tools.recommender.proposals import RATIOS, WATERMARKS, propose
 from agent_tools.recommender.recommend import WORTH_ACTING, recommend
 from agent_tools.workload.generate import AgentTraffic
 
@@ -152,3 +153,20 @@ def test_the_dearer_the_memory_the_smaller_the_size() -> None:
         return best_update(seen)["max_size_mb"]
 
     assert size(1.0) > size(400.0)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("most_mb", [18, 24])
+@pytest.mark.parametrize("l2_mb", [None, 8, 20])
+def test_size_watermark_and_ratio_are_found_together_also_where_the_best_l2_is_not_allowed(
+    l2_mb: float | None, most_mb: float
+) -> None:
+    config = CONFIG if l2_mb is None else with_l2(DISK.resized(l2_mb))
+    seen = as_served(AGENTS, config=config, bounds=Bounds(max_size_mb=most_mb, allow_restart=True))
+    here = server_setting(seen)
+    assert here is not None
+    capacities = {here.capacity_chunks, most_mb * MB / CHUNK_BYTES}
+    shapes = [(watermark, ratio) for watermark in WATERMARKS for ratio in RATIOS]
+    every = [replace(here, capacity_chunks=c, watermark=w, ratio=r) for c in capacities for w, r in shapes]
+    best = max(predicted_gain(seen, here, setting).estimate for setting in every)
+    allowed = [one.gain.estimate for one in propose(seen) if one.violation is None]
+    assert max(allowed) > best - 0.015  # each of three steps may give up 0.4 points for a cheaper setting
