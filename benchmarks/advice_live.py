@@ -1,14 +1,15 @@
 """What `tune_cache` in mode auto takes of the gain that an exhaustive search on live servers shows to be reachable.
 
-Run from the repository root (about two hours; less where results are kept)::
+Run from the repository root (some two and a half hours; less where results are kept)::
 
     PYTHONPATH=. python benchmarks/advice_live.py [--only NAME]
 
 Each case is a workload and a shape of production: world size 4, two models of unequal size, an L2, an engine's own cache (L0).
 Each is asked two questions: what may be gained within the present memory, and with twice as much.
 
-* The answer: `tune_cache` runs against a live server with LMCache's default eviction settings, under traffic that goes on. It may
-  act, try a small gain, or leave things alone; the settings in force at its end are its answer.
+* The answer: `tune_cache` runs twice, minutes apart, against a live server with LMCache's default eviction settings as traffic
+  goes on. It may act, try a small gain, or leave things alone; the settings in force at the end are its answer. The second run
+  rests on all that was seen since the last change, as in `lmcache-agent watch`.
 * The search: the workload is replayed into a fresh server for each setting of a grid. The first setting, the best two of the grid
   and the answer are replayed several times, because the moment of eviction changes the result of a single replay. Each begins at
   a random moment between two looks of the eviction thread.
@@ -63,6 +64,10 @@ SECONDS = 66.0
 """A replay takes so long: three times that of `prediction_live`, since each eviction tick moves the result of a short one."""
 PATIENCE = 300.0
 """Longest verification or trial, seconds."""
+LOOKS = 2
+"""Runs of `tune_cache` for an answer: the first sees one replay, and what a small cache gives changes from one to the next."""
+EVERY = 240.0
+"""Seconds between the end of one and the start of the next."""
 AT_ONCE = 4
 """Replays side by side, each into a server of its own."""
 STORE = RESULTS / "advice_live.json"
@@ -219,8 +224,8 @@ def rate_of(case: Case, setting: Setting) -> float:
         return case.rate(replay(case.log, process.rpc_url, case.replay_settings()))
 
 
-def answer(case: Case, factor: float) -> tuple[Setting, TuneReport]:
-    """Return the settings in force after `tune_cache` in mode auto, under traffic, and its report."""
+def answer(case: Case, factor: float) -> tuple[Setting, list[TuneReport]]:
+    """Return the settings in force after `LOOKS` runs of `tune_cache` in mode auto, under traffic, and what each reported."""
     most = factor * case.first.size_mb
     bounds = Bounds(max_size_mb=most, trial_mb=most - case.first.size_mb)
     with (
@@ -230,17 +235,22 @@ def answer(case: Case, factor: float) -> tuple[Setting, TuneReport]:
     ):
         io_loop.run(operations.metrics, DEFAULT)
         with beside(partial(watch, operations)):
-            time.sleep(SECONDS)
-            graph = build_tune_cache(operations=operations).compile()
-            context = TuneContext(mode=Mode.AUTO, window_seconds=SECONDS, verify_seconds=PATIENCE)
-            told = graph.invoke({"tune_reason": "benchmark"}, context=context)["tune_report"]
-        now = io_loop.run(operations.settings, DEFAULT)
-    report = TuneReport.model_validate(told)
+            reports = [look(operations, pause) for pause in (SECONDS, *[EVERY] * (LOOKS - 1))]
+        known = io_loop.run(operations.settings, DEFAULT).known()
+    wanted = [known[name] for name in ("max_size_mb", "eviction_watermark", "eviction_ratio", "eviction_policy")]
+    return Setting(*wanted), reports
+
+
+def look(operations: Operations, pause: float) -> TuneReport:
+    """Run `tune_cache` after a pause, on all that was seen since the last change, as `lmcache-agent watch` does."""
+    time.sleep(pause)
+    seen = max(SECONDS, io_loop.run(operations.steady_seconds, DEFAULT))
+    context = TuneContext(mode=Mode.AUTO, window_seconds=seen, verify_seconds=PATIENCE)
+    told = build_tune_cache(operations=operations).compile().invoke({"tune_reason": "benchmark"}, context=context)
+    report = TuneReport.model_validate(told["tune_report"])
     if report.outcome is Outcome.FAILED:
         raise RuntimeError(report.summary)
-    known = now.known()
-    wanted = [known[name] for name in ("max_size_mb", "eviction_watermark", "eviction_ratio", "eviction_policy")]
-    return Setting(*wanted), report
+    return report
 
 
 @contextmanager
@@ -258,7 +268,7 @@ def beside(work: Callable[[threading.Event], object]) -> Iterator[None]:
 
 def send(case: Case, process: ServerProcess, over: threading.Event) -> None:
     """Send the workload again and again, each time with other prompts."""
-    copies = int((2 * SECONDS + PATIENCE) / SECONDS) + 2
+    copies = int((2 * SECONDS + LOOKS * (EVERY + PATIENCE)) / SECONDS) + 2
     replay(endless(case.log, copies), process.rpc_url, case.replay_settings(), stop=over)
 
 
@@ -301,11 +311,12 @@ class Bench:
 
         def one(name: str, question: str) -> None:
             try:
-                setting, report = answer(cases[name], FACTORS[question])
+                setting, reports = answer(cases[name], FACTORS[question])
             except Exception as error:  # noqa: BLE001  the others go on, and this one is asked again
                 print(name, question, f"{type(error).__name__}: {error}", flush=True)
                 return
-            found = {"setting": asdict(setting), "outcome": report.outcome.value, "summary": report.summary}
+            looks = [{"outcome": one.outcome.value, "summary": one.summary} for one in reports]
+            found = {"setting": asdict(setting), "looks": looks}
             print(name, question, found, flush=True)
             self._keep(lambda: self._of(name)["answers"].update({question: found}))
 
@@ -369,7 +380,7 @@ class Bench:
                 now, then, most = (self.rate(name, one) for one in (case.first, answered, best))
                 taken, reachable = taken + then - now, reachable + most - now
                 shown = " | ".join(f"{one} | {_spread(self._rates(name)[str(one)])}" for one in (case.first, answered, best))
-                outcome = kept["answers"][question]["outcome"]
+                outcome = ", then ".join(one["outcome"] for one in kept["answers"][question]["looks"])
                 gains = " | ".join(f"{100 * (rate - now):+.1f}" for rate in (then, most))
                 rows.append(f"| {name} | {question} | {shown} | {gains} | {outcome} |")
         remarks = [f"* `{name}`: {kept['remark']}" for name, kept in self.kept.items() if "remark" in kept]
@@ -382,10 +393,10 @@ class Bench:
                     f"{machine()}, {dt.datetime.now(tz=dt.timezone.utc):%Y-%m-%d}. Token hit rates of live servers (behind an"
                     f" engine's cache: tokens saved beyond it), means of several replays of {SECONDS:.0f} s, with the largest"
                     f" minus the smallest. The grid: {len(SHAPES)} pairs of watermark and ratio at each size. The answer is what"
-                    f" is in force after one run of `tune_cache` in mode auto, trials included.{share}",
+                    f" is in force after {LOOKS} runs of `tune_cache` in mode auto, trials included.{share}",
                     "",
                     "| workload | may choose from | first setting | its rate | answer | its rate | best of grid and answer |"
-                    " its rate | taken, points | reachable | outcome |",
+                    " its rate | taken, points | reachable | outcomes |",
                     "|---|---|---|--:|---|--:|---|--:|--:|--:|---|",
                     *rows,
                     "",

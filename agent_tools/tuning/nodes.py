@@ -9,6 +9,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
+from agent_tools.changes.undone import undone_lately
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
@@ -110,6 +111,11 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
         )
     if context.mode is Mode.RECOMMEND:
         return _stop(Outcome.DO_NOTHING if advice.best is None else Outcome.RECOMMENDED, advice.why, update)
+    if advice.best is None:
+        undone = undone_lately(await run.operations.changes(context.cache), plan.changes)
+        if undone is not None:
+            told = f"{undone.change_id} changed the same and was undone at {undone.recorded_at:%Y-%m-%d %H:%M} UTC"
+            return _stop(Outcome.DO_NOTHING, f"{advice.why}. It is not tried now, because {told}", update)
     if context.mode is Mode.AUTO or advice.trial is not None:
         await run.operations.check_cooldown(context.cache)
     return Command(goto="approve" if context.mode is Mode.APPROVE else "reconfigure", update=update)

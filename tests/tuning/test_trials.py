@@ -1,6 +1,7 @@
 """Claims about `tune_cache` with small gains: they are tried, kept if they help, undone if not, and all of it is on record."""
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from real_cache import Play
 from tuning import THRASHING, tuned
 
 from agent_tools.caches.registry import Cache
+from agent_tools.changes import undone
 from agent_tools.deployments.base import silent
 from agent_tools.io_loop import io_loop
 from agent_tools.models import (
     ActionKind,
     Advice,
     Baseline,
+    ChangeRecord,
     ChangeResult,
     ConfigUpdate,
     Gain,
@@ -26,6 +29,7 @@ from agent_tools.models import (
     VerificationVerdict,
 )
 from agent_tools.models.advice import setting_changes
+from agent_tools.models.metrics import now
 from agent_tools.operations import Operations
 from agent_tools.tuning.state import Outcome, TuneContext
 from agent_tools.tuning.tune_cache import build_tune_cache
@@ -40,6 +44,11 @@ class Offers(Operations):
     def __init__(self, real: Operations, gain: float | None) -> None:
         self.__dict__ |= real.__dict__
         self.gain = gain
+        self.since = now()
+
+    async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
+        """Without those of other tests."""
+        return [one for one in await super().changes(cache) if one.recorded_at >= self.since]
 
     async def recommend(self, cache: str = "default", *_: Any, **__: Any) -> Advice:
         seen, (config, support) = await super().recommend(cache), await self.config(cache)
@@ -110,6 +119,35 @@ def test_a_trial_without_an_answer_is_undone_and_says_so(operations: Operations,
     assert report.outcome is Outcome.ROLLED_BACK
     assert "the trial did not show that it helps" in report.summary
     assert watermark(cache) == 0.8
+
+
+def test_a_trial_that_was_undone_is_not_repeated_until_a_day_has_passed(
+    operations: Operations, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers = Offers(operations, -0.02)
+    first = tuned(offers, CONTEXT)
+    assert first.outcome is Outcome.ROLLED_BACK
+    assert first.change is not None
+    again = tuned(offers, CONTEXT)
+    assert again.outcome is Outcome.DO_NOTHING
+    assert f"not tried now, because {first.change.change_id} changed the same and was undone at" in again.summary
+    assert again.change is None
+    monkeypatch.setattr(undone, "now", lambda: now() + timedelta(days=1, minutes=1))
+    assert tuned(offers, CONTEXT).outcome is Outcome.ROLLED_BACK
+
+
+def test_what_was_undone_from_other_values_or_of_other_settings_is_tried(operations: Operations, cache: Cache) -> None:
+    offers = Offers(operations, 0.02)
+    for update in ({"eviction_ratio": 0.3}, {"eviction_watermark": 0.9, "eviction_ratio": 0.3}):
+        change = io_loop.run(offers.configure, "default", ConfigUpdate.model_validate(update), "a test", "test")
+        assert change is not None
+        io_loop.run(offers.undo, "default", change.change_id, "test")
+    change = io_loop.run(offers.configure, "default", ConfigUpdate(eviction_watermark=0.9), "a test", "test")
+    other = io_loop.run(offers.configure, "default", ConfigUpdate(eviction_watermark=0.7), "a test", "test")
+    assert other is not None
+    io_loop.run(offers.undo, "default", other.change_id, "test")  # a change from 0.9, not from 0.8
+    io_loop.run(offers.configure, "default", ConfigUpdate(eviction_watermark=0.8), "a test", "test")
+    assert tuned(offers, CONTEXT).outcome is Outcome.IMPROVED
 
 
 def test_a_person_approves_a_trial_as_a_trial(operations: Operations, cache: Cache) -> None:
