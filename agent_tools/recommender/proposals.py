@@ -73,6 +73,12 @@ class _Candidate:
     added_mb: float = 0
     """Additional L1 memory, MB."""
 
+    @property
+    def without_shape(self) -> dict[str, object]:
+        """The changed settings with their new values, which are left out for watermark and ratio: these cost nothing."""
+        known = self.update.known() if self.update else {}
+        return {name: None if name in ("eviction_watermark", "eviction_ratio") else value for name, value in known.items()}
+
     def changed(self, setting: ServerSetting, **settings: object) -> "_Candidate":
         """Return a candidate that also changes these settings."""
         so_far = self.update.model_dump(exclude_none=True) if self.update else {}
@@ -221,13 +227,18 @@ def _larger_l2(seen: Observation) -> list[float]:
 
 
 def _cheapest_of_best(seen: Observation, candidates: Sequence[_Candidate]) -> _Candidate:
-    """Return the first candidate within `GOOD_ENOUGH` of the best. Candidates come in order of size and number of changes."""
+    """Return the first candidate within `GOOD_ENOUGH` of the best. Candidates come in order of size and number of changes.
+
+    If others differ from it in watermark and ratio alone, return the best of these: they cost the same.
+    """
     assert seen.log is not None  # noqa: S101
     settings = list(dict.fromkeys(candidate.setting for candidate in candidates))
     predictions = predict_settings(seen.log, settings, clocks=PROPOSAL_CLOCKS, delay=seen.store_delay)
     worth_of = {setting: _worth(prediction, seen) for setting, prediction in zip(settings, predictions, strict=True)}
     worths = [worth_of[candidate.setting] - _price(seen, candidate.added_mb) for candidate in candidates]
-    return next(c for c, worth in zip(candidates, worths, strict=True) if worth >= max(worths) - GOOD_ENOUGH)
+    good = [(c, worth) for c, worth in zip(candidates, worths, strict=True) if worth >= max(worths) - GOOD_ENOUGH]
+    first = good[0][0].without_shape
+    return max((pair for pair in good if pair[0].without_shape == first), key=lambda pair: pair[1])[0]
 
 
 def _worth(prediction: ServerPrediction, seen: Observation) -> float:

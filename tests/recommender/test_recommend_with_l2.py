@@ -9,9 +9,10 @@ from real_logs import conversations, log_of
 from agent_tools.models import MB, Bounds, CacheConfig, L2Adapter, SymptomCode, Verdict
 from agent_tools.models.cost import Economics, Prefill, Prices
 from agent_tools.prediction.server_model import simulate_server
+from agent_tools.prediction.server_prediction import predict_settings
 from agent_tools.recommender.modelled import predicted_gain, server_setting
 from agent_tools.recommender.observation import Observation
-from agent_tools.recommender.proposals import RATIOS, WATERMARKS, propose
+from agent_tools.recommender.proposals import PROPOSAL_CLOCKS, RATIOS, WATERMARKS, propose
 from agent_tools.recommender.recommend import WORTH_ACTING, recommend
 from agent_tools.workload.generate import AgentTraffic
 
@@ -170,3 +171,18 @@ def test_size_watermark_and_ratio_are_found_together_also_where_the_best_l2_is_n
     best = max(predicted_gain(seen, here, setting).estimate for setting in every)
     allowed = [one.gain.estimate for one in propose(seen) if one.violation is None]
     assert max(allowed) > best - 0.015  # each of three steps may give up 0.4 points for a cheaper setting
+
+
+@pytest.mark.parametrize("most_mb", [16, 24, 28, 36])
+def test_of_watermarks_and_ratios_that_cost_the_same_the_best_is_proposed(most_mb: float) -> None:
+    seen = as_served(AGENTS, config=CONFIG, bounds=Bounds(max_size_mb=most_mb, allow_restart=True))
+    here = server_setting(seen)
+    assert here is not None
+    shaped = [one.update for one in propose(seen) if one.update.eviction_watermark is not None]
+    assert shaped
+    for update in shaped:
+        chosen = server_setting(seen, update.known())
+        assert chosen is not None
+        every = [replace(chosen, watermark=watermark, ratio=ratio) for watermark in WATERMARKS for ratio in RATIOS]
+        found = {one.setting: one.hit_rate for one in predict_settings(AGENTS, every, clocks=PROPOSAL_CLOCKS)}
+        assert found[chosen] == max(found.values())
