@@ -101,7 +101,7 @@ def test_a_trial_is_offered_only_where_nothing_is_worth_a_change() -> None:
             assert "Worth a trial" in one.why
 
 
-@pytest.mark.parametrize(("share", "tried"), [(0.25, {"eviction_watermark": 0.9, "eviction_ratio": 0.05}), (0.5, None)])
+@pytest.mark.parametrize(("share", "tried"), [(0.25, {"eviction_watermark": 0.95, "eviction_ratio": 0.05}), (0.5, None)])
 def test_a_small_gain_is_tried_though_nothing_is_wrong(share: float, tried: dict[str, float] | None) -> None:
     """An L1 of a quarter of all chunks loses a point and a half, which is no symptom; one of half of them loses nothing."""
     log = AgentTraffic(requests=1500, seed=2, tenants=1).generate()
