@@ -43,8 +43,18 @@ class Trial:
     looks: int
 
 
-def trial(seed: int, new: dict[str, float] | None = None) -> Trial:
-    """Make one trial on random traffic. Without `new` nothing changes (A/A)."""
+Change = dict[str, float]
+"""New values of fields of a `ServerSetting`."""
+
+
+def trial(seed: int, made: Change | None = None, believed_in: Change | None = None) -> Trial:
+    """Make one trial on random traffic.
+
+    Args:
+        seed: Seed of all that is drawn.
+        made: What really changes. If ``None``, nothing does (A/A).
+        believed_in: What the judge takes to have changed. If ``None``, what really did.
+    """
     draw = np.random.default_rng(seed)
     log = isolated(
         AgentTraffic(
@@ -57,22 +67,23 @@ def trial(seed: int, new: dict[str, float] | None = None) -> Trial:
         ).generate()
     )
     chunks = log.unique_chunks * float(draw.choice([0.05, 0.1, 0.2]))
-    believed = ServerSetting(capacity_chunks=chunks, watermark=float(draw.choice([0.6, 0.8, 0.9])), ratio=0.2)
-    actual = replace(believed, capacity_chunks=chunks * draw.uniform(0.98, 1.02))
+    old = ServerSetting(capacity_chunks=chunks, watermark=float(draw.choice([0.6, 0.8, 0.9])), ratio=0.2)
+    actual = replace(old, capacity_chunks=chunks * draw.uniform(0.98, 1.02))
     changed = float(log.timestamps[len(log) // 2])
     times = (float(draw.random()), draw.uniform(0.99, 1.01))
-    unchanged, made = (_served(log, actual, after, changed, times) for after in (actual, replace(actual, **(new or {}))))
-    expected = predict_server(log, believed, clocks=possible_clocks(19)).hit_chunks * log.chunk_size
+    unchanged, changed_hits = (_served(log, actual, after, changed, times) for after in (actual, replace(actual, **(made or {}))))
+    new = replace(old, **(believed_in or made or {}))
+    as_before, as_now = (predict_server(log, one, clocks=possible_clocks(19)).hit_chunks * log.chunk_size for one in (old, new))
     first, last = float(log.timestamps[len(log) // 6]), float(log.timestamps[-1])
-    before = _readings(log, made, first, changed)
+    before = _readings(log, changed_hits, first, changed)
     tokens = sum(one.requested for one in before) / BLOCKS_BEFORE
-    errors = cut(log.timestamps, expected, before, tokens)
+    errors = cut(log.timestamps, as_before, before, tokens)
     late = log.timestamps >= changed
-    true_gain = float((made[late] - unchanged[late]).sum() / max(log.chunks_per_request[late].sum(), 1))
-    after, looks, found = _readings(log, made, changed, last), 0, VerificationVerdict.UNDECIDED
+    true_gain = float((changed_hits[late] - unchanged[late]).sum() / max(log.chunks_per_request[late].sum(), 1))
+    after, looks, found = _readings(log, changed_hits, changed, last), 0, VerificationVerdict.UNDECIDED
     for seen in range(WINDOW, len(after) + WINDOW, WINDOW):
         looks += 1
-        found = judge(errors, cut(log.timestamps, expected, after[:seen], tokens)).verdict
+        found = judge(errors, *(cut(log.timestamps, one, after[:seen], tokens) for one in (as_before, as_now))).verdict
         if found is not VerificationVerdict.UNDECIDED:
             break
     return Trial(found.value, true_gain, looks)
@@ -102,26 +113,34 @@ def _readings(log: AccessLog, hits: np.ndarray, start: float, end: float) -> lis
     ]
 
 
+KINDS: dict[str, tuple[Change | None, Change | None]] = {
+    "A/A": (None, None),
+    "A/A, though the model believes in watermark 0.9, ratio 0.05": (None, {"watermark": 0.9, "ratio": 0.05}),
+    "A/A, though the model believes in watermark 0.5": (None, {"watermark": 0.5}),
+    "watermark 0.9, ratio 0.05": ({"watermark": 0.9, "ratio": 0.05}, None),
+    "watermark 0.5": ({"watermark": 0.5}, None),
+    "ratio 0.1": ({"ratio": 0.1}, None),
+}
+"""What really changes, and what the judge takes to have changed if that is something else."""
+
+
 def main() -> None:
     """Run the trials and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
     count = parser.parse_args().trials
-    kinds = {
-        "A/A": None,
-        "watermark 0.9, ratio 0.05": {"watermark": 0.9, "ratio": 0.05},
-        "watermark 0.5": {"watermark": 0.5},
-    }
-    results, lines = (
-        {},
-        ["# Trials of small gains", "", "| change | trials | better | worse | undecided | wrong | mean true gain |"],
-    )
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
-    for name, new in kinds.items():
-        made = [trial(seed, new) for seed in range(count)]
+    results: dict[str, object] = {}
+    lines = [
+        "# Trials of small gains",
+        "",
+        "| change | trials | better | worse | undecided | wrong | mean true gain |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, (change, believed_in) in KINDS.items():
+        made = [trial(seed, change, believed_in) for seed in range(count)]
         found = Counter(one.verdict for one in made)
         wrong = sum(
-            one.verdict != "undecided" if new is None else one.verdict == ("worse" if one.true_gain > 0 else "better")
+            one.verdict != "undecided" if change is None else one.verdict == ("worse" if one.true_gain > 0 else "better")
             for one in made
         )
         gain = float(np.mean([one.true_gain for one in made]))

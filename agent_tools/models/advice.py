@@ -116,11 +116,13 @@ class Gain(Frozen):
     """A predicted or measured difference in token hit rate (chunk-aligned), in [-1, 1]."""
 
     lower: Annotated[float, Field(ge=-1, le=1)]
-    """Lower end of the 90 % interval."""
+    """Lower end of the interval."""
     estimate: Annotated[float, Field(ge=-1, le=1)]
     """The most likely difference."""
     upper: Annotated[float, Field(ge=-1, le=1)]
-    """Upper end of the 90 % interval."""
+    """Upper end of the interval."""
+    interval_percent: int = 90
+    """How sure the interval is to hold, percent; 95 for a trial, over all looks at it together."""
     method: str
     """The method that computed it."""
 

@@ -86,6 +86,10 @@ class Range(Frozen):
         """Return the range with `by` added to all three values."""
         return Range(lower=self.lower + by, estimate=self.estimate + by, upper=self.upper + by)
 
+    def widened(self, by: float) -> "Range":
+        """Return the range with both ends moved outwards by `by`, which must not be negative."""
+        return Range(lower=self.lower - by, estimate=self.estimate, upper=self.upper + by)
+
 
 class Saving(Frozen):
     """The value of a difference in token hit rate. A negative figure is a cost."""

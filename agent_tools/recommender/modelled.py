@@ -222,7 +222,7 @@ def corrected(gain: Gain, error: float) -> Gain:
 
 def gain_in_points(gain: Gain) -> str:
     """Return a gain as text, e.g. ``+15.0 points (90 % interval +12.0 points to +18.0 points)``."""
-    return f"{points(gain.estimate)} (90 % interval {points(gain.lower)} to {points(gain.upper)})"
+    return f"{points(gain.estimate)} ({gain.interval_percent} % interval {points(gain.lower)} to {points(gain.upper)})"
 
 
 def predicted_worth(seen: Observation, old: ServerSetting, new: ServerSetting) -> Range:

@@ -285,7 +285,7 @@ def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Pro
         gain=gain,
         rate=predicted_rate(seen, new),
         saved=predicted_hits(seen, new).saved_rate,
-        benefit=worth.shifted(-_price(seen, candidate.added_mb) - abs(error)),
+        benefit=worth.shifted(-_price(seen, candidate.added_mb)).widened(abs(error)),
         saving=_saving(seen, gain, worth, candidate.added_mb),
         ttft=_ttft(seen, old, new),
     )

@@ -1,7 +1,8 @@
 """Trials of small gains: which change may simply be tried, and whether a trial helped.
 
 A trial is judged on the paired difference: what the server served, minus what the model says that the old setting would have
-served of the same requests. The model's own error is taken from the window before the trial.
+served of the same requests. The model's own error is taken from the window before the trial. The doubt that remains is how far
+the model errs under either setting, not how unequally a gain is spread over the requests.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from agent_tools.models import (
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import gain_in_points, predicted_hits
+from .modelled import gain_in_points, predicted_hits, server_setting
 from .observation import Floats, Observation
 from .sequential import half_width, radius
 
@@ -76,14 +77,16 @@ def _may_be_tried(one: OptimizationRecommendation, bounds: Bounds, config: Cache
     return one.within_bounds and live and keeps and likely and expected and one.confidence is not Confidence.LOW
 
 
-def judge(before: Floats, after: Floats) -> TrialResult:
+def judge(before: Floats, after: Floats, surprise: Floats) -> TrialResult:
     """Judge a trial. It may be judged again with each further block: the error stays below 5 % over all looks.
 
     Args:
         before: (blocks,) measured minus modelled token hit rate under the old setting: the error of the model.
         after: (blocks,) measured token hit rate minus the model's hit rate for the old setting, since the change.
+        surprise: (blocks,) the same blocks minus the model's hit rate for the setting in force: what the model did not foresee.
+            Its mean is all that is uncertain about the mean of `after`; the rest is the same requests in the same model.
     """
-    width = half_width(before, ALPHA_BEFORE) + radius(after, ALPHA)
+    width = half_width(before, ALPHA_BEFORE) + radius(surprise, ALPHA)
     if not np.isfinite(width):
         return TrialResult(VerificationVerdict.UNDECIDED, None)
     estimate = float(np.clip(after.mean() - before.mean(), -1, 1))
@@ -91,8 +94,9 @@ def judge(before: Floats, after: Floats) -> TrialResult:
         lower=max(estimate - width, -1.0),
         estimate=estimate,
         upper=min(estimate + width, 1.0),
+        interval_percent=95,
         method=f"measured in {len(after)} blocks of requests minus the model's hit rate for the old setting, less the model's"
-        f" error in {len(before)} blocks before the change; the 95 % interval holds for all looks together",
+        f" error in {len(before)} blocks before the change; the interval holds for all looks together",
     )
     better, worse = gain.lower > 0, gain.upper < 0
     verdict = VerificationVerdict.BETTER if better else VerificationVerdict.WORSE if worse else VerificationVerdict.UNDECIDED
@@ -146,14 +150,15 @@ def look(
         served: What was counted between the readings since the change.
         in_force: Whether the change, and nothing else, is in force.
     """
-    found = TrialResult(VerificationVerdict.UNDECIDED, None)
-    if old is not None and seen.log is not None and in_force:
+    found, new = TrialResult(VerificationVerdict.UNDECIDED, None), server_setting(seen)
+    if old is not None and new is not None and seen.log is not None and in_force:
         tokens = sum(one.requested for one in earlier) / BLOCKS_BEFORE
         whole = seen.during(
             Window(start=min(before.metrics.window.start, seen.metrics.window.start), end=seen.metrics.window.end)
         )
-        times, expected = seen.log.timestamps[whole.in_window], expected_tokens(whole, old)
-        found = judge(*(cut(times, expected, part, tokens) for part in (earlier, served)))
+        times, (as_before, as_now) = seen.log.timestamps[whole.in_window], (expected_tokens(whole, one) for one in (old, new))
+        blocks = ((as_before, earlier), (as_before, served), (as_now, served))
+        found = judge(*(cut(times, expected, part, tokens) for expected, part in blocks))
     slower = _slower(before.metrics, seen.metrics)
     verdict = VerificationVerdict.WORSE if slower else found.verdict
     gain = "too few requests to judge yet" if found.gain is None else f"{gain_in_points(found.gain)}, {found.gain.method}"

@@ -13,6 +13,7 @@ from agent_tools.changes.undone import undone_lately
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
+from agent_tools.recommender.modelled import gain_in_points
 from agent_tools.recommender.trial import keep_trial
 
 from .both_ways import Say, both_ways
@@ -214,15 +215,19 @@ async def roll_back(view: Changed, run: Run) -> Command[str]:
     undo = await run.acting(approved=view.tune_approved).undo(change.plan.cache, change.change_id, ACTOR, run.say)
     return _stop(
         Outcome.ROLLED_BACK,
-        f"{_why_undone(view)} and was undone: {undo.message}",
+        f"{_why_undone(view)}. It was undone: {undo.message}",
         {"tune_undo": undo.model_dump(mode="json")},
     )
 
 
 def _why_undone(view: Changed) -> str:
-    tried = view.tune_advice.trial is not None and view.tune_edit is None
-    worse = view.tune_verification is None or view.tune_verification.verdict is VerificationVerdict.WORSE
-    return f"the {'trial' if tried else 'change'} {'made the cache worse' if worse else 'did not show that it helps'}"
+    what = "trial" if view.tune_advice.trial is not None and view.tune_edit is None else "change"
+    found = view.tune_verification
+    assert found is not None  # noqa: S101  only a verified change is undone here
+    worse = found.verdict is VerificationVerdict.WORSE
+    gain = found.gain if found.gain is not None and not (worse and found.gain.upper >= 0) else None
+    figures = found.why if gain is None else gain_in_points(gain)
+    return f"the {what} {'made the cache worse' if worse else 'did not show that it helps'}: {figures}"
 
 
 def report(state: Finished, runtime: Runtime[TuneContext]) -> dict[str, Any]:

@@ -119,6 +119,21 @@ def test_a_gain_too_small_to_be_worth_a_change_is_not_acted_on() -> None:
         assert one.why.startswith("The best change gains too little to be worth it: token hit rate")
 
 
+@pytest.mark.parametrize("error", [0.01, 0.0, -0.01])
+def test_without_prices_the_figure_that_ranks_is_the_gain_whichever_way_the_model_errs(error: float) -> None:
+    seen = as_served(AGENTS)
+    asked, hit = seen.metrics.tokens.requested, seen.metrics.tokens.hit_l1
+    counted = TokenCounts(requested=asked, hit_l1=round(hit - error * asked))
+    advice = recommend(replace(seen, metrics=seen.metrics.model_copy(update={"tokens": counted})))
+    predicted = [one for one in advice.recommendations if one.update is not None]
+    assert predicted
+    for one in predicted:
+        assert one.gain is not None
+        assert one.benefit is not None
+        ends = (one.benefit.lower, one.benefit.estimate, one.benefit.upper)
+        assert ends == pytest.approx((one.gain.lower, one.gain.estimate, one.gain.upper))
+
+
 def is_worth_it(one: OptimizationRecommendation) -> bool:
     return one.gain is not None and one.gain.lower >= WORTH_ACTING
 

@@ -129,15 +129,27 @@ def noise(count: int, mean: float = 0.0, seed: int = 0) -> np.ndarray:
 
 
 def test_a_clear_difference_is_better_or_worse_and_too_few_blocks_say_nothing() -> None:
-    assert judge(noise(20), noise(30, 0.05, 1)).verdict is VerificationVerdict.BETTER
-    assert judge(noise(20), noise(30, -0.05, 1)).verdict is VerificationVerdict.WORSE
-    assert judge(noise(20), noise(LEAST - 1, 0.5, 1)).gain is None
-    assert judge(noise(LEAST - 1), noise(30, 0.5, 1)).gain is None
+    assert judge(noise(20), noise(30, 0.05, 1), noise(30, 0, 1)).verdict is VerificationVerdict.BETTER
+    assert judge(noise(20), noise(30, -0.05, 1), noise(30, 0, 1)).verdict is VerificationVerdict.WORSE
+    assert judge(noise(20), noise(LEAST - 1, 0.5, 1), noise(LEAST - 1)).gain is None
+    assert judge(noise(LEAST - 1), noise(30, 0.5, 1), noise(30)).gain is None
+
+
+def test_what_the_model_foresees_is_no_doubt_however_unequal_and_what_it_does_not_foresee_is() -> None:
+    """Every tenth block gains 30 points, the others nothing."""
+    gains = np.where(np.arange(60) % 10 == 0, 0.3, 0.0)
+    after = noise(60, seed=1) + gains
+    foreseen, unforeseen = judge(noise(20), after, after - gains), judge(noise(20), after, after)
+    assert foreseen.verdict is VerificationVerdict.BETTER
+    assert unforeseen.verdict is VerificationVerdict.UNDECIDED
+    assert foreseen.gain is not None
+    assert unforeseen.gain is not None
+    assert foreseen.gain.estimate == unforeseen.gain.estimate == pytest.approx(0.03, abs=0.005)
 
 
 def test_the_models_own_error_is_no_gain() -> None:
     """The model understates the hit rate by 3 points, before the change and after it."""
-    assert judge(noise(20, 0.03), noise(40, 0.03, 1)).verdict is VerificationVerdict.UNDECIDED
+    assert judge(noise(20, 0.03), noise(40, 0.03, 1), noise(40, 0.03, 1)).verdict is VerificationVerdict.UNDECIDED
 
 
 def test_the_sequence_covers_the_mean_at_all_looks_together() -> None:
@@ -156,8 +168,9 @@ def test_blocks_hold_enough_tokens_and_a_rest_is_left_out() -> None:
 
 def test_trials_of_nothing_are_rarely_kept_or_undone_and_real_gains_are_found() -> None:
     """A short run of benchmarks/trials.py, whose cache is not quite the one that the judge believes in."""
-    nothing = Counter(trial(seed).verdict for seed in range(20))
+    change: dict[str, float] = {"watermark": 0.9, "ratio": 0.05}
+    nothing = Counter(trial(seed, None, believed_in).verdict for seed in range(10) for believed_in in (None, change))
     assert nothing["better"] + nothing["worse"] <= 1
-    gains = [trial(seed, {"watermark": 0.9, "ratio": 0.05}) for seed in range(6)]
+    gains = [trial(seed, change) for seed in range(6)]
     assert not any(one.verdict == "worse" for one in gains if one.true_gain > 0)
     assert any(one.verdict == "better" for one in gains)

@@ -81,7 +81,7 @@ class Offers(Operations):
     async def try_out(self, change: ChangeResult, before: Baseline, *rest: Any) -> Verification:
         if self.gain is None:
             return await super().try_out(change, before, *rest)
-        gain = Gain(lower=self.gain - 0.01, estimate=self.gain, upper=self.gain + 0.01, method="a test")
+        gain = Gain(lower=self.gain - 0.01, estimate=self.gain, upper=self.gain + 0.01, interval_percent=95, method="a test")
         verdict = VerificationVerdict.BETTER if self.gain > 0 else VerificationVerdict.WORSE
         found = await super().try_out(change, before, *rest)
         return found.model_copy(update={"verdict": verdict, "gain": gain})
@@ -107,7 +107,8 @@ def test_a_trial_that_helps_is_kept(operations: Operations, cache: Cache) -> Non
 def test_a_trial_that_does_harm_is_undone(operations: Operations, cache: Cache) -> None:
     report = tuned(Offers(operations, -0.02), CONTEXT)
     assert report.outcome is Outcome.ROLLED_BACK
-    assert "the trial made the cache worse and was undone" in report.summary
+    worse = "the trial made the cache worse: -2.0 points (95 % interval -3.0 points to -1.0 points). It was undone"
+    assert worse in report.summary
     assert watermark(cache) == 0.8
     assert report.change is not None
     assert outcomes(operations, report.change.change_id) == ["started", "applied", "kept_unverified", "undone"]
@@ -117,7 +118,7 @@ def test_a_trial_without_an_answer_is_undone_and_says_so(operations: Operations,
     """No traffic comes, so nothing is measured."""
     report = tuned(Offers(operations, None), CONTEXT)
     assert report.outcome is Outcome.ROLLED_BACK
-    assert "the trial did not show that it helps" in report.summary
+    assert "the trial did not show that it helps: too few requests to judge yet. It was undone" in report.summary
     assert watermark(cache) == 0.8
 
 
