@@ -41,6 +41,8 @@ L1 = (0.25, 0.6, 1.0, 1.5)
 """Sizes of L1, likewise."""
 CLIENTS = (1, 3)
 """Of several, each sends its next request after an answer, and waits for the others' requests."""
+REPEATS = {1: 3, 3: 6}
+"""Passes of the L1 that the advice picks and of the best of the cells, in turn, by clients: those of several differ more."""
 RUNS = 10
 EVERYTHING = 1.5
 """Size of an L0 that holds the whole workload."""
@@ -54,7 +56,7 @@ async def times(kept: Results, save: Save) -> None:
     """Measure the cells of time to first token."""
     for share in OWN:
         of_own: Results = kept.setdefault(f"{share:.0%}", {})
-        if all(of_own.get(str(clients), {}).get("complete") for clients in CLIENTS):
+        if all(_complete(of_own.get(str(clients), {}), clients) for clients in CLIENTS):
             continue
         async with engine(TIMED, _own_tokens(TIMED, share), SHAPE) as one:
             await _timed_pass(one, 1, _sized(L1[0]))  # an engine is slower at first
@@ -62,25 +64,32 @@ async def times(kept: Results, save: Save) -> None:
                 await _times_of(one, clients, of_own.setdefault(str(clients), {}), save)
 
 
+def _complete(part: Results, clients: int) -> bool:
+    return len(part.get("passes_of_pick", [])) >= REPEATS[clients]
+
+
 async def _times_of(one: EngineOnACache, clients: int, kept: Results, save: Save) -> None:
-    """Measure each L1. The machine's speed drifts, so the smallest is observed anew right before each."""
+    """Measure each L1, then the one that the advice on the smallest picks, in turn with the best of them."""
     cells: Results = kept.setdefault("cells", {})
-    for update in map(_sized, L1):
-        name = f"{update.max_size_mb:g} MB"
+    for name, update in {f"{_sized(share).max_size_mb:g} MB": _sized(share) for share in L1}.items():
         if name in cells:
             continue
-        seen = await observed(one, await _timed_pass(one, clients, _sized(L1[0])))
+        before = await _timed_pass(one, clients, _sized(L1[0]))  # right before, since the speed of the machine drifts
+        seen = await observed(one, before)
         if "pick" not in kept:
-            kept["pick_in_words"], pick = _picked(seen)
-            kept["pick"] = _measured(await _timed_pass(one, clients, pick))
-            seen = await observed(one, await _timed_pass(one, clients, _sized(L1[0])))
+            kept |= _picked(seen)
         said = prediction(seen, update)
         cells[name] = _measured(await _timed_pass(one, clients, update)) | {"predicted": said["ttft"]}
         print(f"{clients} clients, {name}", json.dumps(cells[name]), flush=True)
         save()
-    kept["best"] = min(cells, key=lambda one: _mean_ms(cells[one]))
-    kept["complete"] = True
-    save()
+    best = kept.setdefault("best", min(cells, key=lambda one: _mean_ms(cells[one])))
+    in_turn = {"passes_of_pick": kept["pick"], "passes_of_best": {"max_size_mb": float(best.removesuffix(" MB"))}}
+    while not _complete(kept, clients):
+        for which, update in in_turn.items():
+            setting = ConfigUpdate.model_validate(_sized(L1[0]).known() | update)
+            kept.setdefault(which, []).append(_measured(await _timed_pass(one, clients, setting)))
+            print(f"{clients} clients, {which}", _mean_ms(kept[which][-1]), flush=True)
+        save()
 
 
 def _sized(share: float) -> ConfigUpdate:
@@ -88,13 +97,12 @@ def _sized(share: float) -> ConfigUpdate:
     return ConfigUpdate(max_size_mb=size, eviction_watermark=0.8, eviction_ratio=0.2)
 
 
-def _picked(seen: Observation) -> tuple[str, ConfigUpdate]:
+def _picked(seen: Observation) -> Results:
     """Return what the advice on the smallest L1 picks, in words and as settings."""
     best = recommend(seen).best
     if best is None or best.update is None:
-        return "nothing", _sized(L1[0])
-    update = ConfigUpdate.model_validate(_sized(L1[0]).known() | best.update.known())
-    return f"{best.title}: {best.expected_impact}", update
+        return {"pick_in_words": "nothing", "pick": {}}
+    return {"pick_in_words": f"{best.title}: {best.expected_impact}", "pick": best.update.known()}
 
 
 async def _timed_pass(one: EngineOnACache, clients: int, update: ConfigUpdate) -> Phase:
@@ -181,11 +189,12 @@ def _times_lines(kept: Results) -> list[str]:
                     f"| {share} | {who} | {size} | {cell['own']:.1%} | {cell['saved']:.1%} | {_mean_ms(cell):,.0f} |"
                     f" {cell['predicted']['mean']:,.0f} | {off:+.1%} |"
                 )
-            if part.get("complete"):
-                pick, best = _mean_ms(part["pick"]), _mean_ms(part["cells"][part["best"]])
+            if _complete(part, int(clients)):
+                pick, best = (mean(map(_mean_ms, part[f"passes_of_{which}"])) for which in ("pick", "best"))
                 picks.append(
                     f"* L0 {share}, {who}: the advice on the smallest L1 picks {part['pick_in_words']}. Measured {pick:,.0f} ms;"
-                    f" the best of these L1 is {part['best']} with {best:,.0f} ms: {pick / best - 1:+.1%}"
+                    f" the best of these L1 is {part['best']} with {best:,.0f} ms (means of {len(part['passes_of_pick'])} passes"
+                    f" each, in turn): {pick / best - 1:+.1%}"
                 )
     summary = ", ".join(
         f"{mean(found):.1%} on average and at most {max(found):.1%} with {clients} client{'' if clients == '1' else 's'}"
