@@ -5,7 +5,7 @@ Run from the repository root (about 30 minutes; nothing else should run on the m
     PYTHONPATH=. .venv-engine/bin/python benchmarks/engine.py [--only search|break_even|changes|restart]
 
 * search: measure the same conversations, from an empty L1, under each of 9 settings. Compare with the model's prediction for
-  each, from one observation of the first setting right before, and with the setting that the advice picks.
+  each, from an observation of the first setting right before those of a size, and with the setting that the advice picks.
 * break_even: measure how long a prefix must be so that loading it is faster than computing it.
 * changes: measure the time to first token while settings change live under traffic.
 * restart: measure how long requests wait while the cache server restarts, with LMCache's time-out and with a shorter one.
@@ -166,12 +166,15 @@ async def search(engine: EngineOnACache, kept: Results, save: Callable[[], None]
     predicted: Results = kept.setdefault("predicted", {})
     first = next(iter(nine()))
     await one_pass(engine, "not counted, since an engine is slower at first", nine()[first])
-    for name, update in nine().items():
-        if name not in passes:
-            seen = await observed(engine, await one_pass(engine, f"observed before {name}: {first}", nine()[first]))
+    for size in SIZES:
+        missing = {name: one for name, one in nine().items() if one.max_size_mb == size and name not in passes}
+        if not missing:
+            continue
+        seen = await observed(engine, await one_pass(engine, f"observed before {size} MB: {first}", nine()[first]))
+        if "pick" not in kept:
+            kept |= picked(seen)
+        for name, update in missing.items():
             predicted[name] = prediction(seen, update)
-            if "pick" not in kept:
-                kept |= picked(seen)
             passes[name] = [measured(await one_pass(engine, name, update))]
             save()
     best = min(passes.keys() & nine().keys(), key=lambda name: _p50(passes[name][:1]))
@@ -423,8 +426,8 @@ def _search_lines(kept: Results) -> list[str]:
     return [
         "## Nine settings, measured and predicted",
         "",
-        "Each from an empty L1, and predicted from an observation of the first right before it was measured, since this"
-        " machine's speed drifts. Times to first token in ms.",
+        "Each from an empty L1, and predicted from an observation of the first right before those of a size were measured,"
+        " since this machine's speed drifts. Times to first token in ms.",
         "",
         "| setting | token hit rate | predicted | mean | p50 | p95 | p99 | predicted mean | error |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
