@@ -82,7 +82,7 @@ bench-live: $(READY)  ## Predictions, advice and a soak on live servers, about f
 	$(BIN)/python benchmarks/watch.py
 	PYTHONPATH=. $(BIN)/python benchmarks/rates.py
 
-incidents: $(READY)  ## What can go wrong, provoked on real processes, one after the other: 40 minutes or more
+incidents: $(READY) $(OLDEST)/ready  ## What can go wrong, provoked on real processes, one after the other: 40 minutes or more
 	$(BIN)/python -m benchmarks.incidents
 
 agent-bench: $(READY)  ## MODEL=openai:gpt-5.5, any init_chat_model name, looks after several caches with incidents at once and is scored
