@@ -30,7 +30,8 @@ def chunks_incomplete(seen: Observation) -> Symptom | None:
         code=SymptomCode.CHUNKS_INCOMPLETE,
         severity=Severity.HIGH if incomplete > resident / 2 else Severity.MEDIUM,
         summary=f"{incomplete:,} of {resident:,} chunks in L1 lack the part of some KV rank or object group, so no request can"
-        " hit them. Either a worker of the engine does not store (read its log), or L1 has room for the parts of some ranks or groups only",
+        " hit them. Either a worker of the engine does not store (read its log), or L1 has room for the parts of some ranks or"
+        " groups only",
         evidence=(
             figure("chunks in L1 that lack objects (/status, agent_tools)", incomplete, "chunks"),
             figure("chunks in L1", resident, "chunks"),
