@@ -21,8 +21,8 @@ from agent_tools.workload.replay import ReplaySettings, _kv_client, replay
 
 
 def demanding(seed: int) -> AgentTraffic:
-    """Twice 16 MB of KV: what is evicted is asked for again, whenever the eviction ticks fall."""
-    return AgentTraffic(requests=240, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=seed)
+    """Three times 16 MB of KV: what is evicted is asked for again, whenever the eviction ticks fall."""
+    return AgentTraffic(requests=360, conversations=40, turns=6, tool_tokens=1500, spread=0.3, seed=seed)
 
 
 def test_the_proposed_size_gives_the_predicted_hit_rate(operations: Operations, cache: Cache, play: Play) -> None:
