@@ -225,8 +225,8 @@ def _why_undone(view: Changed) -> str:
     found = view.tune_verification
     assert found is not None  # noqa: S101  only a verified change is undone here
     worse = found.verdict is VerificationVerdict.WORSE
-    gain = found.gain if found.gain is not None and not (worse and found.gain.upper >= 0) else None
-    figures = found.why if gain is None else gain_in_points(gain)
+    slower = worse and (found.gain is None or found.gain.upper >= 0)  # judged by time to first token
+    figures = found.why if slower or found.gain is None else gain_in_points(found.gain)
     return f"the {what} {'made the cache worse' if worse else 'did not show that it helps'}: {figures}"
 
 
