@@ -1,6 +1,7 @@
 """What the claims about `tune_cache` share: traffic to tune by, a run from start to report, and what L1 holds by the server."""
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,12 @@ NO_REUSE = AgentTraffic(
 class Window:
     """Traffic that was observed, second by second."""
 
-    seconds: float
+    start: float
+
+    @property
+    def seconds(self) -> float:
+        """From its start until now, however long the machine has taken since."""
+        return time.time() - self.start
 
 
 class readings:  # noqa: N801  reads as a verb at its uses
