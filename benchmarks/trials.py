@@ -18,10 +18,9 @@ import numpy as np
 
 from agent_tools.deployments.snapshot import Served
 from agent_tools.models import VerificationVerdict
-from agent_tools.prediction.eviction_clock import possible_clocks
+from agent_tools.prediction.eviction_clock import EvictionClock, possible_clocks
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.running_server import RunningServer
-from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
 from agent_tools.recommender.trial import BLOCKS_BEFORE, cut, judge
 from agent_tools.workload.access_log import AccessLog
@@ -70,10 +69,13 @@ def trial(seed: int, made: Change | None = None, believed_in: Change | None = No
     old = ServerSetting(capacity_chunks=chunks, watermark=float(draw.choice([0.6, 0.8, 0.9])), ratio=0.2)
     actual = replace(old, capacity_chunks=chunks * draw.uniform(0.98, 1.02))
     changed = float(log.timestamps[len(log) // 2])
-    times = (float(draw.random()), draw.uniform(0.99, 1.01))
-    unchanged, changed_hits = (_served(log, actual, after, changed, times) for after in (actual, replace(actual, **(made or {}))))
+    clock = EvictionClock(float(draw.random()), draw.uniform(0.99, 1.01))
+    unchanged, changed_hits = (_served(log, actual, after, changed, clock) for after in (actual, replace(actual, **(made or {}))))
     new = replace(old, **(believed_in or made or {}))
-    as_before, as_now = (predict_server(log, one, clocks=possible_clocks(19)).hit_chunks * log.chunk_size for one in (old, new))
+    as_before, as_now = (
+        np.mean([_served(log, old, one, changed, each) for each in possible_clocks(19)], axis=0) * log.chunk_size
+        for one in (old, new)
+    )
     first, last = float(log.timestamps[len(log) // 6]), float(log.timestamps[-1])
     before = _readings(log, changed_hits, first, changed)
     tokens = sum(one.requested for one in before) / BLOCKS_BEFORE
@@ -89,12 +91,9 @@ def trial(seed: int, made: Change | None = None, believed_in: Change | None = No
     return Trial(found.value, true_gain, looks)
 
 
-def _served(
-    log: AccessLog, before: ServerSetting, after: ServerSetting, changed: float, times: tuple[float, float]
-) -> np.ndarray:
+def _served(log: AccessLog, before: ServerSetting, after: ServerSetting, changed: float, clock: EvictionClock) -> np.ndarray:
     """Return (requests,) chunks served by a server whose setting changes once."""
-    phase, period = times
-    server = RunningServer(before, first_tick=float(log.timestamps[0]) + phase * period, period=period)
+    server = RunningServer(before, first_tick=clock.first_tick(log), period=clock.period)
     first = int(np.searchsorted(log.timestamps, changed))
     early, *_ = server.run(log, slice(0, first), changed)
     server.setting = after

@@ -10,6 +10,7 @@ from agent_tools.deployments.snapshot import Served, Snapshot, tokens_between
 from agent_tools.models import CacheConfig
 from agent_tools.prediction.eviction_clock import Poll
 from agent_tools.serving.engine_reading import EngineReading
+from agent_tools.serving.engine_window import loaded_between
 from agent_tools.workload.access_log import AccessLog
 
 MOST_INTERVALS = 600
@@ -89,14 +90,17 @@ class History:
     def served(self, start: float, end: float) -> list[Served]:
         """What was counted between successive readings of one process within [start, end], Unix times."""
         inside = [s for s in self._snapshots if start <= s.taken_at <= end]
-        pairs = [(a, b, tokens_between(a, b)) for a, b in pairwise(inside) if b.follows(a)]
-        return [Served(a.taken_at, b.taken_at, tokens.requested, tokens.hit) for a, b, tokens in pairs]
+        # Where the engine did not answer, its last reading stands for it, and the next one counts for both.
+        engines: list[EngineReading | None] = [None]
+        for snapshot in inside:
+            engines.append(snapshot.engine or engines[-1])
+        successive = pairwise(zip(inside, engines[1:], strict=True))
+        return [_served(a, b, loaded_between(before, after)) for (a, before), (b, after) in successive if b.follows(a)]
 
-    def intervals(self, start: float, end: float) -> list[tuple[int, int]]:
-        """(requested, hit) tokens between successive readings within [start, end], Unix times; quiet intervals are left out."""
-        inside = [s for s in self._snapshots if start <= s.taken_at <= end]
-        seen = [tokens_between(a, b) for a, b in pairwise(inside) if b.follows(a)]
-        return [(tokens.requested, tokens.hit) for tokens in seen if tokens.requested]
+
+def _served(before: Snapshot, after: Snapshot, loaded: int | None) -> Served:
+    tokens = tokens_between(before, after)
+    return Served(before.taken_at, after.taken_at, tokens.requested, tokens.hit, loaded)
 
 
 def _series_of(snapshot: Snapshot) -> int:
@@ -112,9 +116,8 @@ def requests_digest(log: AccessLog) -> str | None:
     return hashlib.sha256(b"".join(ends)).hexdigest()[:16]
 
 
-def merged(intervals: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def merged(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """At most `MOST_INTERVALS`, neighbours added up."""
-    if len(intervals) <= MOST_INTERVALS:
-        return tuple(intervals)
-    parts = np.array_split(np.array(intervals), MOST_INTERVALS)
-    return tuple((int(p[:, 0].sum()), int(p[:, 1].sum())) for p in parts)
+    if len(rows) <= MOST_INTERVALS:
+        return rows
+    return [tuple(map(int, part.sum(axis=0))) for part in np.array_split(np.array(rows), MOST_INTERVALS)]

@@ -190,9 +190,12 @@ def _recent(cache: Cache, after: Snapshot) -> CacheMetrics | None:
 def baseline(cache: Cache, readings: Readings, log: AccessLog | None) -> Baseline:
     """Return what a verification compares: the figures of a window, and a digest of its requests if there is a log of them."""
     metrics = metrics_between(*readings)
+    served = cache.history.served(metrics.window.start.timestamp(), metrics.window.end.timestamp())
+    rows = merged([(one.requested, one.hit, one.loaded or 0) for one in served if one.requested or one.loaded])
     return Baseline(
         metrics=metrics,
-        intervals=merged(cache.history.intervals(metrics.window.start.timestamp(), metrics.window.end.timestamp())),
+        intervals=tuple((requested, hit) for requested, hit, _ in rows),
+        loaded=() if any(one.loaded is None for one in served) else tuple(loaded for *_, loaded in rows),
         requests_digest=None if log is None else requests_digest(log),
     )
 

@@ -129,6 +129,8 @@ class Served:
     """Tokens that requests asked for, in whole chunks."""
     hit: int
     """Tokens that the cache served."""
+    loaded: int | None = None
+    """Tokens that the engine loaded from LMCache, as the engine counts; ``None`` if it was not read."""
 
 
 BETTER = {"hit_rate_percent": 1, "utilization_percent": -1, "failed_stores": -1, "evictions": -1, "avg_latency_ms": -1}

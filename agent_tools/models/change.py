@@ -107,6 +107,8 @@ class Baseline(Frozen):
     """The figures of the whole window."""
     intervals: tuple[tuple[int, int], ...] = ()
     """(requested, hit) tokens between successive readings; quiet ones left out."""
+    loaded: tuple[int, ...] = ()
+    """For each of `intervals`, the tokens that the engine loaded from LMCache, as it counts; empty if it was not read."""
     requests_digest: str | None = None
     """Digest of the requests as the access log has them, whatever their order; ``None`` without a log."""
 

@@ -203,6 +203,22 @@ def gain_between(before: PredictedHits, after: PredictedHits) -> Gain:
     return Gain(lower=found.lower, estimate=found.estimate, upper=found.upper, method=how)
 
 
+def model_error(seen: Observation, hits: PredictedHits) -> float | None:
+    """Return by how much the model overstates the share of tokens that LMCache saves; ``None`` if that is not measured.
+
+    Where the operator states the size of an engine's own cache and the engine is not read, what LMCache saves is not measured,
+    but its hits are: return the error of the hit rate.
+
+    Args:
+        seen: The observation.
+        hits: The modelled hits with the settings in force.
+    """
+    if seen.saved_rate is not None:
+        return hits.saved_rate - seen.saved_rate
+    measured = seen.metrics.tokens.hit_rate
+    return hits.rate - measured if seen.metrics.engine is None and measured is not None else None
+
+
 def corrected(gain: Gain, error: float) -> Gain:
     """Return a modelled gain corrected by the model's error, with an interval that is wider by the same error.
 

@@ -129,8 +129,13 @@ class Observation:
         return (self.log.timestamps >= start) & (self.log.timestamps <= end)
 
     def during(self, window: Window) -> "Observation":
-        """Return the same cache and log in another window, with the counters of this one: for the model only."""
-        return replace(self, metrics=self.metrics.model_copy(update={"window": window}), predicted={})
+        """Return the same cache and log in another window, with the counters of this one: for the model only.
+
+        The engine's own cache is as these counters show it.
+        """
+        other = replace(self, metrics=self.metrics.model_copy(update={"window": window}), predicted={})
+        other.__dict__["own_cache"] = self.own_cache
+        return other
 
     @property
     def never_evicts(self) -> bool:
@@ -302,14 +307,14 @@ class Observation:
 
     @property
     def saved_rate(self) -> float | None:
-        """Return the measured share of the requested tokens that LMCache saved; the hit rate if the engine's cache is off.
+        """Return the measured share of the requested tokens that LMCache saved; the hit rate if no cache is known before it.
 
-        ``None`` if the engine does not tell.
+        ``None`` if the engine is not read, though the size of its cache is stated, or if it does not tell.
         """
         engine, requested = self.metrics.engine, self.metrics.tokens.requested
-        if self.own_cache is None or engine is None:
+        if self.own_cache is None:
             return self.metrics.tokens.hit_rate
-        if not requested or engine.lmcache_tokens is None or self.other_figures is not None:
+        if engine is None or not requested or engine.lmcache_tokens is None or self.other_figures is not None:
             return None
         return min(engine.lmcache_tokens / requested, 1.0)
 

@@ -18,6 +18,7 @@ from .modelled import (
     MODEL_OFF,
     corrected,
     hits_of,
+    model_error,
     predicted_gain,
     predicted_hits,
     predicted_rate,
@@ -292,12 +293,11 @@ def _proposal(seen: Observation, here: _Candidate, candidate: _Candidate) -> Pro
 
 
 def _error_of_model(seen: Observation, old: ServerSetting) -> float:
-    """Return the modelled minus the measured share of tokens that LMCache saves with the settings in force.
+    """Return the model's error with the settings in force.
 
-    Return 0 if the distance exceeds `MODEL_OFF`, since the model is then not believed at all.
+    Return 0 if it exceeds `MODEL_OFF`, since the model is then not believed at all.
     """
-    measured = seen.saved_rate
-    error = 0.0 if measured is None else predicted_hits(seen, old).saved_rate - measured
+    error = model_error(seen, predicted_hits(seen, old)) or 0.0
     return error if abs(error) <= MODEL_OFF else 0.0
 
 

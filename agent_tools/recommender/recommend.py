@@ -61,7 +61,8 @@ def recommend(seen: Observation) -> Advice:
     recommendations = sorted(_recommendations(seen, symptoms), key=_rank)
     verdict, why = _decide(seen, symptoms, recommendations)
     small = recommendations or _small_gains(seen, symptoms)
-    trial = worth_a_trial(small, seen.bounds, seen.config) if verdict is Verdict.DO_NOTHING else None
+    judged = verdict is Verdict.DO_NOTHING and seen.saved_rate is not None
+    trial = worth_a_trial(small, seen.bounds, seen.config) if judged else None
     if trial is not None:
         why = f"{why}. Worth a trial: {trial.title}" + ("" if recommendations else f" ({trial.expected_impact})")
     if recommendations:

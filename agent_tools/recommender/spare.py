@@ -12,7 +12,7 @@ from agent_tools.models import MB, OptimizationRecommendation, SpareMemory
 from agent_tools.prediction.server_prediction import predict_server
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import MODEL_OFF, gain_between, hits_of, predicted_gain, predicted_hits, server_setting
+from .modelled import MODEL_OFF, gain_between, hits_of, model_error, predicted_gain, predicted_hits, server_setting
 from .observation import Observation, PredictedHits
 from .proposals import PROPOSAL_CLOCKS
 
@@ -87,8 +87,8 @@ def spare_memory(seen: Observation, ranked: Sequence[OptimizationRecommendation]
 
 def _explains(seen: Observation, here: ServerSetting) -> bool:
     """Return whether the model agrees with what was measured under the settings in force."""
-    measured = seen.saved_rate
-    return measured is not None and abs(predicted_hits(seen, here).saved_rate - measured) <= MODEL_OFF
+    error = model_error(seen, predicted_hits(seen, here))
+    return error is not None and abs(error) <= MODEL_OFF
 
 
 def _yardstick(seen: Observation, here: ServerSetting, size: float, ranked: Sequence[OptimizationRecommendation]) -> _Yardstick:

@@ -1,12 +1,13 @@
 """Trials of small gains: which change may simply be tried, and whether a trial helped.
 
-A trial is judged on the paired difference: what the server served, minus what the model says that the old setting would have
-served of the same requests. The model's own error is taken from the window before the trial. The doubt that remains is how far
-the model errs under either setting, not how unequally a gain is spread over the requests.
+A trial is judged on the paired difference: what LMCache saved, minus what the model says that the old setting would have saved of
+the same requests. The model's own error is taken from the window before the trial. The doubt that remains is how far the model
+errs under either setting, not how unequally a gain is spread over the requests. What LMCache serves is saved, unless an engine's
+own prefix cache is before it: then it is what that engine counts as loaded.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,8 +28,8 @@ from agent_tools.models import (
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
-from .modelled import gain_in_points, predicted_hits, server_setting
-from .observation import Floats, Observation
+from .modelled import gain_in_points, hits_since_change, predicted_hits, server_setting
+from .observation import Floats, Observation, PredictedHits
 from .sequential import half_width, radius
 
 WORTH_TRYING = 0.005
@@ -81,9 +82,9 @@ def judge(before: Floats, after: Floats, surprise: Floats) -> TrialResult:
     """Judge a trial. It may be judged again with each further block: the error stays below 5 % over all looks.
 
     Args:
-        before: (blocks,) measured minus modelled token hit rate under the old setting: the error of the model.
-        after: (blocks,) measured token hit rate minus the model's hit rate for the old setting, since the change.
-        surprise: (blocks,) the same blocks minus the model's hit rate for the setting in force: what the model did not foresee.
+        before: (blocks,) measured minus modelled share of saved tokens under the old setting: the error of the model.
+        after: (blocks,) measured share minus the model's share for the old setting, since the change.
+        surprise: (blocks,) the same blocks minus the model's share for the setting in force: what the model did not foresee.
             Its mean is all that is uncertain about the mean of `after`; the rest is the same requests in the same model.
     """
     width = half_width(before, ALPHA_BEFORE) + radius(surprise, ALPHA)
@@ -95,8 +96,8 @@ def judge(before: Floats, after: Floats, surprise: Floats) -> TrialResult:
         estimate=estimate,
         upper=min(estimate + width, 1.0),
         interval_percent=95,
-        method=f"measured in {len(after)} blocks of requests minus the model's hit rate for the old setting, less the model's"
-        f" error in {len(before)} blocks before the change; the interval holds for all looks together",
+        method=f"measured in {len(after)} blocks of requests minus what the model gives the old setting, less the model's error"
+        f" in {len(before)} blocks before the change; the interval holds for all looks together",
     )
     better, worse = gain.lower > 0, gain.upper < 0
     verdict = VerificationVerdict.BETTER if better else VerificationVerdict.WORSE if worse else VerificationVerdict.UNDECIDED
@@ -104,11 +105,11 @@ def judge(before: Floats, after: Floats, surprise: Floats) -> TrialResult:
 
 
 def cut(times: Floats, expected: Floats, served: Sequence[Served], tokens: float) -> Floats:
-    """Return (blocks,) measured minus modelled token hit rate, in blocks of at least `tokens` requested tokens.
+    """Return (blocks,) measured minus modelled share of saved tokens, in blocks of at least `tokens` requested tokens.
 
     Args:
         times: (requests,) Unix times of the requests, ascending.
-        expected: (requests,) tokens of each request that the old setting would serve, by the model.
+        expected: (requests,) tokens of each request that a setting would save, by the model.
         served: What was counted between successive readings.
         tokens: Requested tokens of a block. A rest that fills no block is left out.
     """
@@ -124,11 +125,17 @@ def cut(times: Floats, expected: Floats, served: Sequence[Served], tokens: float
     return np.array(found)
 
 
-def expected_tokens(seen: Observation, setting: ServerSetting) -> Floats:
-    """Return (requests,) the tokens of the window's requests that a setting serves, by the model, as the mean over the clocks."""
+def _saved_tokens(seen: Observation, hits: PredictedHits) -> Floats:
+    """Return (requests,) the tokens of the window's requests that LMCache saves, by the model, as the mean over the clocks."""
     assert seen.log is not None  # noqa: S101  callers have a log
-    hits = predicted_hits(seen, setting)
-    return np.asarray((hits.l1 + hits.l2).mean(axis=0) * (seen.log.chunk_size / seen.log.sampling_rate))
+    return np.asarray((hits.saved_l1 + hits.saved_l2).mean(axis=0) * (seen.log.chunk_size / seen.log.sampling_rate))
+
+
+def _as_saved(seen: Observation, served: Sequence[Served]) -> list[Served]:
+    """Return what the engine loaded in the place of what LMCache served, if the engine's own cache is before it."""
+    if seen.own_cache is None:
+        return list(served)
+    return [replace(one, hit=one.loaded) for one in served if one.loaded is not None]
 
 
 def look(
@@ -151,17 +158,20 @@ def look(
         in_force: Whether the change, and nothing else, is in force.
     """
     found, new = TrialResult(VerificationVerdict.UNDECIDED, None), server_setting(seen)
-    if old is not None and new is not None and seen.log is not None and in_force:
+    if old is not None and new is not None and seen.log is not None and seen.savings_known and in_force:
+        earlier, served = _as_saved(seen, earlier), _as_saved(seen, served)
         tokens = sum(one.requested for one in earlier) / BLOCKS_BEFORE
-        whole = seen.during(
-            Window(start=min(before.metrics.window.start, seen.metrics.window.start), end=seen.metrics.window.end)
-        )
-        times, (as_before, as_now) = seen.log.timestamps[whole.in_window], (expected_tokens(whole, one) for one in (old, new))
+        since = seen.metrics.window.start
+        whole = seen.during(Window(start=min(before.metrics.window.start, since), end=seen.metrics.window.end))
+        modelled = predicted_hits(whole, old), hits_since_change(whole, old, new, since.timestamp())
+        as_before, as_now = (_saved_tokens(whole, hits) for hits in modelled)
         blocks = ((as_before, earlier), (as_before, served), (as_now, served))
+        times = seen.log.timestamps[whole.in_window]
         found = judge(*(cut(times, expected, part, tokens) for expected, part in blocks))
     slower = _slower(before.metrics, seen.metrics)
     verdict = VerificationVerdict.WORSE if slower else found.verdict
-    gain = "too few requests to judge yet" if found.gain is None else f"{gain_in_points(found.gain)}, {found.gain.method}"
+    unknown = seen.savings_unknown or "too few requests to judge yet"
+    gain = unknown if found.gain is None else f"{gain_in_points(found.gain)}, {found.gain.method}"
     meddled = "" if in_force else "settings were changed by somebody else during the trial; "
     return Verification(
         verdict=verdict,

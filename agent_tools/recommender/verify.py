@@ -14,6 +14,7 @@ from .modelled import (
     gain_between,
     gain_in_points,
     hits_since_change,
+    model_error,
     predicted_gain,
     predicted_hits,
     server_setting,
@@ -100,17 +101,17 @@ def gain_by_model(seen: Observation, old: ServerSetting, changed_at: float | Non
 
     Return ``None`` without a log, or if the model is off by more than `MODEL_OFF` for the setting in force.
     """
-    new, measured = server_setting(seen), seen.saved_rate
-    if new is None or measured is None or seen.curve is None or not seen.savings_known:
+    new = server_setting(seen)
+    if new is None or seen.curve is None or not seen.savings_known:
         return None
     since = hits_since_change(seen, old, new, changed_at)
-    error = measured - since.saved_rate
-    if abs(error) > MODEL_OFF:
+    error = model_error(seen, since)
+    if error is None or abs(error) > MODEL_OFF:
         return None
     how = (
         f"measured on {int(seen.in_window.sum()):,} requests, minus the model's hit rate for the old setting on the same requests"
     )
-    return corrected(gain_between(predicted_hits(seen, old), since), error).model_copy(update={"method": how})
+    return corrected(gain_between(predicted_hits(seen, old), since), -error).model_copy(update={"method": how})
 
 
 def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tuple[VerificationVerdict, str]:
@@ -129,6 +130,14 @@ def _judge(gain: Gain | None, before: CacheMetrics, after: CacheMetrics) -> tupl
     if gain.upper < 0:
         return VerificationVerdict.WORSE, figures
     return VerificationVerdict.UNDECIDED, f"{figures}; the interval includes zero: {_how_long(gain, after.window.seconds)}"
+
+
+def why_undone(found: Verification) -> str:
+    """Return what spoke against a change that is undone, with its figures: ``made the cache worse: -2.0 points (...)``."""
+    worse = found.verdict is VerificationVerdict.WORSE
+    slower = worse and (found.gain is None or found.gain.upper >= 0)  # judged by time to first token
+    figures = found.why if slower or found.gain is None else gain_in_points(found.gain)
+    return f"{'made the cache worse' if worse else 'did not show that it helps'}: {figures}"
 
 
 def _nothing_for_the_engine(before: CacheMetrics, after: CacheMetrics) -> str | None:
@@ -160,25 +169,42 @@ def _how_long(gain: Gain, seconds: float) -> str:
 
 
 def _gain(before: Baseline, after: Baseline) -> Gain | None:
-    old, new = before.metrics.tokens.hit_rate, after.metrics.tokens.hit_rate
+    """Return the gain between two windows, of saved tokens where the engine counted them and its own cache serves prompts."""
+    own = [one.metrics.engine is not None and one.metrics.engine.own_cache_tokens for one in (before, after)]
+    by_engine = any(own) and bool(before.loaded and after.loaded)
+    old, new = (_rate(one, by_engine=by_engine) for one in (before, after))
     if old is None or new is None or min(len(before.intervals), len(after.intervals)) < LEAST_INTERVALS:
         return None
     draw = np.random.default_rng(0)
-    drawn = _resampled(np.array(after.intervals, float), draw) - _resampled(np.array(before.intervals, float), draw)
+    drawn = np.subtract(*(_resampled(_readings(one, by_engine=by_engine), draw) for one in (after, before)))
     lower, upper = np.percentile(drawn, (5, 95))
+    counted = "what the engine loaded from LMCache" if by_engine else "LMCache's counters"
     return Gain(
         lower=min(float(lower), new - old),
         estimate=new - old,
         upper=max(float(upper), new - old),
-        method=f"from {len(before.intervals)} readings of LMCache's counters before and {len(after.intervals)} after the change",
+        method=f"from {len(before.intervals)} readings of {counted} before and {len(after.intervals)} after the change",
     )
+
+
+def _rate(one: Baseline, *, by_engine: bool) -> float | None:
+    requested = one.metrics.tokens.requested
+    if not by_engine:
+        return one.metrics.tokens.hit_rate
+    return sum(one.loaded) / requested if requested else None
+
+
+def _readings(one: Baseline, *, by_engine: bool) -> Intervals:
+    """Return (readings, 2) requested tokens, and those of them that LMCache served, or saved as the engine counts."""
+    counted = np.array(one.intervals, float)
+    return np.column_stack([counted[:, 0], one.loaded]) if by_engine else counted
 
 
 def _resampled(intervals: Intervals, draw: np.random.Generator) -> Intervals:
     """Return the hit rates of resampled readings, shape (draws,).
 
     Args:
-        intervals: (readings, 2) requested and hit tokens.
+        intervals: (readings, 2) requested and served tokens.
         draw: The random generator.
     """
     count = len(intervals)

@@ -64,6 +64,16 @@ def _sources(counted: EngineCounters, missing: Collection[str]) -> dict[str, int
     return found
 
 
+def loaded_between(before: EngineReading | None, after: EngineReading | None) -> int | None:
+    """Return the prompt tokens that the engine loaded from LMCache between two readings.
+
+    Return ``None`` if a reading is missing, if the engine restarted between them, or if its page does not tell.
+    """
+    if before is None or after is None or not after.follows(before):
+        return None
+    return _sources(difference(before, after), after.missing)["lmcache_tokens"]
+
+
 def difference(before: EngineReading | None, after: EngineReading) -> EngineCounters:
     """Return what was counted between two readings of one process, or since the process started."""
     earlier = before.counters if before else EngineCounters()

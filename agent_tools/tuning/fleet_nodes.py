@@ -13,6 +13,7 @@ from agent_tools.deployments.members import side_by_side
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import Mode, VerificationVerdict
 from agent_tools.operations import Operations
+from agent_tools.recommender.verify import why_undone
 
 from .both_ways import Say, both_ways
 from .fleet_order import alike, fingerprint, next_servers
@@ -221,9 +222,14 @@ async def verify(view: ServerView, run: Run) -> Command[str]:
 
 async def roll_back(view: ServerView, run: Run) -> Command[str]:
     """Undo the change of one server."""
-    assert view.step.change is not None  # noqa: S101  made by `change`
+    assert view.step.change is not None and view.step.verification is not None  # noqa: S101, PT018  made by `change`, `verify`
     undo = await run.acting(approved=view.approved).undo(view.server, view.step.change.change_id, ACTOR, run.say)
-    return _done(view, ServerOutcome.ROLLED_BACK, f"the change made the cache worse and was undone: {undo.message}", undo=undo)
+    return _done(
+        view,
+        ServerOutcome.ROLLED_BACK,
+        f"the change {why_undone(view.step.verification)}. It was undone: {undo.message}",
+        undo=undo,
+    )
 
 
 def report(state: FleetView, runtime: Runtime[FleetContext]) -> dict[str, Any]:

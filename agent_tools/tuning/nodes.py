@@ -13,8 +13,8 @@ from agent_tools.changes.undone import undone_lately
 from agent_tools.errors import LMCacheToolError
 from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
-from agent_tools.recommender.modelled import gain_in_points
 from agent_tools.recommender.trial import keep_trial
+from agent_tools.recommender.verify import why_undone
 
 from .both_ways import Say, both_ways
 from .person import authenticated
@@ -211,23 +211,15 @@ async def try_out(view: Changed, run: Run) -> Command[str]:
 
 async def roll_back(view: Changed, run: Run) -> Command[str]:
     """Undo the change."""
-    change = view.tune_change
+    change, found = view.tune_change, view.tune_verification
+    assert found is not None  # noqa: S101  only a verified change is undone here
+    what = "trial" if view.tune_advice.trial is not None and view.tune_edit is None else "change"
     undo = await run.acting(approved=view.tune_approved).undo(change.plan.cache, change.change_id, ACTOR, run.say)
     return _stop(
         Outcome.ROLLED_BACK,
-        f"{_why_undone(view)}. It was undone: {undo.message}",
+        f"the {what} {why_undone(found)}. It was undone: {undo.message}",
         {"tune_undo": undo.model_dump(mode="json")},
     )
-
-
-def _why_undone(view: Changed) -> str:
-    what = "trial" if view.tune_advice.trial is not None and view.tune_edit is None else "change"
-    found = view.tune_verification
-    assert found is not None  # noqa: S101  only a verified change is undone here
-    worse = found.verdict is VerificationVerdict.WORSE
-    slower = worse and (found.gain is None or found.gain.upper >= 0)  # judged by time to first token
-    figures = found.why if slower or found.gain is None else gain_in_points(found.gain)
-    return f"the {what} {'made the cache worse' if worse else 'did not show that it helps'}: {figures}"
 
 
 def report(state: Finished, runtime: Runtime[TuneContext]) -> dict[str, Any]:

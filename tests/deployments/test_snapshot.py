@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from agent_tools.caches.history import History
 from agent_tools.deployments.counters import Counters, TokenCounters
-from agent_tools.deployments.snapshot import Snapshot, metrics_between
+from agent_tools.deployments.snapshot import Served, Snapshot, metrics_between
 from agent_tools.models import MB, CacheMetrics, CacheStatus, Health
 from agent_tools.prediction.eviction_clock import Poll
+from agent_tools.serving.engine_reading import EngineCounters, EngineReading
 
 EARLY = Snapshot(
     asked_at=999.9,
@@ -198,10 +199,25 @@ def test_a_reading_to_the_microsecond_is_in_the_window_that_begins_with_it(insta
     assert window.start.timestamp() == window.end.timestamp() == reading.taken_at
 
 
-def test_intervals_leave_out_quiet_ones_and_restarts() -> None:
+def test_what_was_served_is_told_between_readings_of_one_process() -> None:
     history = History()
     for second, (start, requested, hit) in enumerate([(0, 0, 0), (0, 512, 256), (0, 512, 256), (7, 256, 0), (7, 768, 256)]):
         tokens = {("m", ""): TokenCounters(requested=requested, hit_l1=hit)}
         history.add(replace(EARLY, taken_at=float(second), process_start=float(start), tokens=tokens))
-    assert history.intervals(0, 10) == [(512, 256), (512, 256)]
-    assert history.intervals(1, 3) == []
+    served = [Served(0.0, 1.0, 512, 256), Served(1.0, 2.0, 0, 0), Served(3.0, 4.0, 512, 256)]
+    assert history.served(0, 10) == served
+    assert history.served(1, 3) == served[1:2]
+
+
+def test_what_the_engine_loaded_is_told_with_it_also_across_a_reading_that_failed_and_not_across_its_restart() -> None:
+    history = History()
+    loaded = {0: (1.0, 0), 1: (1.0, 100), 3: (1.0, 400), 4: (3.5, 50), 5: (3.5, 60)}
+    for second in range(6):
+        start, tokens = loaded.get(second, (0, 0))
+        counters = EngineCounters(prompt_tokens=tokens, lmcache_tokens=tokens)
+        engine = (
+            EngineReading(float(second), start, counters, {}, running=0, waiting=0, kv_usage=None) if second in loaded else None
+        )
+        history.add(replace(EARLY, taken_at=float(second), engine=engine))
+    assert [one.loaded for one in history.served(0, 10)] == [100, 0, 300, None, 10]
+    assert [one.loaded for one in history.served(2, 3)] == [None], "nothing says where the counter stood"

@@ -6,16 +6,28 @@ import numpy as np
 import pytest
 from observed import BYTES_PER_TOKEN, CHUNK_BYTES, CHUNK_SIZE, CONFIG, as_served
 
-from agent_tools.models import MB, Confidence, SymptomCode, TokenCounts, Verdict, VerificationVerdict
+from agent_tools.deployments.snapshot import Served
+from agent_tools.models import (
+    MB,
+    Confidence,
+    SymptomCode,
+    TokenCounts,
+    Verdict,
+    Verification,
+    VerificationVerdict,
+    Window,
+)
 from agent_tools.models.change import Baseline
 from agent_tools.models.cost import Economics, Prefill
 from agent_tools.models.engine import EngineMetrics, EngineSpeed, TimeToFirstToken
+from agent_tools.models.metrics import utc
 from agent_tools.prediction.engine_cache import engine_caches
-from agent_tools.recommender.modelled import predicted_hits, predicted_ttft, server_setting
+from agent_tools.recommender.modelled import hits_since_change, model_error, predicted_hits, predicted_ttft, server_setting
 from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.proposals import propose
 from agent_tools.recommender.recommend import recommend
 from agent_tools.recommender.symptoms import diagnose
+from agent_tools.recommender.trial import look
 from agent_tools.recommender.verify import verify
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
@@ -188,6 +200,95 @@ def test_requests_that_wait_for_each_other_wait_less_where_each_is_faster() -> N
     assert crowded.then.mean == pytest.approx(2 * told.then.mean)
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_size_that_is_stated_is_no_error_of_the_model(stated: bool) -> None:
+    """What the model says is saved is compared with what was saved, and where nobody counts that, hits with hits."""
+    seen = behind(int(0.05 * FOOTPRINT), stated=stated)
+    setting = server_setting(seen)
+    assert setting is not None
+    hits = predicted_hits(seen, setting)
+    assert hits.rate - hits.saved_rate > 0.01
+    error = model_error(seen, hits)
+    assert error is not None
+    assert abs(error) < 0.005
+    assert (seen.saved_rate is None) == stated
+
+
+# ---- a trial ----
+
+LARGER = SMALL.model_copy(update={"max_size_mb": 2 * (SMALL.max_size_mb or 0)})
+HALF = len(LOG) // 2
+A_READING = 5
+"""Requests between two readings."""
+
+
+def looked_at(own_tokens: int, *, saves_more: bool) -> Verification:
+    """Look at a trial of twice the memory after half of the requests.
+
+    LMCache counts the hits that the model predicts.
+
+    Args:
+        own_tokens: Size of the engine's own cache, tokens.
+        saves_more: Whether the engine loads what the model predicts, or no more than it would have with the old size.
+    """
+    seen = replace(as_served(LOG, config=LARGER), own_cache_tokens=own_tokens)
+    assert seen.log is not None
+    old, new = (server_setting(seen, {"max_size_mb": config.max_size_mb}) for config in (SMALL, LARGER))
+    assert old is not None
+    assert new is not None
+    times = seen.log.timestamps
+    whole, changed = seen.metrics.window, float(times[HALF]) - 0.001
+    then, now = predicted_hits(seen, old), hits_since_change(seen, old, new, changed)
+    hit, more, less = (
+        (one * CHUNK_SIZE).mean(axis=0).astype(int)
+        for one in (now.l1 + now.l2, now.saved_l1 + now.saved_l2, then.saved_l1 + then.saved_l2)
+    )
+    loaded, asked = more if saves_more else less, (seen.window_chunks * CHUNK_SIZE).astype(int)
+    (own,) = engine_caches(LOG, [own_tokens])
+    late = slice(HALF, None)
+    prompts, served = int(LOG.tokens[late].sum()), int(own.hits[late].sum() * CHUNK_SIZE)
+    engine = EngineMetrics(
+        seconds=600,
+        requests=len(LOG) - HALF,
+        prompt_tokens=prompts,
+        computed_tokens=prompts - served - int(loaded[late].sum()),
+        own_cache_tokens=served,
+        lmcache_tokens=int(loaded[late].sum()),
+        own_cache_size_tokens=own_tokens,
+    )
+    since = Window(start=utc(changed), end=whole.end)
+    after = seen.metrics.model_copy(update={"engine": engine, "window": since})
+    readings = [
+        Served(
+            float(times[i]) - 0.001,
+            float(times[i + A_READING]) - 0.001,
+            *(int(tokens[i : i + A_READING].sum()) for tokens in (asked, hit, loaded)),
+        )
+        for i in range(0, len(LOG) - A_READING, A_READING)
+    ]
+    before = seen.metrics.model_copy(update={"window": Window(start=whole.start, end=utc(changed))})
+    return look(
+        replace(seen, metrics=after, predicted={}, own_cache_tokens=None),
+        old,
+        Baseline(metrics=before),
+        [one for one in readings if one.end <= changed + 0.01],
+        [one for one in readings if one.start >= changed],
+        in_force=True,
+    )
+
+
+def test_a_trial_behind_an_engine_is_judged_by_what_the_engine_loads() -> None:
+    """LMCache counts twenty points more hits each time, and where the engine loads no more of them, that is no gain."""
+    assert looked_at(FOOTPRINT // 20, saves_more=True).verdict is VerificationVerdict.BETTER
+    nothing = looked_at(FOOTPRINT // 20, saves_more=False)
+    assert nothing.verdict is VerificationVerdict.UNDECIDED
+    assert nothing.gain is not None
+    assert abs(nothing.gain.estimate) < 0.01
+
+
+# ---- verification ----
+
+
 def window(hit: int, saved: int, own: int = 6_000) -> Baseline:
     """Return a window of 10,000 prompt tokens, of which LMCache counted `hit` as hits and the engine loaded `saved`."""
     computed = 10_000 - own - saved
@@ -218,6 +319,19 @@ def test_a_change_that_raised_the_counter_and_saved_nothing_is_no_gain_for_the_e
 
 def test_a_change_that_saved_something_is_better() -> None:
     assert judged(window(3_000, 0), window(8_000, 2_000))[0] is VerificationVerdict.BETTER
+
+
+def test_where_the_engine_was_read_the_gain_is_of_what_it_loaded() -> None:
+    """LMCache's hit rate rose by 50 points, and what the engine loaded by 20."""
+    before, after = (
+        window(hit, saved).model_copy(update={"loaded": (saved // 20,) * 20}) for hit, saved in ((3_000, 0), (8_000, 2_000))
+    )
+    seen = as_served(LOG, config=SMALL)
+    done = verify(before, after, in_force=True, seen=replace(seen, metrics=after.metrics, log=None), old=None)
+    assert done.verdict is VerificationVerdict.BETTER
+    assert done.gain is not None
+    assert done.gain.estimate == pytest.approx(0.2)
+    assert "20 readings of what the engine loaded from LMCache before" in done.why
 
 
 def test_with_the_engines_cache_off_the_counter_is_what_is_saved() -> None:

@@ -1,10 +1,11 @@
 """Claims about trials of small gains: what may be tried, how a trial is judged, and how often that errs."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from observed import CHUNK_BYTES, CONFIG, LIVE, as_served
+from observed import CHUNK_BYTES, CHUNK_SIZE, CONFIG, LIVE, as_served
 
 from agent_tools.deployments.snapshot import Served
 from agent_tools.models import (
@@ -18,6 +19,7 @@ from agent_tools.models import (
     Verdict,
     VerificationVerdict,
 )
+from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.recommend import WORTH_ACTING, recommend
 from agent_tools.recommender.sequential import LEAST, radius
 from agent_tools.recommender.trial import cut, judge, worth_a_trial
@@ -101,18 +103,30 @@ def test_a_trial_is_offered_only_where_nothing_is_worth_a_change() -> None:
             assert "Worth a trial" in one.why
 
 
+def healthy(share: float) -> Observation:
+    """A cache that lacks nothing much, whose L1 holds this share of all chunks."""
+    log = AgentTraffic(requests=1500, seed=2, tenants=1).generate()
+    config = CONFIG.model_copy(update={"max_size_mb": share * log.unique_chunks * CHUNK_BYTES / MB})
+    return as_served(log, config=config, support=LIVE | dict.fromkeys(SHAPE, LIVE["max_size_mb"]))
+
+
 @pytest.mark.parametrize(("share", "tried"), [(0.25, {"eviction_watermark": 0.95, "eviction_ratio": 0.05}), (0.5, None)])
 def test_a_small_gain_is_tried_though_nothing_is_wrong(share: float, tried: dict[str, float] | None) -> None:
     """An L1 of a quarter of all chunks loses a point and a half, which is no symptom; one of half of them loses nothing."""
-    log = AgentTraffic(requests=1500, seed=2, tenants=1).generate()
-    config = CONFIG.model_copy(update={"max_size_mb": share * log.unique_chunks * CHUNK_BYTES / MB})
-    support = LIVE | dict.fromkeys(SHAPE, LIVE["max_size_mb"])
-    one = recommend(as_served(log, config=config, support=support))
+    one = recommend(healthy(share))
     assert [symptom.code for symptom in one.symptoms] == [SymptomCode.NOTHING_WRONG]
     assert (one.verdict, one.recommendations) == (Verdict.DO_NOTHING, ())
     assert (one.trial and one.trial.update and one.trial.update.known()) == tried
     assert ("Worth a trial: change eviction_watermark from 0.8 to 0.9" in one.why) == (tried is not None)
     assert ("+1.3 points (90 % interval" in one.why) == (tried is not None), "nothing else says what it is expected to bring"
+
+
+def test_nothing_is_tried_where_nobody_counts_what_lmcache_saves() -> None:
+    """The operator states the size of the engine's own cache, here one that holds next to nothing, and no engine is read."""
+    seen = healthy(0.25)
+    assert recommend(seen).trial is not None
+    stated = recommend(replace(seen, own_cache_tokens=CHUNK_SIZE, predicted={}))
+    assert (stated.verdict, stated.trial) == (Verdict.DO_NOTHING, None)
 
 
 def test_the_bound_for_trials_can_only_be_narrowed() -> None:

@@ -52,6 +52,7 @@ def test_a_canary_that_gets_worse_is_undone_and_nobody_else_is_touched() -> None
     report = run(fleet)
     assert outcomes(report) == {ServerOutcome.ROLLED_BACK: ["prod/000"], ServerOutcome.NOT_REACHED: fleet.names[1:]}
     assert fleet.servers_of("apply") == fleet.servers_of("undo") == ["prod/000"]
+    assert report.servers["prod/000"].summary.startswith("the change made the cache worse: seen to be worse. It was undone:")
 
 
 def test_the_roll_out_stops_at_the_first_batch_with_a_server_that_gets_worse() -> None:
