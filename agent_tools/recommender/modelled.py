@@ -219,6 +219,19 @@ def model_error(seen: Observation, hits: PredictedHits) -> float | None:
     return hits.rate - measured if seen.metrics.engine is None and measured is not None else None
 
 
+def saved_share(seen: Observation) -> float | None:
+    """Return the share of the requested tokens that LMCache saves; ``None`` if nothing tells.
+
+    Where the size of an engine's own cache is stated, it is what LMCache hits, as measured, less what that cache has too, as
+    modelled.
+    """
+    if seen.saved_rate is not None:
+        return seen.saved_rate
+    here = server_setting(seen)
+    error = None if here is None else model_error(seen, predicted_hits(seen, here))
+    return None if here is None or error is None else predicted_hits(seen, here).saved_rate - error
+
+
 def corrected(gain: Gain, error: float) -> Gain:
     """Return a modelled gain corrected by the model's error, with an interval that is wider by the same error.
 

@@ -73,6 +73,16 @@ class PredictedHits:
         return np.maximum(self.l1 + self.l2 - self.own, 0.0) - self.saved_l1
 
     @property
+    def served(self) -> Floats:
+        """Return the chunks found in L1 or L2, shape (requests,), as the mean over the clocks."""
+        return np.asarray((self.l1 + self.l2).mean(axis=0))
+
+    @property
+    def saved(self) -> Floats:
+        """Return the chunks of `served` that the engine's own cache does not hold, shape (requests,)."""
+        return np.asarray((self.saved_l1 + self.saved_l2).mean(axis=0))
+
+    @property
     def saved_rate(self) -> float:
         """Return the share of the requested tokens that LMCache saves, in [0, 1], as the mean over the clocks."""
         return self._share(self.saved_l1 + self.saved_l2)

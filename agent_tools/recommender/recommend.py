@@ -18,7 +18,7 @@ from agent_tools.models.cost import Range
 from agent_tools.models.metrics import now
 
 from .freezing import gain_of_dropping
-from .modelled import MODEL_OFF, gain_in_points, predicted_rate, server_setting
+from .modelled import MODEL_OFF, gain_in_points, predicted_rate, saved_share, server_setting
 from .observation import Observation
 from .proposals import Proposal, beyond_the_bound, propose
 from .refusals import refusals
@@ -61,8 +61,7 @@ def recommend(seen: Observation) -> Advice:
     recommendations = sorted(_recommendations(seen, symptoms), key=_rank)
     verdict, why = _decide(seen, symptoms, recommendations)
     small = recommendations or _small_gains(seen, symptoms)
-    judged = verdict is Verdict.DO_NOTHING and seen.saved_rate is not None
-    trial = worth_a_trial(small, seen.bounds, seen.config) if judged else None
+    trial = worth_a_trial(small, seen.bounds, seen.config) if verdict is Verdict.DO_NOTHING else None
     if trial is not None:
         why = f"{why}. Worth a trial: {trial.title}" + ("" if recommendations else f" ({trial.expected_impact})")
     if recommendations:
@@ -99,7 +98,7 @@ def _small_gains(seen: Observation, symptoms: tuple[Symptom, ...]) -> list[Optim
     """Return changes that may be tried although no symptom asks for any: what is lost is too little for one."""
     if {one.code for one in symptoms} & {*TREATABLE, *UNTREATABLE}:
         return []
-    saved, ceiling = seen.saved_rate, seen.ceiling
+    saved, ceiling = saved_share(seen), seen.ceiling
     if saved is None or ceiling is None or ceiling - saved < WORTH_TRYING:
         return []
     return [_reconfigure(seen, symptoms[0], proposal) for proposal in propose(seen)]

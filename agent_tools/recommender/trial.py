@@ -2,8 +2,10 @@
 
 A trial is judged on the paired difference: what LMCache saved, minus what the model says that the old setting would have saved of
 the same requests. The model's own error is taken from the window before the trial. The doubt that remains is how far the model
-errs under either setting, not how unequally a gain is spread over the requests. What LMCache serves is saved, unless an engine's
-own prefix cache is before it: then it is what that engine counts as loaded.
+errs under either setting, not how unequally a gain is spread over the requests.
+
+What LMCache serves is saved, unless an engine's own prefix cache is before it. Then it is what that engine counts as loaded, or
+where only the size of that cache is stated, what LMCache serves less what the model says that this cache has too.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
 from .modelled import gain_in_points, hits_since_change, predicted_hits, server_setting
-from .observation import Floats, Observation, PredictedHits
+from .observation import Floats, Observation
 from .sequential import half_width, radius
 
 WORTH_TRYING = 0.005
@@ -125,17 +127,37 @@ def cut(times: Floats, expected: Floats, served: Sequence[Served], tokens: float
     return np.array(found)
 
 
-def _saved_tokens(seen: Observation, hits: PredictedHits) -> Floats:
-    """Return (requests,) the tokens of the window's requests that LMCache saves, by the model, as the mean over the clocks."""
+def _blocks(
+    seen: Observation,
+    old: ServerSetting,
+    new: ServerSetting,
+    changed: float,
+    earlier: Sequence[Served],
+    served: Sequence[Served],
+) -> tuple[Floats, Floats, Floats]:
+    """Return what `judge` takes: the model's error before the change, what was gained since, and what the model did not foresee.
+
+    Args:
+        seen: The cache from before the change until now.
+        old: The setting before the change.
+        new: The setting since.
+        changed: Unix time of the change.
+        earlier: What was counted between the readings before the change.
+        served: What was counted between the readings since.
+    """
     assert seen.log is not None  # noqa: S101  callers have a log
-    return np.asarray((hits.saved_l1 + hits.saved_l2).mean(axis=0) * (seen.log.chunk_size / seen.log.sampling_rate))
+    log, by_engine = seen.log, seen.own_cache is not None and seen.metrics.engine is not None
+    if by_engine:
+        earlier, served = ([replace(one, hit=one.loaded) for one in some if one.loaded is not None] for some in (earlier, served))
+    least = sum(one.requested for one in earlier) / BLOCKS_BEFORE
+    then, now = predicted_hits(seen, old), hits_since_change(seen, old, new, changed)
+    # What the engine's own cache has too is in LMCache's counter, and not in what the engine loads.
+    held_then, held_now = (0.0 if by_engine else one.served - one.saved for one in (then, now))
 
+    def less(chunks: Floats, counted: Sequence[Served]) -> Floats:
+        return cut(log.timestamps[seen.in_window], chunks * (log.chunk_size / log.sampling_rate), counted, least)
 
-def _as_saved(seen: Observation, served: Sequence[Served]) -> list[Served]:
-    """Return what the engine loaded in the place of what LMCache served, if the engine's own cache is before it."""
-    if seen.own_cache is None:
-        return list(served)
-    return [replace(one, hit=one.loaded) for one in served if one.loaded is not None]
+    return less(then.saved + held_then, earlier), less(then.saved + held_now, served), less(now.saved + held_now, served)
 
 
 def look(
@@ -159,15 +181,9 @@ def look(
     """
     found, new = TrialResult(VerificationVerdict.UNDECIDED, None), server_setting(seen)
     if old is not None and new is not None and seen.log is not None and seen.savings_known and in_force:
-        earlier, served = _as_saved(seen, earlier), _as_saved(seen, served)
-        tokens = sum(one.requested for one in earlier) / BLOCKS_BEFORE
         since = seen.metrics.window.start
         whole = seen.during(Window(start=min(before.metrics.window.start, since), end=seen.metrics.window.end))
-        modelled = predicted_hits(whole, old), hits_since_change(whole, old, new, since.timestamp())
-        as_before, as_now = (_saved_tokens(whole, hits) for hits in modelled)
-        blocks = ((as_before, earlier), (as_before, served), (as_now, served))
-        times = seen.log.timestamps[whole.in_window]
-        found = judge(*(cut(times, expected, part, tokens) for expected, part in blocks))
+        found = judge(*_blocks(whole, old, new, since.timestamp(), earlier, served))
     slower = _slower(before.metrics, seen.metrics)
     verdict = VerificationVerdict.WORSE if slower else found.verdict
     unknown = seen.savings_unknown or "too few requests to judge yet"

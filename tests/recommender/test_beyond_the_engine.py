@@ -222,7 +222,7 @@ A_READING = 5
 """Requests between two readings."""
 
 
-def looked_at(own_tokens: int, *, saves_more: bool) -> Verification:
+def looked_at(own_tokens: int, *, saves_more: bool = True, stated: bool = False) -> Verification:
     """Look at a trial of twice the memory after half of the requests.
 
     LMCache counts the hits that the model predicts.
@@ -230,6 +230,7 @@ def looked_at(own_tokens: int, *, saves_more: bool) -> Verification:
     Args:
         own_tokens: Size of the engine's own cache, tokens.
         saves_more: Whether the engine loads what the model predicts, or no more than it would have with the old size.
+        stated: Whether the operator states the size, and the engine cannot be read.
     """
     seen = replace(as_served(LOG, config=LARGER), own_cache_tokens=own_tokens)
     assert seen.log is not None
@@ -257,7 +258,7 @@ def looked_at(own_tokens: int, *, saves_more: bool) -> Verification:
         own_cache_size_tokens=own_tokens,
     )
     since = Window(start=utc(changed), end=whole.end)
-    after = seen.metrics.model_copy(update={"engine": engine, "window": since})
+    after = seen.metrics.model_copy(update={"engine": None if stated else engine, "window": since})
     readings = [
         Served(
             float(times[i]) - 0.001,
@@ -268,7 +269,7 @@ def looked_at(own_tokens: int, *, saves_more: bool) -> Verification:
     ]
     before = seen.metrics.model_copy(update={"window": Window(start=whole.start, end=utc(changed))})
     return look(
-        replace(seen, metrics=after, predicted={}, own_cache_tokens=None),
+        replace(seen, metrics=after, predicted={}, own_cache_tokens=own_tokens if stated else None),
         old,
         Baseline(metrics=before),
         [one for one in readings if one.end <= changed + 0.01],
@@ -279,11 +280,27 @@ def looked_at(own_tokens: int, *, saves_more: bool) -> Verification:
 
 def test_a_trial_behind_an_engine_is_judged_by_what_the_engine_loads() -> None:
     """LMCache counts twenty points more hits each time, and where the engine loads no more of them, that is no gain."""
-    assert looked_at(FOOTPRINT // 20, saves_more=True).verdict is VerificationVerdict.BETTER
+    assert looked_at(FOOTPRINT // 20).verdict is VerificationVerdict.BETTER
     nothing = looked_at(FOOTPRINT // 20, saves_more=False)
     assert nothing.verdict is VerificationVerdict.UNDECIDED
     assert nothing.gain is not None
     assert abs(nothing.gain.estimate) < 0.01
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_where_only_its_size_is_stated_a_trial_is_judged_less_what_the_model_says_it_holds(share: float) -> None:
+    counted, stated = (looked_at(int(share * FOOTPRINT), stated=stated).gain for stated in (False, True))
+    assert counted is not None
+    assert stated is not None
+    assert stated.estimate == pytest.approx(counted.estimate, abs=0.001)
+
+
+def test_less_is_gained_behind_a_larger_cache() -> None:
+    gains = [looked_at(int(share * FOOTPRINT)).gain for share in (0.05, 0.3)]
+    assert [gain is not None and gain.estimate > 0.01 for gain in gains] == [True, True]
+    assert gains[0] is not None
+    assert gains[1] is not None
+    assert gains[1].estimate < gains[0].estimate - 0.05
 
 
 # ---- verification ----
