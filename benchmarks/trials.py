@@ -22,6 +22,7 @@ from agent_tools.prediction.eviction_clock import EvictionClock, possible_clocks
 from agent_tools.prediction.isolation import isolated
 from agent_tools.prediction.running_server import RunningServer
 from agent_tools.prediction.server_setting import ServerSetting
+from agent_tools.recommender.counted_requests import counted_between
 from agent_tools.recommender.trial import BLOCKS_BEFORE, cut, judge
 from agent_tools.workload.access_log import AccessLog
 from agent_tools.workload.generate import AgentTraffic
@@ -77,15 +78,17 @@ def trial(seed: int, made: Change | None = None, believed_in: Change | None = No
         for one in (old, new)
     )
     first, last = float(log.timestamps[len(log) // 6]), float(log.timestamps[-1])
-    before = _readings(log, changed_hits, first, changed)
+    before, after = _readings(log, changed_hits, first, changed), _readings(log, changed_hits, changed, last)
     tokens = sum(one.requested for one in before) / BLOCKS_BEFORE
-    errors = cut(log.timestamps, as_before, before, tokens)
+    asked = log.chunks_per_request * log.chunk_size
+    counted_before, counted = (counted_between(log.timestamps, asked, some) for some in (before, after))
+    errors = cut(counted_before, as_before, tokens)
     late = log.timestamps >= changed
     true_gain = float((changed_hits[late] - unchanged[late]).sum() / max(log.chunks_per_request[late].sum(), 1))
-    after, looks, found = _readings(log, changed_hits, changed, last), 0, VerificationVerdict.UNDECIDED
+    looks, found = 0, VerificationVerdict.UNDECIDED
     for seen in range(WINDOW, len(after) + WINDOW, WINDOW):
         looks += 1
-        found = judge(errors, *(cut(log.timestamps, one, after[:seen], tokens) for one in (as_before, as_now))).verdict
+        found = judge(errors, *(cut(counted[:seen], one, tokens) for one in (as_before, as_now))).verdict
         if found is not VerificationVerdict.UNDECIDED:
             break
     return Trial(found.value, true_gain, looks)

@@ -122,6 +122,16 @@ class Verify(Read):
             found = found.model_copy(update={"verdict": VerificationVerdict.UNDECIDED, "why": f"{MEDDLED}. {found.why}"})
         return found
 
+    async def trial_doubt(self, cache: str, before: Baseline) -> float:
+        """Return the smallest gain that a trial after a window could show, as token hit rate; see `recommender.trial.doubt`."""
+        from agent_tools.recommender.trial import doubt
+
+        named, window = await self.registry.find(cache), before.metrics.window
+        start = window.start.timestamp()
+        readings = await self._window(named, since=None if window.lifetime else start)
+        seen = (await self._observe(named, readings)).during(window)
+        return await anyio.to_thread.run_sync(doubt, seen, named.history.served(start, window.end.timestamp()))
+
     async def try_out(self, change: ChangeResult, before: Baseline, patience: float, progress: Progress = silent) -> Verification:
         """Watch a change of small expected gain until a sequential test decides whether it helps. See `recommender.trial`.
 

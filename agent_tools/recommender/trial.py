@@ -8,8 +8,9 @@ What LMCache serves is saved, unless an engine's own prefix cache is before it. 
 where only the size of that cache is stated, what LMCache serves less what the model says that this cache has too.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,8 +31,9 @@ from agent_tools.models import (
 from agent_tools.models.change import Baseline
 from agent_tools.prediction.server_setting import ServerSetting
 
+from .counted_requests import Counted, counted_between
 from .modelled import gain_in_points, hits_since_change, predicted_hits, server_setting
-from .observation import Floats, Observation
+from .observation import Floats, Observation, PredictedHits
 from .sequential import half_width, radius
 
 WORTH_TRYING = 0.005
@@ -106,58 +108,69 @@ def judge(before: Floats, after: Floats, surprise: Floats) -> TrialResult:
     return TrialResult(verdict, gain)
 
 
-def cut(times: Floats, expected: Floats, served: Sequence[Served], tokens: float) -> Floats:
+def cut(readings: Sequence[Counted], expected: Floats, tokens: float, *, by_engine: bool = False) -> Floats:
     """Return (blocks,) measured minus modelled share of saved tokens, in blocks of at least `tokens` requested tokens.
 
     Args:
-        times: (requests,) Unix times of the requests, ascending.
+        readings: What was counted between successive readings, of which requests.
         expected: (requests,) tokens of each request that a setting would save, by the model.
-        served: What was counted between successive readings.
         tokens: Requested tokens of a block. A rest that fills no block is left out.
+        by_engine: Whether what the engine loaded was saved, and not what LMCache served.
     """
     so_far = np.concatenate([[0.0], np.cumsum(expected)])
     found, asked, surplus = [], 0, 0.0
-    for one in served:
-        first, last = np.searchsorted(times, (one.start, one.end))
-        asked += one.requested
-        surplus += one.hit - float(so_far[last] - so_far[first])
+    for one in readings:
+        saved = one.served.loaded if by_engine else one.served.hit
+        if saved is None:
+            continue
+        asked += one.served.requested
+        surplus += saved - float(so_far[one.last] - so_far[one.first])
         if asked >= max(tokens, 1):
             found.append(surplus / asked)
             asked, surplus = 0, 0.0
     return np.array(found)
 
 
-def _blocks(
-    seen: Observation,
-    old: ServerSetting,
-    new: ServerSetting,
-    changed: float,
-    earlier: Sequence[Served],
-    served: Sequence[Served],
-) -> tuple[Floats, Floats, Floats]:
-    """Return what `judge` takes: the model's error before the change, what was gained since, and what the model did not foresee.
+def doubt(seen: Observation, served: Sequence[Served]) -> float:
+    """Return how far the model may err under the setting in force: a trial after this window shows no smaller gain.
+
+    It is a share of the requested tokens; infinite if there are too few requests, or if nothing says what LMCache saves.
 
     Args:
-        seen: The cache from before the change until now.
-        old: The setting before the change.
-        new: The setting since.
-        changed: Unix time of the change.
-        earlier: What was counted between the readings before the change.
-        served: What was counted between the readings since.
+        seen: The cache in the window before a trial.
+        served: What was counted between the readings of that window.
+    """
+    here = server_setting(seen)
+    if here is None or seen.log is None or not seen.savings_known:
+        return math.inf
+    hits = predicted_hits(seen, here)
+    return half_width(_unforeseen(seen, hits, hits, served, _least(served)), ALPHA_BEFORE)
+
+
+def _least(earlier: Sequence[Served]) -> float:
+    """Return the requested tokens of a block."""
+    return sum(one.requested for one in earlier) / BLOCKS_BEFORE
+
+
+def _unforeseen(
+    seen: Observation, expected: PredictedHits, in_force: PredictedHits, served: Sequence[Served], least: float
+) -> Floats:
+    """Return (blocks,) the measured minus the expected share of saved tokens.
+
+    Args:
+        seen: The cache in a window that holds all of the readings.
+        expected: The hits of the setting that it is compared with.
+        in_force: The hits of the setting that was in force.
+        served: What was counted between successive readings.
+        least: Requested tokens of a block.
     """
     assert seen.log is not None  # noqa: S101  callers have a log
-    log, by_engine = seen.log, seen.own_cache is not None and seen.metrics.engine is not None
-    if by_engine:
-        earlier, served = ([replace(one, hit=one.loaded) for one in some if one.loaded is not None] for some in (earlier, served))
-    least = sum(one.requested for one in earlier) / BLOCKS_BEFORE
-    then, now = predicted_hits(seen, old), hits_since_change(seen, old, new, changed)
+    by_engine = seen.own_cache is not None and seen.metrics.engine is not None
     # What the engine's own cache has too is in LMCache's counter, and not in what the engine loads.
-    held_then, held_now = (0.0 if by_engine else one.served - one.saved for one in (then, now))
-
-    def less(chunks: Floats, counted: Sequence[Served]) -> Floats:
-        return cut(log.timestamps[seen.in_window], chunks * (log.chunk_size / log.sampling_rate), counted, least)
-
-    return less(then.saved + held_then, earlier), less(then.saved + held_now, served), less(now.saved + held_now, served)
+    held = 0.0 if by_engine else in_force.served - in_force.saved
+    chunk = seen.log.chunk_size / seen.log.sampling_rate
+    readings = counted_between(seen.log.timestamps[seen.in_window], seen.window_chunks * seen.log.chunk_size, served)
+    return cut(readings, (expected.saved + held) * chunk, least, by_engine=by_engine)
 
 
 def look(
@@ -183,7 +196,12 @@ def look(
     if old is not None and new is not None and seen.log is not None and seen.savings_known and in_force:
         since = seen.metrics.window.start
         whole = seen.during(Window(start=min(before.metrics.window.start, since), end=seen.metrics.window.end))
-        found = judge(*_blocks(whole, old, new, since.timestamp(), earlier, served))
+        then, now, least = predicted_hits(whole, old), hits_since_change(whole, old, new, since.timestamp()), _least(earlier)
+        found = judge(
+            _unforeseen(whole, then, then, earlier, least),
+            _unforeseen(whole, then, now, served, least),
+            _unforeseen(whole, now, now, served, least),
+        )
     slower = _slower(before.metrics, seen.metrics)
     verdict = VerificationVerdict.WORSE if slower else found.verdict
     unknown = seen.savings_unknown or "too few requests to judge yet"

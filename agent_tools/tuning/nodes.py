@@ -1,5 +1,6 @@
 """The steps of `tune_cache`. Each step calls one operation and chooses the next node."""
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from agent_tools.changes.undone import undone_lately
 from agent_tools.errors import LMCacheToolError
-from agent_tools.models import ActionKind, Mode, Verdict, VerificationVerdict
+from agent_tools.models import ActionKind, Baseline, Mode, Plan, Verdict, VerificationVerdict
 from agent_tools.operations import Operations
 from agent_tools.recommender.trial import keep_trial
 from agent_tools.recommender.verify import why_undone
@@ -112,14 +113,25 @@ async def recommend(view: Observed, run: Run) -> Command[str]:
         )
     if context.mode is Mode.RECOMMEND:
         return _stop(Outcome.DO_NOTHING if advice.best is None else Outcome.RECOMMENDED, advice.why, update)
-    if advice.best is None:
-        undone = undone_lately(await run.operations.changes(context.cache), plan.changes)
-        if undone is not None:
-            told = f"{undone.change_id} changed the same and was undone at {undone.recorded_at:%Y-%m-%d %H:%M} UTC"
-            return _stop(Outcome.DO_NOTHING, f"{advice.why}. It is not tried now, because {told}", update)
+    if advice.best is None and (told := await _why_not_now(view.tune_baseline, plan, run)):
+        return _stop(Outcome.DO_NOTHING, f"{advice.why}. It is not tried now, because {told}", update)
     if context.mode is Mode.AUTO or advice.trial is not None:
         await run.operations.check_cooldown(context.cache)
     return Command(goto="approve" if context.mode is Mode.APPROVE else "reconfigure", update=update)
+
+
+async def _why_not_now(before: Baseline, plan: Plan, run: Run) -> str | None:
+    """Return why the trial of a plan has to wait, or ``None``: it was undone lately, or nothing could be said of it."""
+    undone = undone_lately(await run.operations.changes(plan.cache), plan.changes)
+    if undone is not None:
+        return f"{undone.change_id} changed the same and was undone at {undone.recorded_at:%Y-%m-%d %H:%M} UTC"
+    doubt, seconds = await run.operations.trial_doubt(plan.cache, before), before.metrics.window.seconds
+    if plan.predicted is not None and doubt < plan.predicted.estimate:
+        return None
+    if math.isinf(doubt):
+        return f"there were too few requests in {seconds:.0f} s to judge it by"
+    told = f"after {seconds:.0f} s the model's error is uncertain by {100 * doubt:.1f} points"
+    return f"{told}, which is more than the trial may gain: observe for longer"
 
 
 def approve(state: Planned) -> Command[str]:

@@ -19,6 +19,7 @@ from agent_tools.models import (
     Verdict,
     VerificationVerdict,
 )
+from agent_tools.recommender.counted_requests import Counted
 from agent_tools.recommender.observation import Observation
 from agent_tools.recommender.recommend import WORTH_ACTING, recommend
 from agent_tools.recommender.sequential import LEAST, radius
@@ -176,9 +177,9 @@ def test_the_sequence_covers_the_mean_at_all_looks_together() -> None:
 
 
 def test_blocks_hold_enough_tokens_and_a_rest_is_left_out() -> None:
-    times, expected = np.arange(10.0), np.full(10, 50.0)
-    served = [Served(float(i), i + 1.0, 100, 60) for i in range(10)]
-    assert cut(times, expected, served, 300).tolist() == pytest.approx([0.1] * 3)
+    readings = [Counted(i, i + 1, Served(float(i), i + 1.0, 100, 60, loaded=55 if i else None)) for i in range(10)]
+    assert cut(readings, np.full(10, 50.0), 300).tolist() == pytest.approx([0.1] * 3)
+    assert cut(readings, np.full(10, 50.0), 300, by_engine=True).tolist() == pytest.approx([0.05] * 3)
 
 
 def test_trials_of_nothing_are_rarely_kept_or_undone_and_real_gains_are_found() -> None:

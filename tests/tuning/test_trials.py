@@ -39,11 +39,11 @@ CONTEXT = TuneContext(mode=Mode.AUTO, window_seconds=0, verify_seconds=0.1)
 
 
 class Offers(Operations):
-    """Real operations, but for two answers that real traffic gives only by chance: a small gain, and how its trial ends."""
+    """Real operations, but for what real traffic gives only by chance: a small gain, what a trial can show, and how it ends."""
 
-    def __init__(self, real: Operations, gain: float | None) -> None:
+    def __init__(self, real: Operations, gain: float | None, doubt: float | None = 0.0) -> None:
         self.__dict__ |= real.__dict__
-        self.gain = gain
+        self.gain, self.doubt = gain, doubt
         self.since = now()
 
     async def changes(self, cache: str | None = None) -> list[ChangeRecord]:
@@ -78,6 +78,9 @@ class Offers(Operations):
         )
         return seen.model_copy(update={"verdict": Verdict.DO_NOTHING, "trial": trial})
 
+    async def trial_doubt(self, cache: str, before: Baseline) -> float:
+        return await super().trial_doubt(cache, before) if self.doubt is None else self.doubt
+
     async def try_out(self, change: ChangeResult, before: Baseline, *rest: Any) -> Verification:
         if self.gain is None:
             return await super().try_out(change, before, *rest)
@@ -102,6 +105,23 @@ def test_a_trial_that_helps_is_kept(operations: Operations, cache: Cache) -> Non
     assert report.change is not None
     assert report.change.plan.predicted is not None
     assert report.change.plan.predicted.estimate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("doubt", "why"),
+    [
+        (0.02, "s the model's error is uncertain by 2.0 points, which is more than the trial may gain: observe for longer"),
+        (None, "there were too few requests in"),
+    ],
+)
+def test_a_trial_that_could_show_nothing_is_not_begun(
+    operations: Operations, cache: Cache, doubt: float | None, why: str
+) -> None:
+    report = tuned(Offers(operations, 0.02, doubt), CONTEXT)
+    assert report.outcome is Outcome.DO_NOTHING
+    assert "It is not tried now, because" in report.summary
+    assert why in report.summary
+    assert watermark(cache) == 0.8
 
 
 def test_a_trial_that_does_harm_is_undone(operations: Operations, cache: Cache) -> None:
@@ -189,6 +209,7 @@ def test_a_trial_is_measured_on_real_traffic(operations: Operations, cache: Cach
     traffic.start()
     try:
         before = io_loop.run(operations.baseline, "default", 9.0)
+        doubt = io_loop.run(operations.trial_doubt, "default", before)
         change = io_loop.run(operations.configure, "default", ConfigUpdate(max_size_mb=48), "a trial", "test")
         assert change is not None
         said: list[str] = []
@@ -198,5 +219,6 @@ def test_a_trial_is_measured_on_real_traffic(operations: Operations, cache: Cach
     assert found.verdict is not VerificationVerdict.WORSE, found.why
     assert found.gain is not None
     assert found.gain.estimate > 0.02
+    assert doubt < 0.2
     assert found.paired
     assert any("blocks of requests" in one for one in said)
