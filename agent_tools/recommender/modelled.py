@@ -103,7 +103,8 @@ def hits_since_change(
     """
     assert seen.log is not None  # noqa: S101  callers have a log
     inside = isinstance(new, InProcessSetting)
-    if inside or old.tenant_quotas is not None or new.tenant_quotas is not None:  # `RunningServer` has neither
+    # `RunningServer` has no tenants' quotas, and is not in-process LMCache.
+    if not len(seen.log) or inside or old.tenant_quotas is not None or new.tenant_quotas is not None:
         return predicted_hits(seen, new)
     log = isolated(seen.log)
     start = seen.metrics.window.start.timestamp() if changed_at is None else changed_at
@@ -115,7 +116,7 @@ def hits_since_change(
         server.setting = new
         if old.l2_capacity_chunks != new.l2_capacity_chunks:
             server.empty_l2()
-        after = server.run(log, slice(first, len(log)), float(log.timestamps[-1]))
+        after = server.run(log, slice(first, len(log)), max(float(log.timestamps[-1]), start))
         l1, l2, _ = (np.concatenate(parts) for parts in zip(before, after, strict=True))
         columns.append((l1, l2))
     return _hits(seen, columns)

@@ -78,6 +78,15 @@ def test_what_was_there_at_a_change_is_what_the_old_setting_had_left() -> None:
     assert (changed.l1[:, 0] == predicted_hits(seen, small).l1[:, 0]).all(), "the first request finds what was there"
 
 
+def test_nothing_is_predicted_of_no_requests_and_all_is_old_before_a_change_that_comes_after_all_requests() -> None:
+    seen, small, large = since(250), ServerSetting(200), ServerSetting(500)
+    assert seen.log is not None
+    late = hits_since_change(seen, small, large, float(seen.log.timestamps[-1]) + 5)
+    assert (late.l1 == predicted_hits(seen, small).l1).all()
+    empty = replace(seen, log=seen.log.select(slice(0, 0)), predicted={})
+    assert hits_since_change(empty, small, large).rate == 0
+
+
 def test_an_l2_that_was_replaced_is_empty_at_first() -> None:
     seen, old = since(250), ServerSetting(60, l2_capacity_chunks=5000)
     grown = hits_since_change(seen, old, replace(old, l2_capacity_chunks=6000))

@@ -26,7 +26,7 @@ def thrashed(cache: Cache, play: Play, operations: Operations) -> Window:
     with readings(operations):
         play(THRASHING, pace=THRASHING.duration / 5)
     assert cache.history.latest is not None
-    return Window(started - 0.5)
+    return Window(started)
 
 
 @pytest.fixture
@@ -34,6 +34,6 @@ def filled(cache: Cache, play: Play, operations: Operations) -> Window:
     """The cache after it has thrashed for a moment: enough to recommend by, too little to verify by."""
     io_loop.run(operations.metrics)
     started = time.time()
-    play(FEW_BIG, kv_bytes_per_token=512)
+    play(FEW_BIG, kv_bytes_per_token=512, pace=FEW_BIG.duration / 3)  # for more than one eviction tick, whenever they fall
     assert cache.history.latest is not None
-    return Window(started - 0.2)
+    return Window(started)

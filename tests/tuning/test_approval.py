@@ -38,7 +38,9 @@ class Asked:
         self.graph = build_tune_cache(operations=operations).compile(checkpointer=InMemorySaver())
         self.config: Any = {"configurable": {"thread_id": "1"}}
         self.context = TuneContext(window_seconds=window.seconds, verify_seconds=1)
-        self.request = self.graph.invoke({}, self.config, context=self.context)["__interrupt__"][0].value
+        result = self.graph.invoke({}, self.config, context=self.context)
+        assert "__interrupt__" in result, result["tune_report"]["summary"]
+        self.request = result["__interrupt__"][0].value
 
     def answer(self, *decisions: dict[str, Any], **more: Any) -> TuneReport:
         """Resume with decisions."""

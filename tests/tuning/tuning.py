@@ -28,7 +28,7 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """From its start until now, however long the machine has taken since."""
+        """From its start until now. The cache was read just before the start, so that the window holds this traffic alone."""
         return time.time() - self.start
 
 
