@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from agent_tools.deployments.snapshot import Served
 
-from .observation import Floats
-
-Ints = npt.NDArray[np.int64]
+from .observation import Floats, Ints
 
 NEAR = 8
 """Largest number of requests that may be logged and not yet counted at a reading, or the other way round."""
@@ -31,9 +28,9 @@ class Counted:
 def counted_between(times: Floats, asked: Ints, served: Sequence[Served]) -> list[Counted]:
     """Return the requests that were counted between each two readings.
 
-    A request is logged some milliseconds before it is counted, or after. By their times, a request that comes just then falls on
-    the wrong side of a reading, and its hits on the other. So requests are told apart by how many tokens were counted, where
-    log and counter agree on their sum.
+    A request is logged a few milliseconds before or after it is counted. If a reading falls between the two, the log's time puts
+    the request on one side of the reading, and the counter puts its hits on the other. Therefore the counted tokens divide the
+    requests, as long as the log and the counter agree on their sum. Otherwise the times do.
 
     Args:
         times: (requests,) Unix times at which the requests were logged, ascending.

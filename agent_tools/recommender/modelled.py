@@ -229,8 +229,11 @@ def saved_share(seen: Observation) -> float | None:
     if seen.saved_rate is not None:
         return seen.saved_rate
     here = server_setting(seen)
-    error = None if here is None else model_error(seen, predicted_hits(seen, here))
-    return None if here is None or error is None else predicted_hits(seen, here).saved_rate - error
+    if here is None:
+        return None
+    hits = predicted_hits(seen, here)
+    error = model_error(seen, hits)
+    return None if error is None else hits.saved_rate - error
 
 
 def corrected(gain: Gain, error: float) -> Gain:

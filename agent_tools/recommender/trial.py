@@ -144,7 +144,7 @@ def doubt(seen: Observation, served: Sequence[Served]) -> float:
     if here is None or seen.log is None or not seen.savings_known:
         return math.inf
     hits = predicted_hits(seen, here)
-    return half_width(_unforeseen(seen, hits, hits, served, _least(served)), ALPHA_BEFORE)
+    return half_width(_unforeseen(seen, hits, hits, _requests(seen, served), _least(served)), ALPHA_BEFORE)
 
 
 def _least(earlier: Sequence[Served]) -> float:
@@ -152,8 +152,14 @@ def _least(earlier: Sequence[Served]) -> float:
     return sum(one.requested for one in earlier) / BLOCKS_BEFORE
 
 
+def _requests(seen: Observation, served: Sequence[Served]) -> list[Counted]:
+    """Return the requests of the window that were counted between readings."""
+    assert seen.log is not None  # noqa: S101  callers have a log
+    return counted_between(seen.log.timestamps[seen.in_window], seen.window_chunks * seen.log.chunk_size, served)
+
+
 def _unforeseen(
-    seen: Observation, expected: PredictedHits, in_force: PredictedHits, served: Sequence[Served], least: float
+    seen: Observation, expected: PredictedHits, in_force: PredictedHits, readings: Sequence[Counted], least: float
 ) -> Floats:
     """Return (blocks,) the measured minus the expected share of saved tokens.
 
@@ -161,7 +167,7 @@ def _unforeseen(
         seen: The cache in a window that holds all of the readings.
         expected: The hits of the setting that it is compared with.
         in_force: The hits of the setting that was in force.
-        served: What was counted between successive readings.
+        readings: What was counted between successive readings, of which requests.
         least: Requested tokens of a block.
     """
     assert seen.log is not None  # noqa: S101  callers have a log
@@ -169,7 +175,6 @@ def _unforeseen(
     # What the engine's own cache has too is in LMCache's counter, and not in what the engine loads.
     held = 0.0 if by_engine else in_force.served - in_force.saved
     chunk = seen.log.chunk_size / seen.log.sampling_rate
-    readings = counted_between(seen.log.timestamps[seen.in_window], seen.window_chunks * seen.log.chunk_size, served)
     return cut(readings, (expected.saved + held) * chunk, least, by_engine=by_engine)
 
 
@@ -197,10 +202,11 @@ def look(
         since = seen.metrics.window.start
         whole = seen.during(Window(start=min(before.metrics.window.start, since), end=seen.metrics.window.end))
         then, now, least = predicted_hits(whole, old), hits_since_change(whole, old, new, since.timestamp()), _least(earlier)
+        early, late = (_requests(whole, part) for part in (earlier, served))
         found = judge(
-            _unforeseen(whole, then, then, earlier, least),
-            _unforeseen(whole, then, now, served, least),
-            _unforeseen(whole, now, now, served, least),
+            _unforeseen(whole, then, then, early, least),
+            _unforeseen(whole, then, now, late, least),
+            _unforeseen(whole, now, now, late, least),
         )
     slower = _slower(before.metrics, seen.metrics)
     verdict = VerificationVerdict.WORSE if slower else found.verdict
